@@ -1,0 +1,95 @@
+//! The report's command line, and which groups of figures a run measures.
+
+use std::{env, fs, path::PathBuf, process::ExitCode, time::Instant};
+
+use crate::{
+    error::{Error, Result},
+    figures::Figures,
+    groups::{asleep, call, contended, idle, lane, payload},
+    obey,
+    peer::CHILD,
+    process::{Cpus, pin},
+    scratch::Scratch,
+    setup::Setup,
+    shared::Shared,
+};
+
+const USAGE: &str = "usage: report [--json FILE] [--quick] [--only GROUP[,GROUP...]]
+groups: call, asleep, payload, lane, contended, idle; a part of a name is enough";
+
+/// The groups of figures, by the name that `--only` finds them by.
+const GROUPS: [(&str, Measure); 6] = [
+    ("call", call::measure),
+    ("asleep", asleep::measure),
+    ("payload", payload::measure),
+    ("lane", lane::measure),
+    ("contended", contended::measure),
+    ("idle", idle::measure),
+];
+
+type Measure = fn(&Setup, &mut Figures) -> Result<()>;
+
+/// The main function of the program `report`.
+pub fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let done = match arguments.split_first() {
+        Some((first, rest)) if first == CHILD => obey::main(rest).map(|()| true),
+        _ => Options::parse(&arguments).and_then(|options| run(&options)),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("report: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures, prints, writes. False if a limit turned out to be wrong.
+fn run(options: &Options) -> Result<bool> {
+    let start = Instant::now();
+    let scratch = Scratch::create()?;
+    let cpus = Cpus::of_this_process()?;
+    pin(&[cpus.caller])?;
+    let setup = Setup { cpus, shared: Shared::create()?, scratch, quick: options.quick };
+    let mut figures = Figures::default();
+    for (name, measure) in GROUPS {
+        if options.only.is_empty() || options.only.iter().any(|part| name.contains(part.as_str())) {
+            eprintln!("report: measuring {name} ...");
+            measure(&setup, &mut figures)?;
+        }
+    }
+    print!("{}", figures.table());
+    println!("measured in {:.1} s", start.elapsed().as_secs_f64());
+    if let Some(path) = &options.json {
+        fs::write(path, figures.json())?;
+    }
+    let wrong = figures.wrong_limits();
+    wrong.iter().for_each(|line| println!("WRONG LIMIT: {line}"));
+    Ok(wrong.is_empty())
+}
+
+struct Options {
+    json: Option<PathBuf>,
+    quick: bool,
+    only: Vec<String>,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Options> {
+        let mut options = Options { json: None, quick: false, only: Vec::new() };
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut value =
+                || arguments.next().ok_or_else(|| Error::Usage(format!("{argument} needs a value\n{USAGE}")));
+            match argument.as_str() {
+                "--json" => options.json = Some(value()?.into()),
+                "--quick" => options.quick = true,
+                "--only" => options.only.extend(value()?.split(',').map(str::to_owned)),
+                _ => return Err(Error::Usage(USAGE.to_owned())),
+            }
+        }
+        Ok(options)
+    }
+}

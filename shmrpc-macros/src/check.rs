@@ -1,0 +1,173 @@
+//! The rules that a well-formed service or message can still break.
+
+mod types;
+
+use syn::meta::ParseNestedMeta;
+use syn::{Attribute, Path, Token, punctuated::Punctuated};
+
+use crate::errors::Errors;
+use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant};
+use crate::parse::wire_name;
+
+use types::{Place, Types};
+
+/// Inherent names of every client.
+const RESERVED: [&str; 2] = ["connect", "builder"];
+/// The longest tuple that is a message.
+const MOST_PARAMETERS: usize = 12;
+/// rkyv numbers variants in one byte.
+const MOST_VARIANTS: usize = 256;
+
+/// Checks a service.
+pub(crate) fn service(service: &Service, errors: &Errors) {
+    for (position, method) in service.methods.iter().enumerate() {
+        let name = wire_name(&method.name);
+        if RESERVED.contains(&name.as_str()) {
+            errors
+                .refuse(&method.name, format!("`{name}` is the client's own: give this method another name"));
+        }
+        let mut before = service.methods.iter().take(position);
+        // Of two methods that are both under `#[cfg]`, one may be absent; if not, rustc says so.
+        if before
+            .any(|other| wire_name(&other.name) == name && (other.cfgs.is_empty() || method.cfgs.is_empty()))
+        {
+            errors.refuse(
+                &method.name,
+                format!(
+                    "there is another method `{name}`: clients in other processes know a method by its name"
+                ),
+            );
+        }
+        parameters(method, errors);
+        reply(&method.reply, errors);
+    }
+}
+
+fn parameters(method: &Method, errors: &Errors) {
+    let types = Types { place: Place::Parameter, errors };
+    let (mut contexts, mut sent) = (0, 0);
+    for param in &method.params {
+        match &param.kind {
+            ParamKind::Context => {
+                contexts += 1;
+                if contexts == 2 {
+                    errors.refuse(&param.written, "one `&Context` is enough: there is one per call");
+                }
+                continue;
+            }
+            ParamKind::Owned => types.check(&param.written),
+            ParamKind::Archived(inner) => types.check(inner),
+            ParamKind::Text | ParamKind::Numbers(_) => {}
+        }
+        sent += 1;
+        if sent == MOST_PARAMETERS + 1 {
+            errors.refuse(
+                &param.written,
+                format!("a method sends at most {MOST_PARAMETERS} parameters: put them into a message"),
+            );
+        }
+    }
+}
+
+fn reply(reply: &Reply, errors: &Errors) {
+    let types = Types { place: Place::Result, errors };
+    match reply {
+        Reply::OneWay => {}
+        Reply::Plain(ok) => types.check(ok),
+        Reply::Fallible { ok, err } => {
+            types.check(ok);
+            types.check(err);
+        }
+    }
+}
+
+/// Checks a message.
+pub(crate) fn message(message: &Message, errors: &Errors) {
+    for lifetime in message.generics.lifetimes() {
+        errors.refuse(lifetime, "a message owns its data, so it has no lifetimes: hold a `String` or a `Vec` instead of a reference");
+    }
+    for attr in &message.item.attrs {
+        item_attribute(attr, errors);
+    }
+    if let Shape::Enum(variants) = &message.shape {
+        if variants.is_empty() {
+            errors.refuse(&message.name, "an enum without variants has no values to send");
+        }
+        if let Some(Variant { name, .. }) = variants.get(MOST_VARIANTS) {
+            errors.refuse(
+                name,
+                format!("a message has at most {MOST_VARIANTS} variants: the variant is sent as one byte"),
+            );
+        }
+        for variant in variants {
+            for attr in variant.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
+                errors.refuse(attr, "`#[rkyv(..)]` goes on the whole message here");
+            }
+        }
+    }
+    let types = Types { place: Place::Field, errors };
+    for field in message.fields() {
+        for attr in field.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
+            errors.refuse(
+                attr,
+                "a field travels as its type says: `#[rkyv(..)]` goes on the whole message only",
+            );
+        }
+        types.check(&field.ty);
+        if !message.recursive
+            && let Some(mention) = types::mention(&field.ty, &message.name)
+        {
+            errors.refuse(
+                mention,
+                format!("`{}` contains itself: write `#[shmrpc::message(recursive)]`", message.name),
+            );
+        }
+    }
+}
+
+fn item_attribute(attr: &Attribute, errors: &Errors) {
+    let checked = match attr.path() {
+        path if path.is_ident("rkyv") => attr.parse_nested_meta(|meta| rkyv_argument(&meta)),
+        path if path.is_ident("repr") => attr.parse_nested_meta(|meta| {
+            if meta.path.is_ident("packed") {
+                return Err(meta.error(
+                    "a packed type cannot be a message: its fields cannot be borrowed to encode them",
+                ));
+            }
+            skip_arguments(&meta)
+        }),
+        path if path.is_ident("derive") => derives(attr),
+        _ => Ok(()),
+    };
+    if let Err(error) = checked {
+        errors.push(error);
+    }
+}
+
+fn rkyv_argument(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
+    if !["derive", "compare", "attr"].iter().any(|name| meta.path.is_ident(name)) {
+        return Err(meta.error("only `derive(..)`, `compare(..)` and `attr(..)` are the user's: shmrpc decides the rest of the archive"));
+    }
+    skip_arguments(meta)
+}
+
+fn skip_arguments(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
+    while !meta.input.is_empty() && !meta.input.peek(Token![,]) {
+        meta.input.parse::<proc_macro2::TokenTree>()?;
+    }
+    Ok(())
+}
+
+fn derives(attr: &Attribute) -> syn::Result<()> {
+    for path in attr.parse_args_with(Punctuated::<Path, Token![,]>::parse_terminated)? {
+        let from_rkyv =
+            path.segments.len() > 1 && path.segments.first().is_some_and(|first| first.ident == "rkyv");
+        if from_rkyv || path.is_ident("Archive") {
+            return Err(syn::Error::new_spanned(
+                path,
+                "`#[shmrpc::message]` derives rkyv's traits itself: remove this",
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Which types may travel, as far as their spelling tells. What it does not tell, the trait `Schema` decides.
+
+use quote::ToTokens;
+use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeReference};
+
+use crate::errors::Errors;
+use crate::parse::{cut_off, fixed_width, is_unit, last_segment, peel, text, type_arguments};
+
+/// Where a type stands, which decides what to do about a mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Parameter,
+    Result,
+    Field,
+}
+
+/// The rules for types in one place.
+#[derive(Debug)]
+pub(super) struct Types<'a> {
+    pub(super) place: Place,
+    pub(super) errors: &'a Errors,
+}
+
+const SHARED: [&str; 3] = ["Rc", "Arc", "Weak"];
+const INDEXED: [(&str, &str); 2] =
+    [("IndexMap", "`BTreeMap`, or a `Vec` of pairs"), ("IndexSet", "`BTreeSet`, or a `Vec`")];
+const LATER: [&str; 4] = ["Streaming", "Blob", "BlobMut", "OwnedFd"];
+/// Types whose first argument is held any number of times.
+const COLLECTIONS: [&str; 6] = ["Vec", "VecDeque", "HashMap", "HashSet", "BTreeMap", "BTreeSet"];
+const LONGEST_TUPLE: usize = 12;
+
+impl Types<'_> {
+    /// Checks a type and all types in it.
+    pub(super) fn check(&self, ty: &Type) {
+        match peel(ty) {
+            Type::Path(path) => {
+                if let Some(qself) = &path.qself {
+                    self.check(&qself.ty);
+                }
+                self.path(ty, &path.path);
+            }
+            Type::Tuple(tuple) => {
+                if let Some(extra) = tuple.elems.iter().nth(LONGEST_TUPLE) {
+                    self.refuse(extra, format!("a tuple sends at most {LONGEST_TUPLE} fields: make it a struct with `#[shmrpc::message]`"));
+                }
+                tuple.elems.iter().for_each(|elem| self.check(elem));
+            }
+            Type::Array(array) => self.check(&array.elem),
+            Type::Slice(slice) => self.refuse(ty, format!("a slice has no size of its own: use `Vec<{}>`", text(&slice.elem))),
+            Type::Reference(reference) => self.reference(reference),
+            Type::Ptr(_) => self.refuse(ty, "a pointer means nothing in another process: send what it points to"),
+            Type::FnPtr(_) => self.refuse(ty, "a function cannot be sent to another process"),
+            Type::ImplTrait(_) => self.refuse(ty, "`impl Trait` does not say what is sent: name a message"),
+            Type::TraitObject(_) => self.refuse(ty, "a trait object cannot be sent to another process: name a message, such as an enum of the possible types"),
+            Type::Never(_) => self.refuse(ty, "`!` has no values to send"),
+            Type::Infer(_) => self.refuse(ty, "name the type: the other process cannot infer it"),
+            Type::Macro(_) => self.refuse(ty, "a macro in a type cannot be seen through: write the type out"),
+            _ => self.refuse(ty, "this type cannot be sent to another process"),
+        }
+    }
+
+    fn reference(&self, reference: &TypeReference) {
+        let owned = match peel(&reference.elem) {
+            Type::Path(path) if path.path.is_ident("str") => "String".to_owned(),
+            Type::Slice(slice) => format!("Vec<{}>", text(&slice.elem)),
+            other => text(other),
+        };
+        self.refuse(
+            reference,
+            match self.place {
+                Place::Result => format!(
+                    "a result is owned: return `{owned}`; callers read it where it arrived with `view()`"
+                ),
+                Place::Parameter => format!("no references inside a parameter: use `{owned}`"),
+                Place::Field => format!("a message owns its data: use `{owned}`"),
+            },
+        );
+    }
+
+    fn path(&self, whole: &Type, path: &Path) {
+        let Some(last) = path.segments.last() else { return };
+        if self.refuse_by_name(whole, path, last) {
+            return;
+        }
+        if COLLECTIONS.iter().any(|name| last.ident == name)
+            && let Some(element) = type_arguments(last).first()
+            && takes_no_bytes(element)
+        {
+            self.refuse(element, format!("elements of `{}` must take bytes, or their number is bounded by nothing: send the number instead", last.ident));
+        }
+        // `Box` alone may hold what has no size of its own.
+        if last.ident == "Box"
+            && let [inner] = type_arguments(last)[..]
+        {
+            match peel(inner) {
+                Type::Slice(slice) if takes_no_bytes(&slice.elem) => {
+                    return self.refuse(inner, "elements of a slice must take bytes, or their number is bounded by nothing: send the number instead");
+                }
+                Type::Slice(slice) => return self.check(&slice.elem),
+                Type::Path(path) if path.path.is_ident("str") => return,
+                _ => {}
+            }
+        }
+        path.segments.iter().for_each(|segment| self.arguments(segment));
+    }
+
+    /// Refuses types that are known by name, and says whether it did.
+    fn refuse_by_name(&self, whole: &Type, path: &Path, last: &PathSegment) -> bool {
+        let name = last.ident.to_string();
+        let in_service = self.place != Place::Field;
+        let has_arguments = !last.arguments.is_empty();
+        let message = if let Some(instead) = fixed_width(&last.ident) {
+            cut_off(&name, instead)
+        } else if has_arguments && SHARED.contains(&name.as_str()) {
+            format!("`{name}` shares memory inside one process: send the value itself, or a `Box` of it")
+        } else if let Some((_, instead)) =
+            INDEXED.iter().find(|(indexed, _)| has_arguments && *indexed == name)
+        {
+            format!("`{name}` cannot be sent: use a {instead}")
+        } else if has_arguments && name == "Cow" {
+            "what is sent is owned: use `String` or `Vec` instead of `Cow`".to_owned()
+        } else if path.is_ident("str") {
+            "`str` has no size of its own: use `String`".to_owned()
+        } else if in_service && LATER.contains(&name.as_str()) {
+            format!("`{name}` is not in this version of shmrpc yet")
+        } else if in_service && name == "Context" && !has_arguments {
+            "the context is made by the server and only lent: take it as a parameter `&Context`".to_owned()
+        } else if in_service && name == "Archived" && self.place == Place::Parameter {
+            "an archive stays where it arrived: take it as a parameter `&Archived<T>`".to_owned()
+        } else if in_service && name == "Archived" {
+            "a result is returned as itself, and archived on its way: return `T` instead of `Archived<T>`"
+                .to_owned()
+        } else if in_service && name == "View" && has_arguments {
+            "a `View` is made by the client, with `view()`: name the type that it shows".to_owned()
+        } else if in_service && path.segments.first().is_some_and(|first| first.ident == "Self") {
+            "`Self` is the server's own type, which clients do not know: name a message".to_owned()
+        } else {
+            return false;
+        };
+        self.refuse(whole, message);
+        true
+    }
+
+    fn arguments(&self, segment: &PathSegment) {
+        match &segment.arguments {
+            PathArguments::None => {}
+            PathArguments::Parenthesized(arguments) => {
+                self.refuse(arguments, "a function cannot be sent to another process")
+            }
+            PathArguments::AngleBracketed(arguments) => {
+                for argument in &arguments.args {
+                    match argument {
+                        GenericArgument::Type(ty) => self.check(ty),
+                        GenericArgument::Lifetime(lifetime) => {
+                            self.refuse(lifetime, "what is sent is owned: a message has no lifetimes")
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn refuse(&self, tokens: impl ToTokens, message: impl std::fmt::Display) {
+        self.errors.refuse(tokens, message);
+    }
+}
+
+/// Types that are seen to be zero-sized. Others are found when `Schema` is compiled for them.
+fn takes_no_bytes(ty: &Type) -> bool {
+    match peel(ty) {
+        Type::Tuple(tuple) => tuple.elems.iter().all(takes_no_bytes),
+        Type::Array(array) => takes_no_bytes(&array.elem) || text(&array.len) == "0",
+        other => is_unit(other) || last_segment(other).is_some_and(|last| last.ident == "PhantomData"),
+    }
+}
+
+/// Where `ty` names the message `name` that it is part of.
+pub(super) fn mention<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Type> {
+    match peel(ty) {
+        Type::Path(path) => {
+            if path.qself.is_none() && path.path.segments.len() == 1 && is_own(&path.path, name) {
+                return Some(ty);
+            }
+            path.path.segments.iter().flat_map(type_arguments).find_map(|argument| mention(argument, name))
+        }
+        Type::Tuple(tuple) => tuple.elems.iter().find_map(|elem| mention(elem, name)),
+        Type::Array(array) => mention(&array.elem, name),
+        Type::Slice(slice) => mention(&slice.elem, name),
+        _ => None,
+    }
+}
+
+fn is_own(path: &Path, name: &Ident) -> bool {
+    path.segments.first().is_some_and(|segment| segment.ident == *name || segment.ident == "Self")
+}

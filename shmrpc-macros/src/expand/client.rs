@@ -1,0 +1,158 @@
+//! `KvClient` and `KvView`: one method per method of the trait.
+//!
+//! Their bodies have no locals of their own, so no name of a parameter can collide with one.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+
+use crate::model::{Method, Param, ParamKind, Reply, Service};
+use crate::parse::wire_name;
+use crate::schema;
+
+/// The client and its view.
+pub(crate) fn expand(service: &Service) -> TokenStream {
+    let client = client(service);
+    let view = view(service);
+    quote!(#client #view)
+}
+
+fn client(service: &Service) -> TokenStream {
+    let Service { krate, item: _, cfgs, vis, name, methods } = service;
+    let (client, view) = (format_ident!("{name}Client"), format_ident!("{name}View"));
+    let doc = format!("Blocking client of the [`{name}`] service.");
+    let connect_doc =
+        format!("Connects to the first of the comma-separated endpoints that serves [`{name}`].");
+    let calls = methods.iter().map(|method| call(service, method));
+    let schema = schema::service(service);
+    quote! {
+        #(#cfgs)*
+        #[doc = #doc]
+        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+        #vis struct #client(#krate::private::Channel);
+
+        #(#cfgs)*
+        impl #krate::Client for #client {
+            type View = #view;
+
+            fn from_channel(channel: #krate::private::Channel) -> Self {
+                Self(channel)
+            }
+
+            fn channel(&self) -> &#krate::private::Channel {
+                &self.0
+            }
+
+            fn view(&self) -> #view {
+                #view(::core::clone::Clone::clone(&self.0))
+            }
+
+            fn schema() -> #krate::private::ServiceSchema {
+                #schema
+            }
+        }
+
+        #(#cfgs)*
+        #[allow(dead_code, reason = "a program may use a part of a service")]
+        impl #client {
+            #[doc = #connect_doc]
+            ///
+            /// # Errors
+            /// If no endpoint can be reached, or if what serves it is not this service.
+            #vis fn connect(
+                endpoint: impl ::core::convert::AsRef<str>,
+            ) -> ::core::result::Result<Self, #krate::ConnectError> {
+                #krate::ClientBuilder::<Self>::new().connect(endpoint)
+            }
+
+            /// Sets options before connecting.
+            #vis fn builder() -> #krate::ClientBuilder<Self> {
+                #krate::ClientBuilder::new()
+            }
+
+            #(#calls)*
+        }
+    }
+}
+
+fn view(service: &Service) -> TokenStream {
+    let Service { krate, item: _, cfgs, vis, name, methods } = service;
+    let view = format_ident!("{name}View");
+    let doc = format!("Calls of the [`{name}`] service whose results are read where they arrived.");
+    let calls = methods.iter().map(|method| view_call(service, method));
+    quote! {
+        #(#cfgs)*
+        #[doc = #doc]
+        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+        #vis struct #view(#krate::private::Channel);
+
+        #(#cfgs)*
+        #[allow(dead_code, reason = "a program may use a part of a service")]
+        impl #view {
+            #(#calls)*
+        }
+    }
+}
+
+/// One method of the client.
+fn call(service: &Service, method: &Method) -> TokenStream {
+    let krate = &service.krate;
+    let Method { index, name: _, cfgs: _, attrs: _, deprecated: _, params: _, reply } = method;
+    let head = head(service, method);
+    let arguments = arguments(service, method);
+    let (result, body) = match reply {
+        Reply::OneWay => (quote!((), #krate::CallError), quote!(send(#index, &#arguments))),
+        Reply::Plain(ok) => (quote!(#ok, #krate::CallError), quote!(call::<_, #ok>(#index, &#arguments))),
+        Reply::Fallible { ok, err } => {
+            (quote!(#ok, #krate::CallError<#err>), quote!(call_fallible::<_, #ok, #err>(#index, &#arguments)))
+        }
+    };
+    quote!(#head -> ::core::result::Result<#result> { self.0.#body })
+}
+
+/// One method of the view. A one-way method has no result to look at.
+fn view_call(service: &Service, method: &Method) -> Option<TokenStream> {
+    let krate = &service.krate;
+    let Method { index, name: _, cfgs: _, attrs: _, deprecated: _, params: _, reply } = method;
+    let head = head(service, method);
+    let arguments = arguments(service, method);
+    let (result, body) = match reply {
+        Reply::OneWay => return None,
+        Reply::Plain(ok) => {
+            (quote!(#krate::View<#ok>, #krate::CallError), quote!(view::<_, #ok>(#index, &#arguments)))
+        }
+        Reply::Fallible { ok, err } => (
+            quote!(#krate::View<#ok>, #krate::CallError<#err>),
+            quote!(view_fallible::<_, #ok, #err>(#index, &#arguments)),
+        ),
+    };
+    Some(quote!(#head -> ::core::result::Result<#result> { self.0.#body }))
+}
+
+/// Docs, attributes and signature up to the result.
+fn head(service: &Service, method: &Method) -> TokenStream {
+    let Service { krate: _, item: _, cfgs: _, vis, name: service_name, methods: _ } = service;
+    let Method { index: _, name, cfgs, attrs, deprecated: _, params, reply: _ } = method;
+    let doc = (!attrs.iter().any(|attr| attr.path().is_ident("doc"))).then(|| {
+        let doc = format!("Calls `{service_name}::{}`.", wire_name(name));
+        quote!(#[doc = #doc])
+    });
+    let params = params.iter().filter_map(|Param { name, kind, written }| match kind {
+        ParamKind::Context => None,
+        ParamKind::Archived(inner) => Some(quote!(#name: &#inner)),
+        ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Owned => Some(quote!(#name: #written)),
+    });
+    quote!(#(#cfgs)* #doc #(#attrs)* #vis fn #name(&self #(, #params)*))
+}
+
+/// What is encoded: a tuple of what is sent, each in a wrapper that says how.
+fn arguments(service: &Service, method: &Method) -> TokenStream {
+    let krate = &service.krate;
+    let arguments = method.params.iter().filter_map(|Param { name, kind, written: _ }| match kind {
+        ParamKind::Context => None,
+        ParamKind::Text => Some(quote!(#krate::private::arg::Text(#name))),
+        ParamKind::Numbers(_) => Some(quote!(#krate::private::arg::Slice(#name))),
+        ParamKind::Archived(_) => Some(quote!(#krate::private::arg::Ref(#name))),
+        ParamKind::Owned => Some(quote!(#krate::private::arg::Ref(&#name))),
+    });
+    quote!((#(#arguments,)*))
+}

@@ -1,0 +1,158 @@
+//! A message: the item as written, rkyv's derives through shmrpc's re-export, and `Schema`.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::ext::IdentExt;
+use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, TypeParam, parse_quote};
+
+use crate::model::{Message, Shape};
+use crate::schema;
+
+/// The item with its derives, and its schema.
+pub(crate) fn expand(message: &Message) -> TokenStream {
+    let item = if has_named_variant(message) { derived_aside(message) } else { derived_in_place(message) };
+    let schema = schema::message(message);
+    quote!(#item #schema)
+}
+
+/// Whether rkyv's resolver, an enum that repeats the variants, has named fields. They have no docs, so a user who
+/// denies `missing_docs` could not compile.
+fn has_named_variant(message: &Message) -> bool {
+    match &message.shape {
+        Shape::Struct(_) => false,
+        Shape::Enum(variants) => variants.iter().any(|variant| matches!(variant.fields, Fields::Named(_))),
+    }
+}
+
+fn derived_in_place(message: &Message) -> TokenStream {
+    let mut item = message.item.clone();
+    // First, because `#[rkyv(..)]` must follow the derive that knows it.
+    item.attrs.splice(0..0, derives(message));
+    nest_fields(message, &mut item);
+    quote!(#item)
+}
+
+/// As [`derived_in_place`], but what rkyv generates stays inside a constant, where it needs no docs. Its archived type
+/// goes by its usual name all the same.
+fn derived_aside(message: &Message) -> TokenStream {
+    let Message { krate, item, cfgs, name, generics, recursive: _, shape: _ } = message;
+    let mut copy = item.clone();
+    keep_attributes(&mut copy, &["cfg", "rkyv"]);
+    copy.attrs.splice(0..0, derives(message));
+    copy.attrs.push(parse_quote!(#[#krate::private::discard]));
+    nest_fields(message, &mut copy);
+
+    let item = without_rkyv(message);
+    let vis = &item.vis;
+    let archived = format_ident!("Archived{}", name.unraw());
+    let doc = format!("An archived [`{name}`]");
+    let (_, type_generics, _) = generics.split_for_impl();
+    let mut parameters = generics.clone();
+    parameters.where_clause = None;
+    for parameter in parameters.type_params_mut() {
+        parameter.colon_token = None;
+        parameter.bounds.clear();
+    }
+    quote! {
+        #item
+
+        #(#cfgs)*
+        const _: () = {
+            #copy
+        };
+
+        #(#cfgs)*
+        #[doc = #doc]
+        #[allow(dead_code, reason = "a program may not look into the archive")]
+        #vis type #archived #parameters = #krate::private::rkyv::Archived<#name #type_generics>;
+    }
+}
+
+/// What makes rkyv's derives find rkyv, and recursion end.
+fn derives(message: &Message) -> Vec<Attribute> {
+    let krate = &message.krate;
+    let rkyv: Path = parse_quote!(#krate::private::rkyv);
+    let mut derives = vec![
+        parse_quote!(#[derive(#rkyv::Archive, #rkyv::Serialize, #rkyv::Deserialize)]),
+        parse_quote!(#[rkyv(crate = #rkyv)]),
+    ];
+    if message.recursive {
+        derives.push(recursive_bounds(message, &rkyv));
+    }
+    derives
+}
+
+/// The bounds that the fields of a recursive type would have implied: rkyv leaves them out, as they would go in a circle.
+fn recursive_bounds(message: &Message, rkyv: &Path) -> Attribute {
+    let types: Vec<_> = message.generics.type_params().map(|TypeParam { ident, .. }| ident).collect();
+    let source = |side: TokenStream| quote!(<#side as #rkyv::rancor::Fallible>::Error: #rkyv::rancor::Source);
+    let (serializer, deserializer, checker) = (source(quote!(__S)), source(quote!(__D)), source(quote!(__C)));
+    parse_quote! {
+        #[rkyv(
+            archive_bounds(#(#types: #rkyv::Archive),*),
+            serialize_bounds(
+                __S: #rkyv::ser::Writer + #rkyv::ser::Allocator,
+                #serializer
+                #(, #types: #rkyv::Serialize<__S>)*
+            ),
+            deserialize_bounds(
+                #deserializer
+                #(, #types: #rkyv::Archive, <#types as #rkyv::Archive>::Archived: #rkyv::Deserialize<#types, __D>)*
+            ),
+            bytecheck(bounds(
+                __C: #rkyv::validation::ArchiveContext,
+                #checker
+                #(, <#types as #rkyv::Archive>::Archived: #rkyv::bytecheck::CheckBytes<__C>)*
+            )),
+        )]
+    }
+}
+
+/// Fields of a recursive message count their depth while they are encoded.
+fn nest_fields(message: &Message, item: &mut DeriveInput) {
+    let krate = &message.krate;
+    if message.recursive {
+        for field in fields_mut(item) {
+            field.attrs.push(parse_quote!(#[rkyv(omit_bounds, with = #krate::private::Nested)]));
+        }
+    }
+}
+
+/// The item less `#[rkyv(..)]`, which rustc does not know without rkyv's derives.
+pub(crate) fn without_rkyv(message: &Message) -> DeriveInput {
+    let mut item = message.item.clone();
+    for attrs in attributes_mut(&mut item) {
+        attrs.retain(|attr| !attr.path().is_ident("rkyv"));
+    }
+    item
+}
+
+fn keep_attributes(item: &mut DeriveInput, kept: &[&str]) {
+    for attrs in attributes_mut(item) {
+        attrs.retain(|attr| kept.iter().any(|name| attr.path().is_ident(name)));
+    }
+}
+
+/// The attributes of the item, of its variants and of its fields.
+fn attributes_mut(item: &mut DeriveInput) -> Vec<&mut Vec<Attribute>> {
+    let mut all = vec![&mut item.attrs];
+    match &mut item.data {
+        Data::Struct(data) => all.extend(data.fields.iter_mut().map(|field| &mut field.attrs)),
+        Data::Enum(data) => {
+            for variant in &mut data.variants {
+                all.push(&mut variant.attrs);
+                all.extend(variant.fields.iter_mut().map(|field| &mut field.attrs));
+            }
+        }
+        Data::Union(data) => all.extend(data.fields.named.iter_mut().map(|field| &mut field.attrs)),
+    }
+    all
+}
+
+fn fields_mut(item: &mut DeriveInput) -> Vec<&mut Field> {
+    match &mut item.data {
+        Data::Struct(data) => data.fields.iter_mut().collect(),
+        Data::Enum(data) => data.variants.iter_mut().flat_map(|variant| variant.fields.iter_mut()).collect(),
+        Data::Union(data) => data.fields.named.iter_mut().collect(),
+    }
+}

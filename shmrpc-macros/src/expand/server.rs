@@ -1,0 +1,142 @@
+//! `KvServer`: which method a request names, its arguments, and the call of the trait.
+
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote};
+use syn::Index;
+
+use crate::model::{Method, Param, ParamKind, Reply, Service};
+use crate::schema;
+
+/// The server.
+pub(crate) fn expand(service: &Service) -> TokenStream {
+    let Service { krate, item: _, cfgs, vis, name, methods } = service;
+    let (server, client) = (format_ident!("{name}Server"), format_ident!("{name}Client"));
+    let implementation = fresh("Implementation", &service.item);
+    let doc = format!("Serves an implementation of [`{name}`].");
+    let (method, request) = (local("method"), local("request"));
+    let arms = methods.iter().map(|method| arm(service, method, &implementation, &request));
+    quote! {
+        #(#cfgs)*
+        #[doc = #doc]
+        #vis struct #server<#implementation>(#implementation);
+
+        #(#cfgs)*
+        #[allow(dead_code, reason = "a program may use a part of a service")]
+        impl<#implementation> #server<#implementation>
+        where
+            #implementation: #name + ::core::marker::Send + ::core::marker::Sync + 'static,
+        {
+            /// Wraps `service` for a server to serve.
+            #vis fn new(service: #implementation) -> Self {
+                Self(service)
+            }
+        }
+
+        #(#cfgs)*
+        impl<#implementation> ::core::fmt::Debug for #server<#implementation> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                f.debug_struct(::core::stringify!(#server)).finish_non_exhaustive()
+            }
+        }
+
+        #(#cfgs)*
+        impl<#implementation> #krate::Service for #server<#implementation>
+        where
+            #implementation: #name + ::core::marker::Send + ::core::marker::Sync + 'static,
+        {
+            fn schema(&self) -> #krate::private::ServiceSchema {
+                <#client as #krate::Client>::schema()
+            }
+
+            fn dispatch(&self, #method: u16, #request: #krate::private::Request<'_>) -> #krate::private::Answered {
+                match #method {
+                    #(#arms)*
+                    _ => #request.unknown_method(),
+                }
+            }
+        }
+    }
+}
+
+fn arm(service: &Service, method: &Method, implementation: &Ident, request: &Ident) -> TokenStream {
+    let Service { krate: _, item: _, cfgs: _, vis: _, name: trait_name, methods: _ } = service;
+    let Method { index, name, cfgs, attrs: _, deprecated, params, reply } = method;
+    let (args, ctx) = (local("args"), local("ctx"));
+    let wire = schema::arguments(method);
+    let passed = passed(service, params, &args, &ctx);
+    let args = if params.iter().all(|param| matches!(param.kind, ParamKind::Context)) {
+        quote!(_)
+    } else {
+        quote!(#args)
+    };
+    let ctx = if params.iter().any(|param| matches!(param.kind, ParamKind::Context)) {
+        quote!(#ctx)
+    } else {
+        quote!(_)
+    };
+    let call = quote!(<#implementation as #trait_name>::#name(&self.0 #(, #passed)*));
+    let answer = match reply {
+        Reply::OneWay => quote! {
+            #request.oneway::<#wire>(|#args, #ctx| {
+                #call;
+                ::core::result::Result::Ok(())
+            })
+        },
+        Reply::Plain(ok) => {
+            quote!(#request.unary::<#wire, #ok>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+        }
+        Reply::Fallible { ok, err } => {
+            quote!(#request.fallible::<#wire, #ok, #err>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+        }
+    };
+    let allow = deprecated.then(|| quote!(#[allow(deprecated, reason = "old callers still call it")]));
+    quote!(#(#cfgs)* #allow #index => #answer,)
+}
+
+/// What the trait's method is given for each parameter.
+fn passed<'a>(
+    service: &'a Service,
+    params: &'a [Param],
+    args: &'a Ident,
+    ctx: &'a Ident,
+) -> impl Iterator<Item = TokenStream> + 'a {
+    let krate = &service.krate;
+    let mut position = 0;
+    params.iter().map(move |Param { name: _, kind, written }| {
+        if let ParamKind::Context = kind {
+            return quote!(#ctx);
+        }
+        let index = Index::from(position);
+        position += 1;
+        match kind {
+            ParamKind::Context => quote!(#ctx),
+            ParamKind::Text => quote!(#krate::private::arg::text(&#args.#index)),
+            ParamKind::Numbers(_) => quote!(#krate::private::arg::slice(&#args.#index)),
+            ParamKind::Archived(_) => quote!(&#args.#index),
+            ParamKind::Owned => {
+                quote!(#krate::private::arg::owned::<#written>(&#args.#index)?)
+            }
+        }
+    })
+}
+
+/// A local variable that no name of the user's can mean.
+fn local(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
+}
+
+/// A type parameter's name that occurs nowhere in the trait: type parameters have no hygiene.
+fn fresh(name: &str, item: &impl ToTokens) -> Ident {
+    fn mentions(tokens: TokenStream, name: &str) -> bool {
+        tokens.into_iter().any(|token| match token {
+            TokenTree::Ident(ident) => ident == name,
+            TokenTree::Group(group) => mentions(group.stream(), name),
+            TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+        })
+    }
+    let mut name = name.to_owned();
+    while mentions(item.to_token_stream(), &name) {
+        name.push('_');
+    }
+    Ident::new(&name, Span::mixed_site())
+}

@@ -1,0 +1,72 @@
+//! The attribute macros of shmrpc. Use them through the `shmrpc` crate, which re-exports both.
+//!
+//! The way of one attribute, one module per step:
+//!
+//! ```text
+//! tokens -> args  -> parse -> model -> check  -> expand -> tokens
+//!           what     what     one      what is   trait, client, view, server
+//!           it was   was      plain    refused,  or item, rkyv derives, Schema
+//!           told     written  tree     and why
+//! ```
+//!
+//! Every mistake is collected on the way (`errors`) and reported in one go, on the tokens that caused it.
+
+mod args;
+mod parse;
+
+mod check;
+
+mod expand;
+mod schema;
+
+mod model;
+
+mod errors;
+
+use proc_macro::TokenStream;
+
+/// Makes a trait a service: generates a blocking client, its view and a server beside it.
+///
+/// On `pub trait Kv`, the macro leaves the trait as written (less its markers) and adds, with the trait's visibility:
+///
+/// - `KvClient`: one method per trait method. A result `T` becomes `Result<T, CallError>`, and `Result<T, E>`
+///   becomes `Result<T, CallError<E>>`.
+/// - `KvView`, reached by `Client::view`: the same calls, whose results are read where they arrived (`View<T>`).
+/// - `KvServer<T>`: serves any `T: Kv + Send + Sync + 'static`.
+///
+/// Every method takes `&self`. Its parameters may be:
+///
+/// | in the trait | in the client | sent as | the handler sees |
+/// | --- | --- | --- | --- |
+/// | `T`, a message | `T` | `T` | an owned `T` |
+/// | `&Archived<T>` | `&T` | `T` | the archive, where it arrived |
+/// | `&str` | `&str` | `String` | the text, where it arrived |
+/// | `&[u8]`, `&[f32]`, ... | the same | `Vec<u8>`, ... | the numbers, where they arrived |
+/// | `&Context` | (none) | (nothing) | the call's context |
+///
+/// Marker: `#[oneway]` (no reply, no result). Argument: `crate = path`, where shmrpc is found if not at `::shmrpc`.
+#[proc_macro_attribute]
+pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    expand::service(arguments.into(), item.into()).into()
+}
+
+/// Makes a struct or an enum a message: something that a service takes or returns.
+///
+/// The macro leaves the item as written and adds rkyv's `Archive`, `Serialize` and `Deserialize` (through shmrpc's own
+/// re-export of rkyv) and `shmrpc::Schema`. Generic items are messages for every parameter that is one.
+///
+/// Arguments: `recursive`, for a type that contains itself, directly or through others (such values are limited in
+/// depth); `crate = path`, where shmrpc is found if not at `::shmrpc`.
+///
+/// `#[rkyv(derive(..))]`, `#[rkyv(compare(..))]` and `#[rkyv(attr(..))]` on the item shape its archived type, as in rkyv.
+#[proc_macro_attribute]
+pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    expand::message(arguments.into(), item.into()).into()
+}
+
+/// Takes the item away, once the derives above it have seen it. Only for the expansion of [`macro@message`].
+#[doc(hidden)]
+#[proc_macro_attribute]
+pub fn discard(_: TokenStream, _: TokenStream) -> TokenStream {
+    TokenStream::new()
+}

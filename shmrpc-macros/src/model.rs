@@ -1,0 +1,118 @@
+//! What a service and a message are, once they are known to be well formed. Plain data; no rules.
+
+use syn::{Attribute, Fields, Generics, Ident, ItemTrait, Path, Type, Visibility};
+
+/// A service: one trait.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// Where generated code finds shmrpc.
+    pub(crate) krate: Path,
+    /// The trait as it will be emitted: as written, less the markers.
+    pub(crate) item: ItemTrait,
+    /// `#[cfg]`s of the trait, which every generated item repeats.
+    pub(crate) cfgs: Vec<Attribute>,
+    pub(crate) vis: Visibility,
+    pub(crate) name: Ident,
+    pub(crate) methods: Vec<Method>,
+}
+
+/// One method of a service.
+#[derive(Debug)]
+pub(crate) struct Method {
+    /// Position in the trait as written, before `#[cfg]`: what a request names.
+    pub(crate) index: u16,
+    pub(crate) name: Ident,
+    /// `#[cfg]`s, which every arm, method and list element repeats.
+    pub(crate) cfgs: Vec<Attribute>,
+    /// Attributes that the client's method repeats: docs, `deprecated`, `must_use`, `allow`.
+    pub(crate) attrs: Vec<Attribute>,
+    pub(crate) deprecated: bool,
+    /// All parameters as written, the context included.
+    pub(crate) params: Vec<Param>,
+    pub(crate) reply: Reply,
+}
+
+/// One parameter of a method.
+#[derive(Debug)]
+pub(crate) struct Param {
+    pub(crate) name: Ident,
+    pub(crate) kind: ParamKind,
+    /// The type as written.
+    pub(crate) written: Type,
+}
+
+/// How a parameter travels.
+#[derive(Debug)]
+pub(crate) enum ParamKind {
+    /// `T`: sent as itself, decoded for the handler.
+    Owned,
+    /// `&Archived<T>`: sent as `T`, read where it arrived.
+    Archived(Type),
+    /// `&str`: sent as `String`, read where it arrived.
+    Text,
+    /// `&[n]` of plain numbers `n`: sent as `Vec<n>`, read where it arrived.
+    Numbers(Type),
+    /// `&Context`: made by the server, not sent.
+    Context,
+}
+
+/// How a method answers.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// `#[oneway]`: not at all.
+    OneWay,
+    /// `T` or nothing, which is `()`.
+    Plain(Type),
+    /// `Result<T, E>`.
+    Fallible { ok: Type, err: Box<Type> },
+}
+
+/// A message: a struct or an enum.
+#[derive(Debug)]
+pub(crate) struct Message {
+    /// Where generated code finds shmrpc.
+    pub(crate) krate: Path,
+    /// The item as written.
+    pub(crate) item: syn::DeriveInput,
+    /// `#[cfg]`s of the item, which the generated impl repeats.
+    pub(crate) cfgs: Vec<Attribute>,
+    pub(crate) name: Ident,
+    pub(crate) generics: Generics,
+    /// Contains itself, directly or through others.
+    pub(crate) recursive: bool,
+    pub(crate) shape: Shape,
+}
+
+/// What a message holds.
+#[derive(Debug)]
+pub(crate) enum Shape {
+    Struct(Fields),
+    Enum(Vec<Variant>),
+}
+
+/// One variant of an enum message.
+#[derive(Debug)]
+pub(crate) struct Variant {
+    pub(crate) name: Ident,
+    pub(crate) attrs: Vec<Attribute>,
+    pub(crate) fields: Fields,
+    /// An explicit discriminant, which is part of the archive's bytes.
+    pub(crate) discriminant: Option<u8>,
+}
+
+impl Message {
+    /// All fields, of all variants.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &syn::Field> {
+        let (of_struct, of_enum) = match &self.shape {
+            Shape::Struct(fields) => (Some(fields), None),
+            Shape::Enum(variants) => (None, Some(variants)),
+        };
+        let of_variants = of_enum.into_iter().flatten().map(|variant| &variant.fields);
+        of_struct.into_iter().chain(of_variants).flatten()
+    }
+}
+
+/// The `#[cfg]`s among `attrs`.
+pub(crate) fn cfgs(attrs: &[Attribute]) -> Vec<Attribute> {
+    attrs.iter().filter(|attr| attr.path().is_ident("cfg")).cloned().collect()
+}

@@ -1,0 +1,126 @@
+//! The parts of an expansion that describe types: `Schema` impls of messages, and the list of a service's methods.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Field, Fields, parse_quote};
+
+use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
+use crate::parse::wire_name;
+
+/// The value of `Client::schema`.
+pub(crate) fn service(service: &Service) -> TokenStream {
+    let Service { krate, item: _, cfgs: _, vis: _, name, methods } = service;
+    let name = wire_name(name);
+    let methods = methods.iter().map(|method| method_schema(service, method));
+    quote! {
+        #krate::private::ServiceSchema {
+            name: #name,
+            methods: ::std::vec::Vec::from([#(#methods),*]),
+        }
+    }
+}
+
+fn method_schema(service: &Service, method: &Method) -> TokenStream {
+    let krate = &service.krate;
+    let Method { index, name, cfgs, attrs: _, deprecated: _, params: _, reply } = method;
+    let name = wire_name(name);
+    let wire = arguments(method);
+    let constructor = match reply {
+        Reply::OneWay => quote!(oneway::<#wire>),
+        Reply::Plain(ok) => quote!(unary::<#wire, #ok>),
+        Reply::Fallible { ok, err } => quote!(fallible::<#wire, #ok, #err>),
+    };
+    quote!(#(#cfgs)* #krate::private::MethodSchema::#constructor(#index, #name))
+}
+
+/// The tuple of types that a method's request carries. It stands on the parameters' types, as a type that is no message
+/// is reported on the tuple.
+pub(crate) fn arguments(method: &Method) -> TokenStream {
+    let sent = method.params.iter().filter(|param| !matches!(param.kind, ParamKind::Context));
+    let types = sent.clone().map(|Param { name: _, kind, written }| match kind {
+        ParamKind::Archived(inner) => quote!(#inner),
+        ParamKind::Text => quote!(::std::string::String),
+        ParamKind::Numbers(number) => quote!(::std::vec::Vec<#number>),
+        ParamKind::Owned | ParamKind::Context => quote!(#written),
+    });
+    let span = match sent.map(|param| param.written.span()).collect::<Vec<_>>()[..] {
+        [one] => one,
+        _ => method.name.span(),
+    };
+    quote_spanned!(span=> (#(#types,)*))
+}
+
+/// `impl Schema` of a message.
+pub(crate) fn message(message: &Message) -> TokenStream {
+    let Message { krate, item: _, cfgs, name, generics, recursive: _, shape } = message;
+    let mut generics = generics.clone();
+    for parameter in generics.type_params_mut() {
+        parameter.bounds.push(parse_quote!(#krate::Schema));
+    }
+    let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
+    let recursive = recursive(message);
+    let wire = wire_name(name);
+    let describe = match shape {
+        Shape::Struct(body) => {
+            let body = fields(message, body);
+            quote!(to.structure::<Self>(#wire, |to| { #body });)
+        }
+        Shape::Enum(variants) => {
+            let variants = variants.iter().map(|written| variant(message, written));
+            quote!(to.enumeration::<Self>(#wire, |to| { #(#variants)* });)
+        }
+    };
+    quote! {
+        #(#cfgs)*
+        #[automatically_derived]
+        impl #impl_generics #krate::Schema for #name #type_generics #where_clause {
+            const RECURSIVE: bool = #recursive;
+
+            fn describe(to: &mut #krate::Describe) {
+                #describe
+            }
+        }
+    }
+}
+
+fn variant(message: &Message, variant: &Variant) -> TokenStream {
+    let Variant { name, attrs, fields: body, discriminant } = variant;
+    let cfgs = cfgs(attrs);
+    let mut name = wire_name(name);
+    if let Some(discriminant) = discriminant {
+        name = format!("{name}={discriminant}");
+    }
+    let body = fields(message, body);
+    quote!(#(#cfgs)* to.variant(#name, |to| { #body });)
+}
+
+fn fields(message: &Message, fields: &Fields) -> TokenStream {
+    let krate = &message.krate;
+    let lines = fields.iter().map(|field| {
+        let (cfgs, ty) = (cfgs(&field.attrs), &field.ty);
+        match &field.ident {
+            Some(name) => {
+                let name = wire_name(name);
+                quote!(#(#cfgs)* to.field::<#ty>(#name);)
+            }
+            None => quote!(#(#cfgs)* to.element::<#ty>();),
+        }
+    });
+    // A body without fields would leave the closure's parameter unused.
+    let unused = fields.is_empty().then(|| quote!(let _: &mut #krate::Describe = to;));
+    quote!(#unused #(#lines)*)
+}
+
+fn recursive(message: &Message) -> TokenStream {
+    if message.recursive {
+        return quote!(true);
+    }
+    let krate = &message.krate;
+    let parts = message.fields().map(|field: &Field| {
+        let (cfgs, ty) = (cfgs(&field.attrs), &field.ty);
+        quote!(#(#cfgs)* <#ty as #krate::Schema>::RECURSIVE)
+    });
+    let parts = quote!(#(#parts),*);
+    if parts.is_empty() { quote!(false) } else { quote!(#krate::Describe::any(&[#parts])) }
+}

@@ -1,0 +1,304 @@
+//! Messages: encoding into lent memory, validation, and the one place that hands out `&Archived<T>`.
+//!
+//! **Trust is decided here.** [`Message::admit`] copies a payload into private memory unless it is large and its
+//! sender is in our trust set; [`Message::access`] and [`View`] then validate before they give out a reference. No
+//! other module turns a peer's bytes into a typed reference.
+
+use core::any::type_name;
+use core::marker::PhantomData;
+use core::num::NonZeroUsize;
+use core::ops::Deref;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::{Error, Strategy};
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::{Archive, Deserialize, Portable, Serialize};
+
+pub use self::encode::{Buffer, Encode, EncodeError, Encoder, Grow, Nested, Sink, encode};
+pub use self::number::Number;
+use crate::shm::slot::{INLINE, INLINE_WORDS};
+
+mod encode;
+mod number;
+
+/// Payloads up to this many bytes are copied into private memory whoever sent them.
+pub const SMALL: usize = 4096;
+/// Nesting (boxes in boxes, vectors in vectors) that a message may have.
+pub const MAX_DEPTH: NonZeroUsize = NonZeroUsize::new(128).expect("128 is not zero");
+
+/// What a type needs to travel: rkyv's traits, bound to shmrpc's encoder, validator and decoder.
+pub trait Wire:
+    Archive<Archived: Valid + Deserialize<Self, Decoder>>
+    + for<'a> Serialize<Encoder<'a>>
+    + Sized
+{
+}
+
+impl<T> Wire for T where
+    T: Archive<Archived: Valid + Deserialize<T, Decoder>>
+        + for<'a> Serialize<Encoder<'a>>
+{
+}
+
+/// An archived type that can be validated.
+pub trait Valid: Portable + for<'a> CheckBytes<Validator<'a>> {}
+
+impl<T: Portable + for<'a> CheckBytes<Validator<'a>>> Valid for T {}
+
+/// Validates archives: bounds, alignment, depth, bit patterns.
+pub type Validator<'a> = Strategy<ArchiveValidator<'a>, Error>;
+/// Turns archives back into owned values.
+pub type Decoder = Strategy<(), Error>;
+
+/// A payload that is not a valid `T`.
+#[derive(Debug, thiserror::Error)]
+#[error("{length} bytes are not a valid {expected}: {reason}")]
+pub struct Invalid {
+    expected: &'static str,
+    length: usize,
+    reason: Error,
+}
+
+/// Memory of the peer that a message lies in. Dropping it releases the memory to the peer.
+///
+/// # Safety
+/// The bytes that [`Loan::bytes`] names stay mapped and readable as long as the loan lives, are aligned to 64, and
+/// nobody in this process writes to them.
+pub unsafe trait Loan: Send + Sync {
+    /// Where the payload lies.
+    fn bytes(&self) -> (*const u8, usize);
+}
+
+/// A payload that has arrived. Private memory, or a trusted peer's.
+pub struct Message {
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Inline { words: Aligned<[u64; INLINE_WORDS]>, length: usize },
+    Copied(Copied),
+    InPlace(Box<dyn Loan>),
+}
+
+/// Aligned for every primitive that rkyv archives.
+#[repr(C, align(16))]
+struct Aligned<T>(T);
+
+impl Message {
+    /// A payload that came inside a slot and was copied from there. `length` is clamped to what a slot holds.
+    #[inline(always)]
+    pub fn inline(words: [u64; INLINE_WORDS], length: u32) -> Self {
+        Self { bytes: Bytes::Inline { words: Aligned(words), length: (length as usize).min(INLINE) } }
+    }
+
+    /// A payload that lies in the peer's memory: read in place if it is large and the peer is trusted; else copied
+    /// once and released at once.
+    pub fn admit(loan: impl Loan + 'static, trusted: bool, pool: &Arc<Pool>) -> Self {
+        let (from, length) = loan.bytes();
+        if trusted && length > SMALL {
+            return Self { bytes: Bytes::InPlace(Box::new(loan)) };
+        }
+        let mut copied = pool.take(length);
+        // SAFETY: the loan keeps `length` readable bytes at `from`; the buffer has room for as many, and is ours.
+        // A peer that writes meanwhile garbles the copy only, which is validated afterwards.
+        unsafe { core::ptr::copy_nonoverlapping(from, copied.as_mut_ptr(), length) };
+        copied.length = length;
+        drop(loan);
+        Self { bytes: Bytes::Copied(copied) }
+    }
+
+    /// Payload bytes.
+    pub fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Whether there is no payload.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the payload lies in the peer's memory.
+    pub fn is_in_place(&self) -> bool {
+        matches!(self.bytes, Bytes::InPlace(_))
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        let (start, length) = match &self.bytes {
+            Bytes::Inline { words, length } => (words.0.as_ptr().cast(), *length),
+            Bytes::Copied(copied) => (copied.as_ptr(), copied.length),
+            Bytes::InPlace(loan) => loan.bytes(),
+        };
+        // SAFETY: inline: `length` is clamped to the words; copied: the buffer holds `length` initialised bytes;
+        // in place: the loan's promise, and the peer is trusted not to write while we read.
+        unsafe { core::slice::from_raw_parts(start, length) }
+    }
+
+    /// Validates the payload as a `T` and lends it.
+    ///
+    /// # Errors
+    /// [`Invalid`] says what is wrong with the bytes.
+    #[inline(always)]
+    pub fn access<T: Wire>(&self) -> Result<&T::Archived, Invalid> {
+        let bytes = self.bytes();
+        validate::<T>(bytes).map_err(|reason| Invalid {
+            expected: type_name::<T>(),
+            length: bytes.len(),
+            reason,
+        })
+    }
+
+    /// Validates the payload as a `T` and copies it out.
+    ///
+    /// # Errors
+    /// [`Invalid`] says what is wrong with the bytes.
+    #[inline(always)]
+    pub fn decode<T: Wire>(&self) -> Result<T, Invalid> {
+        decode(self.access::<T>()?)
+    }
+
+    /// Validates the payload as a `T` and keeps it where it is.
+    ///
+    /// # Errors
+    /// [`Invalid`] says what is wrong with the bytes.
+    pub fn into_view<T: Wire>(self) -> Result<View<T>, Invalid> {
+        self.access::<T>()?;
+        Ok(View { message: self, archived: PhantomData })
+    }
+}
+
+/// Copies a validated archive out into an owned value.
+///
+/// # Errors
+/// [`Invalid`] if the type itself refuses (it has a `with` attribute that can fail).
+#[inline(always)]
+pub fn decode<T: Wire>(archived: &T::Archived) -> Result<T, Invalid> {
+    archived.deserialize(Strategy::<(), Error>::wrap(&mut ())).map_err(|reason| Invalid {
+        expected: type_name::<T>(),
+        length: size_of::<T::Archived>(),
+        reason,
+    })
+}
+
+#[inline(always)]
+fn validate<T: Archive<Archived: Valid>>(bytes: &[u8]) -> Result<&T::Archived, Error> {
+    let mut validator = ArchiveValidator::with_max_depth(bytes, Some(MAX_DEPTH));
+    let position = root_position::<T>(bytes.len());
+    rkyv::api::access_pos_with_context::<T::Archived, ArchiveValidator<'_>, Error>(
+        bytes,
+        position,
+        &mut validator,
+    )
+}
+
+/// The root of an archive is its last object. Too few bytes give a position that validation refuses.
+#[inline(always)]
+fn root_position<T: Archive>(length: usize) -> usize {
+    length.saturating_sub(size_of::<T::Archived>())
+}
+
+impl core::fmt::Debug for Message {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("Message").field("len", &self.len()).field("in_place", &self.is_in_place()).finish()
+    }
+}
+
+/// A result that is read where it arrived: dereferences to `Archived<T>`.
+///
+/// It is `Send`, `Sync` and `'static`, holds no lane, and may outlive its client; a large one from a trusted server
+/// holds the server's memory until it is dropped.
+pub struct View<T: Archive> {
+    message: Message,
+    archived: PhantomData<fn() -> T>,
+}
+
+impl<T: Wire> View<T> {
+    /// Copies the value out.
+    ///
+    /// # Errors
+    /// [`Invalid`] if the type itself refuses (it has a `with` attribute that can fail).
+    pub fn to_owned(&self) -> Result<T, Invalid> {
+        decode(&**self)
+    }
+
+    /// Whether the value lies in the server's memory.
+    pub fn is_in_place(&self) -> bool {
+        self.message.is_in_place()
+    }
+}
+
+impl<T: Archive> Deref for View<T> {
+    type Target = T::Archived;
+
+    #[inline]
+    fn deref(&self) -> &T::Archived {
+        let bytes = self.message.bytes();
+        let root = bytes.as_ptr().wrapping_add(root_position::<T>(bytes.len()));
+        // SAFETY: `Message::into_view`, the only way to make a View, validated these bytes as a `T` at this place;
+        // the message is not changed afterwards, or its sender is trusted not to.
+        unsafe { &*root.cast::<T::Archived>() }
+    }
+}
+
+impl<T: Archive<Archived: core::fmt::Debug>> core::fmt::Debug for View<T> {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        (**self).fmt(out)
+    }
+}
+
+/// Warm buffers for payloads that are copied. One per connection: never shared between peers.
+#[derive(Default)]
+pub struct Pool {
+    buffers: Mutex<Vec<Vec<Aligned<[u8; UNIT]>>>>,
+}
+
+/// Bytes in one unit of a pooled buffer: the alignment that a block has.
+const UNIT: usize = 64;
+/// Buffers that a pool keeps.
+const KEPT: usize = 4;
+
+/// A payload in a buffer of our own; the buffer goes back to its pool.
+struct Copied {
+    buffer: Vec<Aligned<[u8; UNIT]>>,
+    length: usize,
+    pool: Arc<Pool>,
+}
+
+impl Copied {
+    fn as_ptr(&self) -> *const u8 {
+        self.buffer.as_ptr().cast()
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.buffer.as_mut_ptr().cast()
+    }
+}
+
+impl Pool {
+    /// A buffer for `length` bytes: the warmest that is large enough, else the largest, grown.
+    fn take(self: &Arc<Self>, length: usize) -> Copied {
+        let units = length.div_ceil(UNIT);
+        let mut buffers = self.buffers.lock();
+        let fits = buffers.iter().rposition(|buffer| buffer.capacity() >= units);
+        let mut buffer = match fits {
+            Some(at) => buffers.swap_remove(at),
+            None => buffers.pop().unwrap_or_default(),
+        };
+        drop(buffers);
+        if buffer.capacity() < units {
+            buffer = Vec::with_capacity(units);
+        }
+        Copied { buffer, length: 0, pool: Arc::clone(self) }
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let mut buffers = self.pool.buffers.lock();
+        if buffers.len() < KEPT {
+            buffers.push(core::mem::take(&mut self.buffer));
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The shared-memory transport, in the order of a call's way.
+
+#[cfg(not(loom))]
+pub mod rendezvous;
+#[cfg(not(loom))]
+pub mod callers;
+#[cfg(not(loom))]
+pub mod lane;
+#[cfg(not(loom))]
+pub mod connection;
+pub mod producer;
+pub mod consumer;
+#[cfg(not(loom))]
+pub mod segment;
+pub mod arena;
+pub mod slot;

@@ -1,0 +1,283 @@
+//! The lanes of a client: which thread calls on which.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::connection::{Connection, Death};
+use super::lane::CallerLane;
+use crate::sys::futex::Until;
+
+/// How often a thread that waits for a lane looks for overdue replies.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The lanes of one connection, opened when a thread first needs one.
+///
+/// Threads stick to lanes: a thread comes back to the lane that it was on last, if nobody else is on it.
+#[derive(Debug)]
+pub struct Callers {
+    connection: Arc<Connection>,
+    lanes: Box<[Padded]>,
+    /// Lanes that are open: the first ones.
+    open: AtomicU32,
+    /// Lanes that may be open; lowered when the server refuses one. Whoever opens a lane holds it.
+    limit: Mutex<u32>,
+    waiting: AtomicU32,
+    queue: Mutex<()>,
+    freed: Condvar,
+}
+
+/// Two cache lines, so that neighbours do not share.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Padded(Mutex<Option<CallerLane>>);
+
+/// No lane could be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoLane {
+    /// The server serves no lane to us.
+    Refused,
+    /// Every lane was in use until the time was over.
+    TimedOut,
+    /// The connection ended.
+    Dead(Death),
+}
+
+/// A lane that one thread has to itself.
+#[derive(Debug)]
+pub struct Lease<'c> {
+    callers: &'c Callers,
+    index: u32,
+    /// `Some` until dropped.
+    guard: Option<MutexGuard<'c, Option<CallerLane>>>,
+}
+
+thread_local! {
+    /// The lane that this thread was on last, of whatever connection.
+    static LAST: Cell<u32> = const { Cell::new(0) };
+    /// One-way calls of this thread that may not have run yet: at most one entry a connection.
+    static TRAILS: RefCell<Vec<Trail>> = const { RefCell::new(Vec::new()) };
+    /// Whether `TRAILS` has entries: all that a call looks at.
+    static HAS_TRAILS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Where this thread's latest one-way call on a connection went.
+#[derive(Debug, Clone, Copy)]
+struct Trail {
+    connection: u64,
+    lane: u32,
+    /// The lane's position after that call.
+    position: u32,
+}
+
+impl Callers {
+    /// No lane is open yet.
+    pub fn new(connection: Arc<Connection>) -> Self {
+        let lanes = connection.limits().lanes;
+        Self {
+            connection,
+            lanes: (0..lanes).map(|_| Padded(Mutex::new(None))).collect(),
+            open: AtomicU32::new(0),
+            limit: Mutex::new(lanes),
+            waiting: AtomicU32::new(0),
+            queue: Mutex::new(()),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// The connection that the lanes belong to.
+    #[inline(always)]
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// A lane for the calling thread alone.
+    ///
+    /// # Errors
+    /// [`NoLane`]; nothing was sent.
+    #[inline(always)]
+    pub fn lease(&self, until: &mut Until) -> Result<Lease<'_>, NoLane> {
+        if !HAS_TRAILS.get()
+            && let Some(lease) = self.try_lane(LAST.get())
+        {
+            return Ok(lease);
+        }
+        self.lease_slowly(until)
+    }
+
+    /// The lane, if it is open and nobody is on it.
+    #[inline(always)]
+    fn try_lane(&self, index: u32) -> Option<Lease<'_>> {
+        let mut guard = self.lanes.get(index as usize)?.0.try_lock()?;
+        if !guard.as_mut()?.is_free() {
+            return None;
+        }
+        Some(Lease { callers: self, index, guard: Some(guard) })
+    }
+
+    #[inline(never)]
+    fn lease_slowly(&self, until: &mut Until) -> Result<Lease<'_>, NoLane> {
+        let mut registered = Registered { callers: self, on: false };
+        loop {
+            if let Some(death) = self.connection.death() {
+                return Err(NoLane::Dead(death.clone()));
+            }
+            if let Some(lease) = self.try_all(until)? {
+                return Ok(lease);
+            }
+            if until.is_over() {
+                return Err(NoLane::TimedOut);
+            }
+            if !registered.on {
+                registered.enter();
+                continue;
+            }
+            let mut queue = self.queue.lock();
+            self.freed.wait_for(&mut queue, LOOK);
+        }
+    }
+
+    /// One round over all lanes that program order allows: the trail's, the last one, any open one, a new one.
+    fn try_all(&self, until: &mut Until) -> Result<Option<Lease<'_>>, NoLane> {
+        if let Some(trail) = self.trail() {
+            if let Some(lease) = self.try_lane(trail.lane) {
+                return Ok(Some(lease));
+            }
+            if !self.has_run(trail) {
+                // Another lane would overtake our own one-way call.
+                return Ok(None);
+            }
+            self.forget_trail();
+        }
+        let last = LAST.get();
+        let open = self.open.load(Ordering::Acquire);
+        let lease = (0..open).find_map(|step| self.try_lane((last.wrapping_add(step)) % open));
+        match lease {
+            Some(lease) => {
+                LAST.set(lease.index);
+                Ok(Some(lease))
+            }
+            None => self.try_open(until),
+        }
+    }
+
+    /// Opens one more lane, if there may be one more.
+    fn try_open(&self, until: &mut Until) -> Result<Option<Lease<'_>>, NoLane> {
+        let mut limit = self.limit.lock();
+        let index = self.open.load(Ordering::Acquire);
+        if index >= *limit {
+            return Ok(None);
+        }
+        let Some(place) = self.lanes.get(index as usize) else { return Ok(None) };
+        match CallerLane::open(&self.connection, index, until).map_err(NoLane::Dead)? {
+            Some(lane) => {
+                let mut guard = place.0.lock();
+                *guard = Some(lane);
+                self.open.store(index + 1, Ordering::Release);
+                LAST.set(index);
+                Ok(Some(Lease { callers: self, index, guard: Some(guard) }))
+            }
+            None if index == 0 => Err(NoLane::Refused),
+            None => {
+                tracing::debug!(open = index, "the server refused a further lane; those that are open are shared");
+                *limit = index;
+                Ok(None)
+            }
+        }
+    }
+
+    fn trail(&self) -> Option<Trail> {
+        TRAILS.with_borrow(|trails| {
+            trails.iter().find(|trail| trail.connection == self.connection.id()).copied()
+        })
+    }
+
+    fn forget_trail(&self) {
+        TRAILS.with_borrow_mut(|trails| {
+            trails.retain(|trail| trail.connection != self.connection.id());
+            HAS_TRAILS.set(!trails.is_empty());
+        });
+    }
+
+    fn leave_trail(&self, lane: u32, position: u32) {
+        self.forget_trail();
+        TRAILS.with_borrow_mut(|trails| {
+            trails.push(Trail { connection: self.connection.id(), lane, position });
+        });
+        HAS_TRAILS.set(true);
+    }
+
+    /// Whether the server is done with everything up to the end of the trail.
+    fn has_run(&self, trail: Trail) -> bool {
+        let Some((_, peer)) = self.connection.sides(trail.lane) else { return true };
+        let done = peer.done.load(crate::sync::Ordering::Acquire);
+        // Positions wrap; a done counter that is at most half the range behind is behind.
+        done.wrapping_sub(trail.position) < u32::MAX / 2
+    }
+}
+
+/// A thread in the queue for a lane.
+struct Registered<'c> {
+    callers: &'c Callers,
+    on: bool,
+}
+
+impl Registered<'_> {
+    fn enter(&mut self) {
+        self.callers.waiting.fetch_add(1, Ordering::SeqCst);
+        self.on = true;
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        if self.on {
+            self.callers.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Lease<'_> {
+    /// The lane.
+    #[inline(always)]
+    pub fn lane(&mut self) -> Option<&mut CallerLane> {
+        self.guard.as_mut()?.as_mut()
+    }
+
+    /// Remembers that this thread sent a one-way call here.
+    pub fn sent_oneway(&mut self) {
+        let Some(position) = self.lane().map(|lane| lane.position()) else { return };
+        self.callers.leave_trail(self.index, position);
+    }
+
+    /// A reply came on this lane, so all that was sent before it on this lane has run.
+    #[inline(always)]
+    pub fn got_reply(&self) {
+        if HAS_TRAILS.get()
+            && self.callers.trail().is_some_and(|trail| trail.lane == self.index)
+        {
+            self.callers.forget_trail();
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.guard = None;
+        // A thread that enters the queue after this look finds the lane free, or looks again after LOOK.
+        if self.callers.waiting.load(Ordering::SeqCst) != 0 {
+            drop(self.callers.queue.lock());
+            self.callers.freed.notify_one();
+        }
+    }
+}
+
+impl Drop for Callers {
+    fn drop(&mut self) {
+        self.connection.die(Death { reason: "the client was dropped".into(), poisoned: false });
+    }
+}

@@ -1,0 +1,364 @@
+//! Lanes: two rings, one each way. A caller's lane carries one call at a time; a serving lane belongs to one thread.
+
+use std::sync::Arc;
+
+use super::connection::{BadBlock, Connection, Death, Outgoing};
+use super::consumer::{Consumer, Wait};
+use super::producer::{BadCredit, Producer};
+use super::segment::Side;
+use super::slot::{BadHeader, Header, Kind};
+use crate::message::Message;
+use crate::sync::fence_seq_cst;
+use crate::sys::futex::{Stop, Until};
+
+/// What a peer did that no correct peer does.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Header(#[from] BadHeader),
+    #[error(transparent)]
+    Credit(#[from] BadCredit),
+    #[error(transparent)]
+    Block(#[from] BadBlock),
+    #[error("{0:?} has no place in the ring of this lane")]
+    Kind(Kind),
+    #[error("a reply to call {found} came where the reply to call {expected} was due")]
+    CallId { found: u32, expected: u32 },
+}
+
+/// A call that has no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoReply {
+    /// The time was over. `published` tells whether the server may have seen the call.
+    TimedOut {
+        /// Whether the call was published.
+        published: bool,
+    },
+    /// The connection ended. `taken` tells whether the server may have taken the call.
+    Dead {
+        /// False only if the server is known not to have taken the call.
+        taken: bool,
+        /// Why the connection ended.
+        death: Death,
+    },
+}
+
+/// The calling end of a lane.
+#[derive(Debug)]
+pub struct CallerLane {
+    connection: Arc<Connection>,
+    lane: u32,
+    producer: Producer<Side>,
+    consumer: Consumer<Side>,
+    next_call: u32,
+    /// The call whose reply nobody waited for. The lane is set aside until it comes.
+    overdue: Option<u32>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Reply {
+    /// [`Kind::Reply`], [`Kind::ServiceError`] or [`Kind::Failure`].
+    pub kind: Kind,
+    /// The payload.
+    pub message: Message,
+}
+
+impl CallerLane {
+    /// Opens `lane` at the peer. `Ok(None)` if the peer refuses.
+    ///
+    /// # Errors
+    /// [`Death`] if the connection ends first.
+    pub(crate) fn open(
+        connection: &Arc<Connection>,
+        lane: u32,
+        until: &mut Until,
+    ) -> Result<Option<Self>, Death> {
+        let Some((own, peer)) = connection.sides(lane) else { return Ok(None) };
+        if !connection.open_lane(lane, until)? {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            connection: Arc::clone(connection),
+            lane,
+            producer: Producer::new(own.clone(), peer.clone()),
+            consumer: Consumer::new(own, peer),
+            next_call: 0,
+            overdue: None,
+        }))
+    }
+
+    /// Whether the lane can carry a call now: takes an overdue reply off it if that has come.
+    #[inline(always)]
+    pub(crate) fn is_free(&mut self) -> bool {
+        self.overdue.is_none() || self.drop_overdue()
+    }
+
+    #[cold]
+    fn drop_overdue(&mut self) -> bool {
+        while let Some(overdue) = self.overdue
+            && self.consumer.ready()
+        {
+            match self.take(overdue) {
+                Ok(_) => self.overdue = None,
+                Err(broken) => {
+                    self.connection.poison(&broken);
+                    return false;
+                }
+            }
+        }
+        self.overdue.is_none()
+    }
+
+    /// Position that the next message will have.
+    pub(crate) fn position(&self) -> u32 {
+        self.producer.position()
+    }
+
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// [`NoReply`] says what may have happened.
+    #[inline(always)]
+    pub fn call(
+        &mut self,
+        method: u16,
+        timeout_ms: u32,
+        outgoing: Outgoing<'_>,
+        until: &mut Until,
+    ) -> Result<Reply, NoReply> {
+        let call_id = self.publish(Kind::Request, method, timeout_ms, outgoing, until)?;
+        let wait = match self.connection.stop(self.lane) {
+            Some(stop) => self.consumer.wait(stop, until),
+            None => Ok(Wait::Stopped),
+        };
+        match wait {
+            Ok(Wait::Ready) => match self.take(call_id) {
+                Ok(reply) => Ok(reply),
+                Err(broken) => Err(self.broken(&broken)),
+            },
+            other => Err(self.no_reply(call_id, other)),
+        }
+    }
+
+    /// Sends a request that has no reply.
+    ///
+    /// # Errors
+    /// [`NoReply`] if it could not be published.
+    pub fn send(&mut self, method: u16, outgoing: Outgoing<'_>, until: &mut Until) -> Result<(), NoReply> {
+        self.publish(Kind::OneWay, method, 0, outgoing, until).map(drop)
+    }
+
+    #[inline(always)]
+    fn publish(
+        &mut self,
+        kind: Kind,
+        method: u16,
+        timeout_ms: u32,
+        outgoing: Outgoing<'_>,
+        until: &mut Until,
+    ) -> Result<u32, NoReply> {
+        if !matches!(self.producer.try_claim(), Ok(true)) {
+            self.wait_for_credit(until)?;
+        }
+        let call_id = self.next_call;
+        self.next_call = call_id.wrapping_add(1);
+        let mut header = Header { call_id, method, timeout_ms, ..Header::new(kind) };
+        let words = outgoing.address(&mut header);
+        self.producer.publish(&header, &words);
+        self.producer.notify();
+        Ok(call_id)
+    }
+
+    #[cold]
+    fn wait_for_credit(&mut self, until: &mut Until) -> Result<(), NoReply> {
+        let connection = Arc::clone(&self.connection);
+        let Some(stop) = connection.stop(self.lane) else {
+            return Err(NoReply::TimedOut { published: false });
+        };
+        match wait_for_credit(&mut self.producer, stop, until) {
+            Ok(Wait::Ready) => Ok(()),
+            Ok(Wait::TimedOut) => Err(NoReply::TimedOut { published: false }),
+            Ok(Wait::Stopped) => Err(NoReply::Dead { taken: false, death: connection.last_words() }),
+            Err(bad) => Err(NoReply::Dead { taken: false, death: connection.poison(&bad) }),
+        }
+    }
+
+    #[inline(always)]
+    fn take(&mut self, call_id: u32) -> Result<Reply, Broken> {
+        let taken = self.consumer.take()?;
+        let message = self.connection.receive(&taken)?;
+        self.consumer.finish();
+        let kind = taken.header.kind;
+        if !matches!(kind, Kind::Reply | Kind::ServiceError | Kind::Failure) {
+            return Err(Broken::Kind(kind));
+        }
+        if taken.header.call_id != call_id {
+            return Err(Broken::CallId { found: taken.header.call_id, expected: call_id });
+        }
+        Ok(Reply { kind, message })
+    }
+
+    #[cold]
+    fn no_reply(&mut self, call_id: u32, wait: Result<Wait, BadHeader>) -> NoReply {
+        match wait {
+            Ok(Wait::TimedOut) => {
+                self.overdue = Some(call_id);
+                NoReply::TimedOut { published: true }
+            }
+            Ok(_) => {
+                let request = self.producer.position().wrapping_sub(1);
+                NoReply::Dead {
+                    taken: self.producer.was_taken(request),
+                    death: self.connection.last_words(),
+                }
+            }
+            Err(bad) => self.broken(&bad.into()),
+        }
+    }
+
+    #[cold]
+    fn broken(&self, broken: &Broken) -> NoReply {
+        NoReply::Dead { taken: true, death: self.connection.poison(broken) }
+    }
+}
+
+/// Waits until the peer gives a credit back.
+fn wait_for_credit(producer: &mut Producer<Side>, stop: &Stop, until: &mut Until) -> Result<Wait, BadCredit> {
+    loop {
+        if producer.try_claim()? {
+            return Ok(Wait::Ready);
+        }
+        if stop.is_set() {
+            return Ok(Wait::Stopped);
+        }
+        if until.is_over() {
+            return Ok(Wait::TimedOut);
+        }
+        producer.sleep_for_credit(stop, until)?;
+    }
+}
+
+/// The serving end of a lane.
+#[derive(Debug)]
+pub struct ServingLane {
+    connection: Arc<Connection>,
+    lane: u32,
+    producer: Producer<Side>,
+    consumer: Consumer<Side>,
+}
+
+/// A request as it arrived.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Names the call within its lane.
+    pub call_id: u32,
+    /// Index that this server gave the method.
+    pub method: u16,
+    /// Whether nobody waits for a reply.
+    pub oneway: bool,
+    /// How long the caller will wait, in milliseconds; 0 means for ever.
+    pub timeout_ms: u32,
+    /// The arguments.
+    pub message: Message,
+}
+
+impl ServingLane {
+    /// The serving end of `lane`; `None` if there is no such lane.
+    pub fn new(connection: &Arc<Connection>, lane: u32) -> Option<Self> {
+        let (own, peer) = connection.sides(lane)?;
+        Some(Self {
+            connection: Arc::clone(connection),
+            lane,
+            producer: Producer::new(own.clone(), peer.clone()),
+            consumer: Consumer::new(own, peer),
+        })
+    }
+
+    /// The connection that the lane belongs to.
+    #[inline(always)]
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Waits for the next request. `None` when the connection has ended or drains, and no request is left.
+    #[inline(always)]
+    pub fn next(&mut self) -> Option<Incoming> {
+        if !self.consumer.ready() {
+            self.tell_the_sleeping();
+        }
+        let stop = self.connection.stop(self.lane)?;
+        match self.consumer.wait(stop, &mut Until::never()) {
+            Ok(Wait::Ready) => {}
+            Ok(_) => return None,
+            Err(bad) => {
+                self.connection.poison(&bad);
+                return None;
+            }
+        }
+        match self.take() {
+            Ok(incoming) => Some(incoming),
+            Err(broken) => {
+                self.connection.poison(&broken);
+                None
+            }
+        }
+    }
+
+    /// Says that the request taken last is finished, after its reply was published, if it has one.
+    #[inline(always)]
+    pub fn finish(&mut self) {
+        self.consumer.finish();
+    }
+
+    /// Publishes a reply.
+    ///
+    /// # Errors
+    /// The connection has ended, and nobody waits for the reply.
+    #[inline(always)]
+    pub fn reply(&mut self, call_id: u32, kind: Kind, outgoing: Outgoing<'_>) -> Result<(), Death> {
+        if !matches!(self.producer.try_claim(), Ok(true)) {
+            self.wait_for_credit()?;
+        }
+        let mut header = Header { call_id, ..Header::new(kind) };
+        let words = outgoing.address(&mut header);
+        self.producer.publish(&header, &words);
+        Ok(())
+    }
+
+    #[cold]
+    fn wait_for_credit(&mut self) -> Result<(), Death> {
+        let Some(stop) = self.connection.stop(self.lane) else { return Err(self.connection.last_words()) };
+        match wait_for_credit(&mut self.producer, stop, &mut Until::never()) {
+            Ok(Wait::Ready) => Ok(()),
+            Ok(_) => Err(self.connection.last_words()),
+            Err(bad) => Err(self.connection.poison(&bad)),
+        }
+    }
+
+    #[inline(always)]
+    fn take(&mut self) -> Result<Incoming, Broken> {
+        let taken = self.consumer.take()?;
+        let Header { call_id, method, kind, timeout_ms, .. } = taken.header;
+        if !matches!(kind, Kind::Request | Kind::OneWay) {
+            return Err(Broken::Kind(kind));
+        }
+        let message = self.connection.receive(&taken)?;
+        Ok(Incoming { call_id, method, oneway: kind == Kind::OneWay, timeout_ms, message })
+    }
+
+    /// Wakes the caller if it sleeps on a reply or for want of credits.
+    #[inline(always)]
+    fn tell_the_sleeping(&mut self) {
+        // Partner of the fences in `Consumer::sleep` and `Producer::sleep_for_credit` of the caller.
+        fence_seq_cst();
+        self.producer.wake_sleeper();
+        self.consumer.wake_creditor();
+    }
+}
+
+impl Drop for ServingLane {
+    fn drop(&mut self) {
+        self.tell_the_sleeping();
+    }
+}

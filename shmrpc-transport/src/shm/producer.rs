@@ -1,0 +1,136 @@
+//! The sending end of a ring: claim, write, publish, notify.
+
+use core::ops::Deref;
+
+use super::slot::{ASLEEP, Header, INLINE_WORDS, LaneSide, SLOTS, halves};
+use crate::sync::{Ordering, fence_seq_cst};
+use crate::sys::futex::{self, Stop, Until};
+
+/// Sends through the ring in `own`, which the peer only reads.
+#[derive(Debug)]
+pub struct Producer<S> {
+    own: S,
+    peer: S,
+    /// Position of the next message. Private: nobody can change it for us.
+    next: u32,
+    /// Messages that the peer said it is done with, as last read and checked.
+    done: u32,
+    /// Messages about which a sleeping peer has been told.
+    notified: u32,
+}
+
+/// The peer's `done` counter makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the peer says that it is done with {found} messages; {sent} were sent and {done} were done before")]
+pub struct BadCredit {
+    /// The counter that was read.
+    pub found: u32,
+    /// Messages sent so far.
+    pub sent: u32,
+    /// Messages done when last read.
+    pub done: u32,
+}
+
+impl<S: Deref<Target = LaneSide>> Producer<S> {
+    /// A producer at position zero of a fresh ring.
+    pub fn new(own: S, peer: S) -> Self {
+        Self { own, peer, next: 0, done: 0, notified: 0 }
+    }
+
+    /// Position of the next message to be published.
+    #[inline(always)]
+    pub fn position(&self) -> u32 {
+        self.next
+    }
+
+    /// Messages published and not yet done.
+    #[inline(always)]
+    pub fn outstanding(&self) -> u32 {
+        self.next.wrapping_sub(self.done)
+    }
+
+    /// Whether one more message may be published: takes a credit if there is one.
+    ///
+    /// # Errors
+    /// [`BadCredit`] if the peer's counter runs backwards or ahead of what was sent.
+    #[inline(always)]
+    pub fn try_claim(&mut self) -> Result<bool, BadCredit> {
+        if self.outstanding() < SLOTS {
+            return Ok(true);
+        }
+        self.refresh_credits()?;
+        Ok(self.outstanding() < SLOTS)
+    }
+
+    /// Reads the peer's `done` counter once and clamps it.
+    ///
+    /// # Errors
+    /// [`BadCredit`] if the counter runs backwards or ahead of what was sent.
+    pub fn refresh_credits(&mut self) -> Result<(), BadCredit> {
+        // Acquire: pairs with the Release store in `Consumer::finish`; the peer's reads of the slot are over.
+        let found = self.peer.done.load(Ordering::Acquire);
+        if found.wrapping_sub(self.done) > self.outstanding() {
+            return Err(BadCredit { found, sent: self.next, done: self.done });
+        }
+        self.done = found;
+        Ok(())
+    }
+
+    /// Whether the peer has taken the message at `position`. Only a true answer is a promise of the peer; a
+    /// nonsensical counter counts as taken, because then nothing is proved.
+    pub fn was_taken(&self, position: u32) -> bool {
+        let taken = self.peer.taken.load(Ordering::Acquire);
+        let ahead = self.next.wrapping_sub(taken);
+        !(ahead <= SLOTS && self.next.wrapping_sub(position) <= ahead)
+    }
+
+    /// Publishes one message; the caller has seen [`Producer::try_claim`] say yes.
+    #[inline(always)]
+    pub fn publish(&mut self, header: &Header, payload: &[u64; INLINE_WORDS]) {
+        debug_assert!(self.outstanding() < SLOTS, "published without a credit");
+        let stamp = self.next.wrapping_add(1);
+        self.own.slot(self.next).write(stamp, header, payload);
+        self.next = stamp;
+    }
+
+    /// Wakes the peer if it sleeps on one of the messages published since the last call.
+    ///
+    /// Needs [`fence_seq_cst`] between the last publish and this call: it stands between our stamp and the peer's
+    /// `asleep`; its partner stands in `Consumer::sleep` between the peer's `asleep` and its last look at the stamp.
+    /// One of the two sides must see the other's store.
+    #[inline(always)]
+    pub(crate) fn wake_sleeper(&mut self) {
+        let asleep = self.peer.asleep.load(Ordering::Relaxed);
+        if asleep & ASLEEP != 0 {
+            let [position, _] = halves(asleep);
+            if position.wrapping_sub(self.notified) < self.next.wrapping_sub(self.notified) {
+                futex::wake(&self.own.slot(position).stamp);
+            }
+        }
+        self.notified = self.next;
+    }
+
+    /// Publishes nothing, wakes the peer if it sleeps on what was published.
+    #[inline(always)]
+    pub fn notify(&mut self) {
+        fence_seq_cst();
+        self.wake_sleeper();
+    }
+
+    /// Sleeps until the peer is done with at least one more message, for one slice at most.
+    ///
+    /// # Errors
+    /// [`BadCredit`] as [`Producer::try_claim`].
+    pub fn sleep_for_credit(&mut self, stop: &Stop, until: &mut Until) -> Result<(), BadCredit> {
+        self.own.credit_wanted.store(1, Ordering::Relaxed);
+        // Between our `credit_wanted` and our last look at the peer's `done`; partner: the fence before
+        // `Consumer::wake_creditor`, between the peer's `done` and its look at our `credit_wanted`.
+        fence_seq_cst();
+        let found = self.peer.done.load(Ordering::Acquire);
+        if found == self.done {
+            futex::wait(&self.peer.done, found, stop, until);
+        }
+        self.own.credit_wanted.store(0, Ordering::Relaxed);
+        self.refresh_credits()
+    }
+}

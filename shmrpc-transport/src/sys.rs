@@ -1,0 +1,9 @@
+//! The system's edge: futexes, sockets with descriptors, the watcher thread.
+
+#[cfg(not(loom))]
+pub mod fork;
+pub mod futex;
+#[cfg(not(loom))]
+pub(crate) mod socket;
+#[cfg(not(loom))]
+pub(crate) mod watcher;

@@ -1,0 +1,150 @@
+//! How arguments are written by clients and read by handlers.
+//!
+//! A client writes a tuple of [`Text`], [`Slice`] and [`Ref`]; its archive is that of the tuple of owned types that
+//! the server reads.
+
+use shmrpc_transport::message::{Encode, Encoder, Wire, decode};
+use shmrpc_transport::rkyv::rancor::Error;
+use shmrpc_transport::rkyv::string::{ArchivedString, StringResolver};
+use shmrpc_transport::rkyv::vec::{ArchivedVec, VecResolver};
+use shmrpc_transport::rkyv::{self, Archive, Archived, Place, Serialize};
+
+pub use shmrpc_transport::message::Number;
+
+use crate::{Message, Schema};
+
+/// A tuple of arguments as a client writes them.
+pub trait Args: Encode {
+    /// Whether any of them is of a recursive type.
+    const RECURSIVE: bool;
+}
+
+/// One argument as a client writes it.
+pub trait Arg {
+    /// Whether it is of a recursive type.
+    const RECURSIVE: bool = false;
+}
+
+/// A `&str`, archived as a `String`.
+#[derive(Debug)]
+pub struct Text<'a>(pub &'a str);
+
+/// A `&[number]`, archived as a `Vec<number>`.
+#[derive(Debug)]
+pub struct Slice<'a, T>(pub &'a [T]);
+
+/// A value that the caller keeps, archived as itself.
+#[derive(Debug)]
+pub struct Ref<'a, T>(pub &'a T);
+
+impl Arg for Text<'_> {}
+impl<T> Arg for Slice<'_, T> {}
+impl<T: Schema> Arg for Ref<'_, T> {
+    const RECURSIVE: bool = T::RECURSIVE;
+}
+
+impl Archive for Text<'_> {
+    type Archived = ArchivedString;
+    type Resolver = StringResolver;
+
+    #[inline(always)]
+    fn resolve(&self, resolver: StringResolver, out: Place<ArchivedString>) {
+        ArchivedString::resolve_from_str(self.0, resolver, out);
+    }
+}
+
+impl<'s> Serialize<Encoder<'s>> for Text<'_> {
+    #[inline(always)]
+    fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<StringResolver, Error> {
+        ArchivedString::serialize_from_str(self.0, encoder)
+    }
+}
+
+impl<T: Number> Archive for Slice<'_, T> {
+    type Archived = ArchivedVec<Archived<T>>;
+    type Resolver = VecResolver;
+
+    #[inline(always)]
+    fn resolve(&self, resolver: VecResolver, out: Place<Self::Archived>) {
+        ArchivedVec::resolve_from_slice(self.0, resolver, out);
+    }
+}
+
+impl<'s, T: Number> Serialize<Encoder<'s>> for Slice<'_, T> {
+    #[inline(always)]
+    fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<VecResolver, Error> {
+        ArchivedVec::serialize_from_slice(self.0, encoder)
+    }
+}
+
+impl<T: Archive> Archive for Ref<'_, T> {
+    type Archived = T::Archived;
+    type Resolver = T::Resolver;
+
+    #[inline(always)]
+    fn resolve(&self, resolver: T::Resolver, out: Place<T::Archived>) {
+        self.0.resolve(resolver, out);
+    }
+}
+
+impl<'s, T: Serialize<Encoder<'s>>> Serialize<Encoder<'s>> for Ref<'_, T> {
+    #[inline(always)]
+    fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<T::Resolver, Error> {
+        self.0.serialize(encoder)
+    }
+}
+
+macro_rules! args {
+    ($($name:ident)*) => {
+        impl<$($name: Arg),*> Args for ($($name,)*)
+        where
+            ($($name,)*): Encode,
+        {
+            const RECURSIVE: bool = false $(|| $name::RECURSIVE)*;
+        }
+    };
+}
+
+args!();
+args!(A);
+args!(A B);
+args!(A B C);
+args!(A B C D);
+args!(A B C D E);
+args!(A B C D E F);
+args!(A B C D E F G);
+args!(A B C D E F G H);
+args!(A B C D E F G H I);
+args!(A B C D E F G H I J);
+args!(A B C D E F G H I J K);
+args!(A B C D E F G H I J K L);
+
+/// Arguments that could not be read.
+#[derive(Debug)]
+pub struct Rejected(pub(crate) String);
+
+/// A `String` argument as `&str`.
+#[inline(always)]
+pub fn text(archived: &ArchivedString) -> &str {
+    archived.as_str()
+}
+
+/// A `Vec<number>` argument as `&[number]`.
+#[inline(always)]
+pub fn slice<T: Number>(archived: &ArchivedVec<Archived<T>>) -> &[T] {
+    T::slice(archived)
+}
+
+/// An argument by value.
+///
+/// # Errors
+/// [`Rejected`] if the type itself refuses.
+#[inline(always)]
+pub fn owned<T: Message>(archived: &rkyv::Archived<T>) -> Result<T, Rejected> {
+    own::<T>(archived)
+}
+
+#[inline(always)]
+fn own<T: Wire>(archived: &T::Archived) -> Result<T, Rejected> {
+    decode::<T>(archived).map_err(|invalid| Rejected(invalid.to_string()))
+}

@@ -1,0 +1,228 @@
+//! The client's side of a call: encode, lease a lane, call, decode.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shmrpc_transport::message::Message as Payload;
+use shmrpc_transport::message::View;
+use shmrpc_transport::shm::callers::{Callers, NoLane};
+use shmrpc_transport::shm::connection::Connection;
+use shmrpc_transport::shm::lane::{NoReply, Reply};
+use shmrpc_transport::shm::slot::Kind;
+use shmrpc_transport::sys::fork;
+use shmrpc_transport::sys::futex::Until;
+
+use crate::Message;
+use crate::arg::Args;
+use crate::context::TransportInfo;
+use crate::dispatch::Failure;
+use crate::error::{CallError, Outcome};
+
+/// A connection to one service, with the options of this handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Channel {
+    link: Arc<Link>,
+    timeout: Duration,
+}
+
+/// What all clones of a client share.
+pub(crate) struct Link {
+    pub(crate) callers: Callers,
+    /// The server's ids, by the method's index in the trait.
+    pub(crate) methods: Box<[Option<u16>]>,
+    /// Names for errors, by the method's index in the trait.
+    pub(crate) names: Box<[&'static str]>,
+    pub(crate) transport: TransportInfo,
+    pub(crate) process: fork::Generation,
+}
+
+impl Channel {
+    pub(crate) fn new(link: Link, timeout: Duration) -> Self {
+        Self { link: Arc::new(link), timeout }
+    }
+
+    pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { link: Arc::clone(&self.link), timeout }
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) fn transport(&self) -> &TransportInfo {
+        &self.link.transport
+    }
+
+    /// Calls a method that has no error of its own.
+    #[inline]
+    pub fn call<A: Args, R: Message>(&self, method: u16, args: &A) -> Result<R, CallError> {
+        let reply = self.transact(method, args)?;
+        match reply.kind {
+            Kind::Reply => reply.message.decode::<R>().map_err(|invalid| bad_reply(&invalid)),
+            _ => Err(failure(&reply)),
+        }
+    }
+
+    /// Calls a method that returns `Result<R, E>`.
+    #[inline]
+    pub fn call_fallible<A: Args, R: Message, E: Message>(
+        &self,
+        method: u16,
+        args: &A,
+    ) -> Result<R, CallError<E>> {
+        let reply = self.transact(method, args).map_err(CallError::widen)?;
+        match reply.kind {
+            Kind::Reply => reply.message.decode::<R>().map_err(|invalid| bad_reply(&invalid).widen()),
+            _ => Err(service_error(&reply)),
+        }
+    }
+
+    /// Calls a method that has no error of its own, and leaves the result where it arrived.
+    #[inline]
+    pub fn view<A: Args, R: Message>(&self, method: u16, args: &A) -> Result<View<R>, CallError> {
+        let reply = self.transact(method, args)?;
+        match reply.kind {
+            Kind::Reply => reply.message.into_view::<R>().map_err(|invalid| bad_reply(&invalid)),
+            _ => Err(failure(&reply)),
+        }
+    }
+
+    /// Calls a method that returns `Result<R, E>`, and leaves the result where it arrived.
+    #[inline]
+    pub fn view_fallible<A: Args, R: Message, E: Message>(
+        &self,
+        method: u16,
+        args: &A,
+    ) -> Result<View<R>, CallError<E>> {
+        let reply = self.transact(method, args).map_err(CallError::widen)?;
+        match reply.kind {
+            Kind::Reply => reply.message.into_view::<R>().map_err(|invalid| bad_reply(&invalid).widen()),
+            _ => Err(service_error(&reply)),
+        }
+    }
+
+    /// Sends a one-way call. `Ok` means that it is on its way, not that it has run.
+    #[inline]
+    pub fn send<A: Args>(&self, method: u16, args: &A) -> Result<(), CallError> {
+        let mut until = Until::after(self.timeout);
+        let id = self.id(method)?;
+        let outgoing = self.connection().encode(args, A::RECURSIVE, &mut until)?;
+        let mut lease = self.link.callers.lease(&mut until).map_err(|none| self.no_lane(none))?;
+        let lane = lease.lane().ok_or_else(closed)?;
+        lane.send(id, outgoing, &mut until).map_err(|none| self.no_reply(none))?;
+        lease.sent_oneway();
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn transact<A: Args>(&self, method: u16, args: &A) -> Result<Reply, CallError> {
+        let mut until = Until::after(self.timeout);
+        let id = self.id(method)?;
+        let outgoing = self.connection().encode(args, A::RECURSIVE, &mut until)?;
+        let mut lease = self.link.callers.lease(&mut until).map_err(|none| self.no_lane(none))?;
+        let lane = lease.lane().ok_or_else(closed)?;
+        let reply =
+            lane.call(id, timeout_ms(self.timeout), outgoing, &mut until).map_err(|none| self.no_reply(none))?;
+        lease.got_reply();
+        Ok(reply)
+    }
+
+    #[inline(always)]
+    fn connection(&self) -> &Arc<Connection> {
+        self.link.callers.connection()
+    }
+
+    /// The server's id of a method; also where a forked child stops.
+    #[inline(always)]
+    fn id(&self, method: u16) -> Result<u16, CallError> {
+        if !self.link.process.is_current() {
+            return Err(CallError::Forked);
+        }
+        match self.link.methods.get(usize::from(method)) {
+            Some(Some(id)) => Ok(*id),
+            _ => Err(self.unknown(method)),
+        }
+    }
+
+    #[cold]
+    fn unknown(&self, method: u16) -> CallError {
+        let name = self.link.names.get(usize::from(method)).copied().unwrap_or("?");
+        CallError::UnknownMethod(name.to_owned())
+    }
+
+    #[cold]
+    fn no_lane(&self, none: NoLane) -> CallError {
+        match none {
+            NoLane::Refused => CallError::Overloaded("the server has no thread left to serve this client".into()),
+            NoLane::TimedOut => CallError::Overloaded(format!(
+                "every lane was in use for {:?}, or a one-way call before this one has not run yet",
+                self.timeout
+            )),
+            NoLane::Dead(death) => {
+                CallError::Disconnected { reason: death.reason, outcome: Outcome::NotRun }
+            }
+        }
+    }
+
+    #[cold]
+    fn no_reply(&self, none: NoReply) -> CallError {
+        let outcome = |maybe| if maybe { Outcome::Unknown } else { Outcome::NotRun };
+        match none {
+            NoReply::TimedOut { published } => {
+                CallError::DeadlineExceeded { timeout: self.timeout, outcome: outcome(published) }
+            }
+            NoReply::Dead { taken, death } => {
+                CallError::Disconnected { reason: death.reason, outcome: outcome(taken) }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Channel")
+            .field("endpoint", &self.link.transport.endpoint)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The time limit as it travels: at least 1 ms; 0, for ever, if it does not fit.
+#[inline(always)]
+fn timeout_ms(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_millis().max(1)).unwrap_or(0)
+}
+
+#[cold]
+fn closed() -> CallError {
+    CallError::Disconnected { reason: "the lane is closed".into(), outcome: Outcome::NotRun }
+}
+
+#[cold]
+fn bad_reply(invalid: &dyn fmt::Display) -> CallError {
+    CallError::BadReply(invalid.to_string())
+}
+
+#[cold]
+fn service_error<E: Message>(reply: &Reply) -> CallError<E> {
+    if reply.kind == Kind::ServiceError {
+        return match reply.message.decode::<E>() {
+            Ok(error) => CallError::Service(error),
+            Err(invalid) => bad_reply(&invalid).widen(),
+        };
+    }
+    failure(reply).widen()
+}
+
+#[cold]
+fn failure(reply: &Reply) -> CallError {
+    let message: &Payload = &reply.message;
+    if reply.kind != Kind::Failure {
+        return CallError::BadReply("the server answered with an error that this method does not have".into());
+    }
+    match message.decode::<(u32, String)>() {
+        Ok((code, text)) => Failure::from_code(code).into_error(text),
+        Err(invalid) => bad_reply(&invalid),
+    }
+}

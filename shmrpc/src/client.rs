@@ -1,0 +1,184 @@
+//! Clients: connecting, and the options that every client has.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shmrpc_transport::peers::Peers;
+use shmrpc_transport::shm::callers::Callers;
+use shmrpc_transport::shm::connection::{Connection, Events};
+use shmrpc_transport::shm::rendezvous::{Policy, connect};
+use shmrpc_transport::sys::fork;
+
+use crate::channel::{Channel, Link};
+use crate::context::{Transport, TransportInfo};
+use crate::endpoint::Endpoint;
+use crate::error::ConnectError;
+use crate::greeting;
+use crate::schema::ServiceSchema;
+
+/// What every generated client can do besides its service's methods. Bring it into scope with the prelude.
+///
+/// A service may have methods of these names: they win, and the trait's are still there as `Client::view(&kv)`.
+pub trait Client: Clone + Send + Sync + Sized + 'static {
+    /// The same service, with results that are read where they arrived.
+    type View;
+
+    #[doc(hidden)]
+    fn from_channel(channel: Channel) -> Self;
+
+    #[doc(hidden)]
+    fn channel(&self) -> &Channel;
+
+    #[doc(hidden)]
+    fn schema() -> ServiceSchema;
+
+    /// The same service, with results that are read where they arrived: each method returns a
+    /// [`View`](crate::View).
+    fn view(&self) -> Self::View;
+
+    /// The same client with another time limit for each call. Cheap: the connection is shared.
+    ///
+    /// The default is 10 s. A wait ends at most 100 ms after its limit. `Duration::MAX` means for ever.
+    fn with_timeout(&self, timeout: Duration) -> Self {
+        Self::from_channel(Client::channel(self).with_timeout(timeout))
+    }
+
+    /// The time limit of each call.
+    fn timeout(&self) -> Duration {
+        Client::channel(self).timeout()
+    }
+
+    /// Which transport is in use, and why.
+    fn transport(&self) -> &TransportInfo {
+        Client::channel(self).transport()
+    }
+}
+
+/// Options of a client. `KvClient::builder()` makes one.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ClientBuilder<C> {
+    policy: Policy,
+    timeout: Duration,
+    connect_timeout: Duration,
+    client: PhantomData<fn() -> C>,
+}
+
+impl<C: Client> ClientBuilder<C> {
+    /// The defaults: 10 s for a call, 5 s to connect, messages up to 64 MiB, the same user on both sides.
+    pub fn new() -> Self {
+        Self {
+            policy: Policy::default(),
+            timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            client: PhantomData,
+        }
+    }
+
+    /// Time limit of each call. 10 s by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Time limit of connecting, for each endpoint. 5 s by default.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Whose servers may be talked to. The same user's by default.
+    pub fn allow(mut self, peers: Peers) -> Self {
+        self.policy.allow = peers;
+        self
+    }
+
+    /// A trusted server is inside our memory-safety boundary for one thing: the bytes of a large result (above
+    /// 4 KiB) while it is read in place. Results of a server that is allowed and not trusted are copied once.
+    /// The same user's servers are trusted by default.
+    pub fn trust(mut self, peers: Peers) -> Self {
+        self.policy.trust = peers;
+        self
+    }
+
+    /// Bytes of a result that this client takes. 64 MiB by default.
+    pub fn max_message(mut self, bytes: u64) -> Self {
+        self.policy.max_message = bytes;
+        self
+    }
+
+    /// Connects to the first of the comma-separated endpoints that serves the service.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says, for each endpoint, what is wrong and what to do.
+    pub fn connect(&self, endpoint: impl AsRef<str>) -> Result<C, ConnectError> {
+        let mut errors = Vec::new();
+        for endpoint in Endpoint::parse_list(endpoint.as_ref())? {
+            match self.connect_one(&endpoint, &errors) {
+                Ok(client) => return Ok(client),
+                Err(error) => errors.push(error),
+            }
+        }
+        match errors.pop() {
+            Some(error) if errors.is_empty() => Err(error),
+            Some(error) => {
+                errors.push(error);
+                Err(ConnectError::All(errors))
+            }
+            None => Err(ConnectError::All(errors)),
+        }
+    }
+
+    fn connect_one(&self, endpoint: &Endpoint, failed: &[ConnectError]) -> Result<C, ConnectError> {
+        let schema = C::schema();
+        let path = endpoint.socket()?;
+        let question = greeting::question(&schema);
+        let met = connect(&path, &self.policy, &question, self.connect_timeout, Box::new(NoEvents))
+            .map_err(|error| ConnectError::Meet { endpoint: endpoint.to_string(), error })?;
+        let callers = Callers::new(met.connection);
+        let methods = greeting::read_answer(&schema, &met.application)
+            .map_err(|reason| ConnectError::Answer { endpoint: endpoint.to_string(), reason })?;
+        let transport = describe(callers.connection(), endpoint, failed);
+        tracing::info!(%transport, service = schema.name, "connected");
+        let names = (0..methods.len()).map(|index| {
+            let named = schema.methods.iter().find(|method| usize::from(method.index) == index);
+            named.map_or("?", |method| method.name)
+        });
+        let names = names.collect();
+        let link = Link { callers, methods, names, transport, process: fork::Generation::current() };
+        Ok(C::from_channel(Channel::new(link, self.timeout)))
+    }
+}
+
+impl<C: Client> Default for ClientBuilder<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn describe(connection: &Connection, endpoint: &Endpoint, failed: &[ConnectError]) -> TransportInfo {
+    let mut reason = "the endpoint asks for it and the server shares memory".to_owned();
+    for error in failed {
+        reason.push_str("; before that: ");
+        reason.push_str(&error.to_string());
+    }
+    TransportInfo {
+        transport: Transport::Shm,
+        endpoint: endpoint.to_string(),
+        reason,
+        reads_in_place: connection.is_trusted(),
+        peer: connection.peer(),
+    }
+}
+
+/// A client serves no lanes.
+struct NoEvents;
+
+impl Events for NoEvents {
+    fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> bool {
+        false
+    }
+
+    fn closed(&self, _: &Connection) {}
+}

@@ -1,0 +1,181 @@
+//! The server's side of a call: validate, run the handler, encode its result.
+
+use std::any::Any;
+
+use shmrpc_transport::message::{Encode, Message as Payload};
+use shmrpc_transport::shm::lane::ServingLane;
+use shmrpc_transport::shm::slot::Kind;
+use shmrpc_transport::sys::futex::Until;
+
+use crate::Message;
+use crate::arg::Rejected;
+use crate::context::Context;
+use crate::error::CallError;
+
+/// A call on its way into a handler.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub(crate) lane: &'a mut ServingLane,
+    pub(crate) call_id: u32,
+    pub(crate) oneway: bool,
+    pub(crate) message: Payload,
+    pub(crate) context: &'a Context,
+}
+
+/// Proof that a request was answered, or needed no answer.
+#[derive(Debug)]
+pub struct Answered(());
+
+/// How a call failed outside its handler. The numbers travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Panicked = 1,
+    UnknownMethod = 2,
+    BadArguments = 3,
+    Overloaded = 4,
+    BadReply = 5,
+}
+
+impl Failure {
+    /// Reads a peer's number. What a later version adds is an answer that we cannot read.
+    pub(crate) fn from_code(code: u32) -> Self {
+        match code {
+            1 => Self::Panicked,
+            2 => Self::UnknownMethod,
+            3 => Self::BadArguments,
+            4 => Self::Overloaded,
+            _ => Self::BadReply,
+        }
+    }
+
+    pub(crate) fn into_error(self, text: String) -> CallError {
+        match self {
+            Self::Panicked => CallError::Panicked(text),
+            Self::UnknownMethod => CallError::UnknownMethod(text),
+            Self::BadArguments => CallError::BadArguments(text),
+            Self::Overloaded => CallError::Overloaded(text),
+            Self::BadReply => CallError::BadReply(text),
+        }
+    }
+}
+
+impl Request<'_> {
+    /// Runs a handler that has no error of its own.
+    #[inline(always)]
+    pub fn unary<A: Message, R: Message>(
+        self,
+        handler: impl FnOnce(&A::Archived, &Context) -> Result<R, Rejected>,
+    ) -> Answered {
+        match self.message.access::<A>().map(|args| handler(args, self.context)) {
+            Ok(Ok(result)) => self.reply(Kind::Reply, &result, R::RECURSIVE),
+            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Err(invalid) => {
+                let reason = invalid.to_string();
+                self.fail(Failure::BadArguments, reason)
+            }
+        }
+    }
+
+    /// Runs a handler that returns a result.
+    #[inline(always)]
+    pub fn fallible<A: Message, R: Message, E: Message>(
+        self,
+        handler: impl FnOnce(&A::Archived, &Context) -> Result<Result<R, E>, Rejected>,
+    ) -> Answered {
+        match self.message.access::<A>().map(|args| handler(args, self.context)) {
+            Ok(Ok(Ok(result))) => self.reply(Kind::Reply, &result, R::RECURSIVE),
+            Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
+            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Err(invalid) => {
+                let reason = invalid.to_string();
+                self.fail(Failure::BadArguments, reason)
+            }
+        }
+    }
+
+    /// Runs a handler that nobody waits for.
+    #[inline(always)]
+    pub fn oneway<A: Message>(
+        self,
+        handler: impl FnOnce(&A::Archived, &Context) -> Result<(), Rejected>,
+    ) -> Answered {
+        match self.message.access::<A>().map(|args| handler(args, self.context)) {
+            Ok(Ok(())) => Answered(()),
+            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Err(invalid) => {
+                let reason = invalid.to_string();
+                self.fail(Failure::BadArguments, reason)
+            }
+        }
+    }
+
+    /// Answers a call to a method that the service does not have.
+    #[cold]
+    pub fn unknown_method(self) -> Answered {
+        self.fail(Failure::UnknownMethod, "an id that this server did not give".into())
+    }
+
+    #[inline(always)]
+    fn reply<T: Encode>(self, kind: Kind, value: &T, recursive: bool) -> Answered {
+        let Self { lane, call_id, oneway, message, context } = self;
+        // The arguments' memory goes back before the reply says so, so that the caller's next call finds it free.
+        drop(message);
+        if oneway {
+            return Answered(());
+        }
+        let connection = std::sync::Arc::clone(lane.connection());
+        match connection.encode(value, recursive, &mut Until::after(REPLY_MEMORY)) {
+            Ok(outgoing) => {
+                if let Err(death) = lane.reply(call_id, kind, outgoing) {
+                    tracing::debug!(%death, "nobody waits for a reply any more");
+                }
+                Answered(())
+            }
+            Err(error) => fail(lane, call_id, oneway, context, Failure::BadReply, error.to_string()),
+        }
+    }
+
+    #[cold]
+    fn fail(self, failure: Failure, text: String) -> Answered {
+        let Self { lane, call_id, oneway, message, context } = self;
+        drop(message);
+        fail(lane, call_id, oneway, context, failure, text)
+    }
+}
+
+/// How long a reply may wait for the caller to give memory back.
+const REPLY_MEMORY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Bytes of text that a failure carries at most.
+const TEXT_MAX: usize = 1024;
+
+#[cold]
+pub(crate) fn fail(
+    lane: &mut ServingLane,
+    call_id: u32,
+    oneway: bool,
+    context: &Context,
+    failure: Failure,
+    mut text: String,
+) -> Answered {
+    if oneway {
+        tracing::warn!(peer = ?context.peer(), ?failure, text, "a one-way call failed");
+        return Answered(());
+    }
+    text.truncate(text.floor_char_boundary(TEXT_MAX));
+    let connection = std::sync::Arc::clone(lane.connection());
+    match connection.encode(&(failure as u32, text), false, &mut Until::after(REPLY_MEMORY)) {
+        Ok(outgoing) => {
+            if let Err(death) = lane.reply(call_id, Kind::Failure, outgoing) {
+                tracing::debug!(%death, "nobody waits for a reply any more");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "a failure could not be reported"),
+    }
+    Answered(())
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}

@@ -1,0 +1,106 @@
+//! Remote procedure calls between processes, at the speed of the cache line.
+//!
+//! A trait becomes a client and a server. Arguments are written with rkyv straight into shared memory that the other
+//! process reads; futexes wake whoever sleeps.
+//!
+//! ```
+//! use shmrpc::prelude::*;
+//!
+//! #[derive(Debug, Clone, PartialEq)]
+//! #[shmrpc::message]
+//! pub struct Entry {
+//!     pub key: String,
+//!     pub value: Vec<u8>,
+//! }
+//!
+//! #[shmrpc::service]
+//! pub trait Kv {
+//!     fn put(&self, key: &str, value: &[u8]) -> u64;
+//!     fn last(&self) -> Option<Entry>;
+//! }
+//!
+//! #[derive(Default)]
+//! struct Store(std::sync::Mutex<Vec<Entry>>);
+//!
+//! impl Kv for Store {
+//!     fn put(&self, key: &str, value: &[u8]) -> u64 {
+//!         let mut entries = self.0.lock().unwrap();
+//!         entries.push(Entry { key: key.to_owned(), value: value.to_owned() });
+//!         entries.len() as u64
+//!     }
+//!     fn last(&self) -> Option<Entry> {
+//!         self.0.lock().unwrap().last().cloned()
+//!     }
+//! }
+//!
+//! # let folder = std::env::temp_dir().join(format!("shmrpc-doc-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder)?;
+//! # let endpoint = format!("shm:{}/kv", folder.display());
+//! // In one process ...
+//! let server = shmrpc::Server::builder()
+//!     .service(KvServer::new(Store::default()))
+//!     .listen(&endpoint)
+//!     .start()?;
+//!
+//! // ... and in another.
+//! let kv = KvClient::connect(&endpoint)?;
+//! assert_eq!(kv.put("a", b"1")?, 1);
+//! assert_eq!(kv.last()?.unwrap().key, "a");
+//! # drop(server);
+//! # std::fs::remove_dir_all(&folder)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The way of a call
+//!
+//! client stub → encode into the ring → publish → wake if asleep → copy or view → validate → dispatch → handler →
+//! encode the reply into the other ring → publish → wake → validate → return.
+//!
+//! # Trust
+//!
+//! A peer in the `trust` set (by default: the same user) is inside our memory-safety boundary for one thing only: the
+//! bytes of a large message (above 4 KiB) while it is read in place. Everything else is defended against everyone.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod server;
+mod dispatch;
+mod channel;
+mod greeting;
+mod context;
+mod endpoint;
+mod error;
+#[doc(hidden)]
+pub mod arg;
+mod schema;
+
+#[doc(hidden)]
+pub mod private;
+
+pub use client::{Client, ClientBuilder};
+pub use context::{Context, PeerInfo, Transport, TransportInfo};
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::{CallError, ConnectError, Outcome, ServeError};
+pub use schema::{Describe, Schema};
+pub use server::{Server, ServerBuilder, ServerHandle, Service, serve};
+pub use shmrpc_macros::{message, service};
+pub use shmrpc_transport::message::View;
+pub use shmrpc_transport::peers::Peers;
+
+/// A value as it lies in a message: what a handler sees of a `&Archived<T>` parameter, and a [`View`] derefs to.
+pub type Archived<T> = shmrpc_transport::rkyv::Archived<T>;
+
+/// A type that can be a parameter or a result of a method: plain data, or a type with `#[shmrpc::message]`.
+///
+/// It is implemented for whatever has a [`Schema`] and rkyv's traits; nobody implements it by hand.
+pub trait Message: Schema + shmrpc_transport::message::Wire {}
+
+impl<T: Schema + shmrpc_transport::message::Wire> Message for T {}
+
+/// Everything that a service, its server and its clients need.
+pub mod prelude {
+    pub use crate::{
+        Archived, CallError, Client, ConnectError, Context, Outcome, Peers, Server, ServerHandle, View,
+    };
+}

@@ -1,0 +1,8 @@
+//! What generated code names. No part of the public interface.
+
+pub use crate::arg;
+pub use crate::channel::Channel;
+pub use crate::dispatch::{Answered, Request};
+pub use crate::schema::{MethodSchema, ServiceSchema};
+pub use shmrpc_transport::message::Nested;
+pub use shmrpc_transport::rkyv;

@@ -1,0 +1,345 @@
+//! Servers: what is served where, a thread per lane, and an orderly end.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use shmrpc_transport::peers::{PeerCredentials, Peers};
+use shmrpc_transport::shm::connection::{Connection, Death, Events};
+use shmrpc_transport::shm::lane::{Incoming, ServingLane};
+use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy};
+
+use crate::context::Context;
+use crate::dispatch::{Answered, Failure, Request, fail, panic_text};
+use crate::endpoint::Endpoint;
+use crate::error::ServeError;
+use crate::greeting::{self, Table};
+use crate::schema::ServiceSchema;
+
+/// Something that can be served. `#[shmrpc::service]` generates an implementation, such as `KvServer`.
+pub trait Service: Send + Sync + 'static {
+    #[doc(hidden)]
+    fn schema(&self) -> ServiceSchema;
+
+    #[doc(hidden)]
+    fn dispatch(&self, method: u16, request: Request<'_>) -> Answered;
+}
+
+/// Serves one service at one endpoint until SIGINT or SIGTERM; then calls in flight finish, for 5 s at most.
+///
+/// It takes over both signals for the whole process. A program that handles signals itself uses
+/// [`Server::builder`].
+///
+/// # Errors
+/// [`ServeError`] if it cannot start, or if calls were still in flight at the end.
+pub fn serve(endpoint: &str, service: impl Service) -> Result<(), ServeError> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])
+            .map_err(ServeError::Signals)?;
+    let server = Server::builder().service(service).listen(endpoint).start()?;
+    let signal = signals.forever().next();
+    tracing::info!(signal, "draining");
+    server.shutdown(Duration::from_secs(5))
+}
+
+/// Entry to [`ServerBuilder`].
+#[derive(Debug)]
+pub struct Server(());
+
+impl Server {
+    /// A server with nothing to serve yet.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder {
+            services: Vec::new(),
+            endpoints: Vec::new(),
+            policy: Policy::default(),
+            max_connections: 1024,
+            max_lanes: 1024,
+        }
+    }
+}
+
+/// Options of a server.
+#[must_use]
+pub struct ServerBuilder {
+    services: Vec<Arc<dyn Service>>,
+    endpoints: Vec<String>,
+    policy: Policy,
+    max_connections: usize,
+    max_lanes: usize,
+}
+
+impl ServerBuilder {
+    /// Adds a service.
+    pub fn service(mut self, service: impl Service) -> Self {
+        self.services.push(Arc::new(service));
+        self
+    }
+
+    /// Adds an endpoint, or several separated by commas.
+    pub fn listen(mut self, endpoint: impl Into<String>) -> Self {
+        self.endpoints.push(endpoint.into());
+        self
+    }
+
+    /// Who may talk to this server. The same user by default.
+    pub fn allow(mut self, peers: Peers) -> Self {
+        self.policy.allow = peers;
+        self
+    }
+
+    /// A trusted client is inside our memory-safety boundary for one thing: the bytes of a large message (above
+    /// 4 KiB) while it is read in place. Messages of a client that is allowed and not trusted are copied once.
+    /// The same user's clients are trusted by default.
+    pub fn trust(mut self, peers: Peers) -> Self {
+        self.policy.trust = peers;
+        self
+    }
+
+    /// Bytes of a message that this server takes. 64 MiB by default.
+    pub fn max_message(mut self, bytes: u64) -> Self {
+        self.policy.max_message = bytes;
+        self
+    }
+
+    /// Connections at once. 1,024 by default; one more is refused with a reason.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// Lanes at once of all connections: threads that serve calls. 1,024 by default. A client that is refused a
+    /// lane shares those it has; one that has none gets [`CallError::Overloaded`](crate::CallError::Overloaded).
+    pub fn max_lanes(mut self, lanes: usize) -> Self {
+        self.max_lanes = lanes;
+        self
+    }
+
+    /// Starts to listen, and returns. Never touches signal handlers.
+    ///
+    /// # Errors
+    /// [`ServeError`] names the endpoint and the reason.
+    pub fn start(self) -> Result<ServerHandle, ServeError> {
+        let Self { services, endpoints, policy, max_connections, max_lanes } = self;
+        if services.is_empty() {
+            return Err(ServeError::Incomplete("nothing to serve; add `.service(...)`"));
+        }
+        if endpoints.is_empty() {
+            return Err(ServeError::Incomplete("nowhere to listen; add `.listen(\"shm:NAME\")`"));
+        }
+        let mut names = HashMap::new();
+        for service in &services {
+            let name = service.schema().name;
+            if names.insert(name, ()).is_some() {
+                return Err(ServeError::Duplicate(name));
+            }
+        }
+        let shared = Arc::new_cyclic(|this| Shared {
+            this: Weak::clone(this),
+            services,
+            max_connections,
+            max_lanes,
+            state: Mutex::default(),
+            idle: Condvar::new(),
+        });
+        let mut listeners = Vec::new();
+        let mut listening = Vec::new();
+        for list in &endpoints {
+            for endpoint in Endpoint::parse_list(list)? {
+                let path = endpoint.socket()?;
+                let listener = Listener::bind(&path, policy.clone(), Arc::clone(&shared) as Arc<dyn Host>)
+                    .map_err(|error| ServeError::Listen { endpoint: endpoint.to_string(), error })?;
+                tracing::info!(%endpoint, "listening");
+                listeners.push(listener);
+                listening.push(endpoint);
+            }
+        }
+        Ok(ServerHandle { shared, listeners, endpoints: listening })
+    }
+}
+
+impl std::fmt::Debug for ServerBuilder {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ServerBuilder")
+            .field("endpoints", &self.endpoints)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A running server. Dropping it ends it at once; [`ServerHandle::shutdown`] lets calls in flight finish.
+pub struct ServerHandle {
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    endpoints: Vec<Endpoint>,
+}
+
+impl ServerHandle {
+    /// Where it listens.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Connections now.
+    pub fn connections(&self) -> usize {
+        self.shared.state.lock().connections.len()
+    }
+
+    /// Stops listening, tells the clients, serves what they have published, and ends.
+    ///
+    /// # Errors
+    /// [`ServeError::StillBusy`] if handlers had not returned after `timeout`; their calls were cut off.
+    pub fn shutdown(mut self, timeout: Duration) -> Result<(), ServeError> {
+        let deadline = Instant::now() + timeout;
+        self.listeners.clear();
+        for connection in self.shared.connections() {
+            connection.drain();
+        }
+        let mut state = self.shared.state.lock();
+        while state.lanes > 0 && !self.shared.idle.wait_until(&mut state, deadline).timed_out() {}
+        let lanes = state.lanes;
+        drop(state);
+        if lanes == 0 { Ok(()) } else { Err(ServeError::StillBusy { lanes, timeout }) }
+    }
+}
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        self.listeners.clear();
+        for connection in self.shared.connections() {
+            connection.die(Death { reason: "the server was shut down".into(), poisoned: false });
+        }
+    }
+}
+
+impl std::fmt::Debug for ServerHandle {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ServerHandle").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+/// What the listeners, connections and lanes of one server share.
+struct Shared {
+    this: Weak<Shared>,
+    services: Vec<Arc<dyn Service>>,
+    max_connections: usize,
+    max_lanes: usize,
+    state: Mutex<State>,
+    /// Notified when the last lane ends.
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    connections: HashMap<u64, Arc<Connection>>,
+    /// Threads that serve lanes.
+    lanes: usize,
+}
+
+impl Shared {
+    fn connections(&self) -> Vec<Arc<Connection>> {
+        self.state.lock().connections.values().cloned().collect()
+    }
+}
+
+impl Host for Shared {
+    fn welcome(
+        &self,
+        _peer: &PeerCredentials,
+        application: &[u8],
+    ) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+        if self.state.lock().connections.len() >= self.max_connections {
+            return Err(format!("{} connections are open, which is this server's limit", self.max_connections));
+        }
+        let (answer, table) = greeting::answer(&self.services, application)?;
+        let shared = self.this.upgrade().ok_or("the server is shutting down")?;
+        Ok((answer, Box::new(Served { shared, table: Arc::new(table) })))
+    }
+
+    fn connected(&self, connection: &Arc<Connection>) {
+        self.state.lock().connections.insert(connection.id(), Arc::clone(connection));
+    }
+}
+
+/// One connection of a server.
+struct Served {
+    shared: Arc<Shared>,
+    table: Arc<Table>,
+}
+
+impl Events for Served {
+    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> bool {
+        let Some(place) = Place::take(&self.shared) else {
+            tracing::warn!(limit = self.shared.max_lanes, peer = ?connection.peer(), "a lane was refused");
+            return false;
+        };
+        let Some(serving) = ServingLane::new(connection, lane) else { return false };
+        let table = Arc::clone(&self.table);
+        let thread = std::thread::Builder::new().name(format!("shmrpc-lane-{lane}"));
+        let started = thread.spawn(move || {
+            serve_lane(serving, &table);
+            drop(place);
+        });
+        if let Err(error) = &started {
+            tracing::warn!(%error, "a lane's thread could not start");
+        }
+        started.is_ok()
+    }
+
+    fn closed(&self, connection: &Connection) {
+        self.shared.state.lock().connections.remove(&connection.id());
+    }
+}
+
+/// One lane's place under the server's limit; given back when dropped.
+struct Place(Arc<Shared>);
+
+impl Place {
+    fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let mut state = shared.state.lock();
+        if state.lanes >= shared.max_lanes {
+            return None;
+        }
+        state.lanes += 1;
+        Some(Self(Arc::clone(shared)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.lanes -= 1;
+        if state.lanes == 0 {
+            self.0.idle.notify_all();
+        }
+    }
+}
+
+/// Serves one lane, inline and in order, until its connection ends.
+fn serve_lane(mut lane: ServingLane, table: &Table) {
+    let peer = lane.connection().peer();
+    while let Some(incoming) = lane.next() {
+        serve_one(&mut lane, table, peer, incoming);
+        lane.finish();
+    }
+}
+
+#[inline(always)]
+fn serve_one(lane: &mut ServingLane, table: &Table, peer: PeerCredentials, incoming: Incoming) {
+    let Incoming { call_id, method, oneway, timeout_ms, message } = incoming;
+    let context = Context::new(peer, timeout_ms);
+    let known = table.get(usize::from(method));
+    let run = AssertUnwindSafe(|| {
+        let request = Request { lane, call_id, oneway, message, context: &context };
+        match known {
+            Some((service, index)) => service.dispatch(*index, request),
+            None => request.unknown_method(),
+        }
+    });
+    // A claim that a panic leaves behind was never published, so the lane is as it was.
+    if let Err(panic) = catch_unwind(run) {
+        fail(lane, call_id, oneway, &context, Failure::Panicked, panic_text(&*panic));
+    }
+}

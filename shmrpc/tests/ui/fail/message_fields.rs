@@ -1,0 +1,26 @@
+use std::borrow::Cow;
+use std::sync::Arc;
+
+#[shmrpc::message]
+pub struct Fields {
+    size: usize,
+    sizes: Option<Vec<isize>>,
+    text: &'static str,
+    bytes: Box<&'static [u8]>,
+    shared: Arc<str>,
+    cow: Cow<'static, str>,
+    pointer: *mut u8,
+    function: fn(),
+    dynamic: Box<dyn Send>,
+    units: Vec<()>,
+    fine: Box<str>,
+}
+
+#[shmrpc::message]
+pub enum Variants {
+    Tuple(usize, u64),
+    Struct { size: isize, fine: u64 },
+    Unit,
+}
+
+fn main() {}

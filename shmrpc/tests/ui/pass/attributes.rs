@@ -1,0 +1,110 @@
+//! Docs, `#[cfg]`, default bodies and lints.
+
+#![deny(missing_docs, warnings)]
+
+use shmrpc::prelude::*;
+
+/// Fields come and go.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[shmrpc::message]
+pub struct Settings {
+    /// Always here.
+    pub always: u32,
+    /// Never here.
+    #[cfg(any())]
+    pub never: NoSuchType,
+    /// Here.
+    #[cfg(all())]
+    pub here: String,
+}
+
+/// Variants come and go.
+#[derive(Debug)]
+#[shmrpc::message]
+pub enum Choice {
+    /// Never here.
+    #[cfg(any())]
+    Never(NoSuchType),
+    /// Here, with less.
+    Here {
+        /// Never here.
+        #[cfg(any())]
+        never: NoSuchType,
+        /// Here.
+        here: u32,
+    },
+}
+
+/// Whole items come and go.
+#[shmrpc::message]
+#[cfg(any())]
+pub struct Never(NoSuchType);
+
+/// Whole services come and go.
+#[shmrpc::service]
+#[cfg(any())]
+pub trait NeverServed {
+    /// Never here.
+    fn get(&self) -> NoSuchType;
+}
+
+/// Methods come and go; positions stay.
+#[shmrpc::service]
+pub trait Kv {
+    /// Never here.
+    #[cfg(any())]
+    fn never(&self, value: NoSuchType) -> NoSuchType;
+    /// Here.
+    #[cfg(all())]
+    fn here(&self) -> u32;
+    /// One of two.
+    #[cfg(any())]
+    fn one(&self) -> NoSuchType;
+    /// One of two.
+    #[cfg(not(any()))]
+    fn one(&self) -> u32;
+    /// Old.
+    #[deprecated(note = "use `here`")]
+    fn old(&self) -> u32 {
+        let mut sum = 0;
+        sum += self.here();
+        sum
+    }
+    /// Changes its copy.
+    fn change(&self, mut value: u32) -> u32 {
+        value += 1;
+        value
+    }
+    /// Used.
+    #[must_use]
+    fn used(&self) -> u32;
+    #[doc(hidden)]
+    fn hidden(&self) -> u32;
+}
+
+struct MyKv;
+
+impl Kv for MyKv {
+    fn here(&self) -> u32 {
+        1
+    }
+    fn one(&self) -> u32 {
+        2
+    }
+    fn used(&self) -> u32 {
+        3
+    }
+    fn hidden(&self) -> u32 {
+        4
+    }
+}
+
+fn main() {
+    let _ = KvServer::new(MyKv);
+    let methods = <KvClient as Client>::schema().methods;
+    let indices: Vec<_> = methods.iter().map(|method| (method.index, method.name)).collect();
+    assert_eq!(indices, [(1, "here"), (3, "one"), (4, "old"), (5, "change"), (6, "used"), (7, "hidden")]);
+    let (settings, choice) = (Settings::default(), Choice::Here { here: 1 });
+    let Choice::Here { here } = choice;
+    assert_eq!(settings.always + here, 1);
+}

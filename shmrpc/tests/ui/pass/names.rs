@@ -1,0 +1,86 @@
+//! No name of the user's collides with one of the macro's.
+
+#![deny(missing_docs, warnings)]
+
+use shmrpc::prelude::*;
+
+/// A message with the name that the macro gives its type parameter.
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+pub struct Implementation {
+    /// A keyword.
+    pub r#type: u32,
+}
+
+/// As short as a type parameter.
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+pub struct T(u8);
+
+/// Methods that the client, its trait or the standard library has too.
+#[shmrpc::service]
+pub trait Methods {
+    /// A name.
+    fn view(&self, view: u32) -> u32;
+    /// A name.
+    fn call(&self, call: u32) -> u32;
+    /// A name.
+    fn send(&self) -> u32;
+    /// A name.
+    fn channel(&self, channel: u32) -> u32;
+    /// A name.
+    fn new(&self, new: T) -> Implementation;
+    /// A name.
+    fn clone(&self, implementation: Implementation) -> T;
+    /// A name.
+    fn with_timeout(&self, timeout: &[u64]) -> u32;
+    /// A name.
+    fn schema(&self) -> u32;
+    /// A name.
+    fn dispatch(&self, method: u16) -> u32;
+    /// A name.
+    fn from_channel(&self) -> u32;
+    /// A name.
+    fn fmt(&self) -> u32;
+    /// A keyword.
+    fn r#type(&self, r#match: u32) -> u32;
+    /// All locals of generated code.
+    #[allow(clippy::too_many_arguments)]
+    fn locals(
+        &self,
+        request: u32,
+        args: &str,
+        ctx: u32,
+        method: &[u8],
+        self_: u32,
+        channel: &Archived<Implementation>,
+        service: &Context,
+        f: u32,
+        to: u32,
+        endpoint: u32,
+    ) -> u32;
+}
+
+/// One name for everything.
+#[shmrpc::service]
+pub trait Same {
+    /// One name.
+    fn same(&self, same: u32) -> u32;
+}
+
+/// The service of the other module has the same name.
+pub mod other {
+    /// One name for everything.
+    #[shmrpc::service]
+    pub trait Same {
+        /// One name.
+        fn same(&self, same: u32) -> u32;
+    }
+}
+
+fn main() {
+    let names: Vec<_> = <MethodsClient as Client>::schema().methods.iter().map(|method| method.name).collect();
+    assert!(names.contains(&"type"));
+    let view: fn(&MethodsClient, u32) -> Result<u32, CallError> = MethodsClient::view;
+    let _ = (view, <MethodsClient as Client>::view, <MethodsClient as Clone>::clone);
+}

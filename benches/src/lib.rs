@@ -31,6 +31,8 @@ mod closed_loop;
 
 mod subject;
 
+mod raw_lane;
+
 mod limit {
     //! What no library can beat here: the same work without the library.
     //!

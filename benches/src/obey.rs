@@ -2,7 +2,7 @@
 //!
 //! | command | what it does |
 //! | --- | --- |
-//! | `spin VARIANT COUNT`, `futex COUNT`, `ring COUNT`, `lane COUNT` | the peer's side of one batch |
+//! | `spin VARIANT COUNT`, `futex COUNT`, `ring COUNT` | the peer's side of one batch |
 //! | `handoff LEN COUNT`, `handoff_copy LEN COUNT` | the same, for payloads |
 //! | `streams NAME` | accepts one Unix and one TCP connection for `uds COUNT` and `tcp COUNT` |
 //! | `serve NAME` | starts the subject's servers |
@@ -28,12 +28,15 @@ use nix::{
     unistd::getppid,
 };
 
+use shmrpc_transport::shm::rendezvous::Listener;
+
 use crate::{
     channel::Channel,
     closed_loop::{self, Reached},
     error::{Error, Result},
     limit::{futex, handoff, ring, spin, tcp, uds},
     process::pin,
+    raw_lane,
     scratch::Served,
     shared::Shared,
     subject,
@@ -63,6 +66,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
         uds: None,
         tcp: None,
         servers: None,
+        lane: None,
     };
     while let Some(command) = channel.receive()? {
         let answer = match side.obey(&command, &mut channel) {
@@ -83,6 +87,7 @@ struct Side {
     uds: Option<UnixStream>,
     tcp: Option<TcpStream>,
     servers: Option<subject::Servers>,
+    lane: Option<Listener>,
 }
 
 impl Side {
@@ -119,7 +124,6 @@ impl Side {
             ("handoff", [len, count]) => handoff::serve(&self.shared, length(*len), *count),
             ("handoff_copy", [_, count]) => handoff::serve_copied(&self.shared, &mut self.private, *count),
             ("ring", [count]) => ring::serve(&self.shared, *count),
-            ("lane", [count]) => subject::serve_lane(&self.scratch, *count)?,
             _ => return Err(Error::Peer("unknown command".to_owned())),
         }
         Ok(())
@@ -136,6 +140,7 @@ impl Side {
     fn serve(&mut self, name: &str) -> Result<String> {
         let served = Served::at(&self.scratch, name);
         self.servers = subject::serve(&served.trusting, &served.wary)?;
+        self.lane = Some(raw_lane::serve(&served.lane)?);
         Ok(if self.servers.is_some() { "yes" } else { "no" }.to_owned())
     }
 }

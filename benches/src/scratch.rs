@@ -53,13 +53,15 @@ impl Drop for Scratch {
     }
 }
 
-/// Where a peer's two servers listen.
+/// Where a peer's servers listen.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
     /// The one that trusts peers of the same user.
     pub(crate) trusting: PathBuf,
     /// The one that trusts nobody.
     pub(crate) wary: PathBuf,
+    /// The one that echoes on a raw lane.
+    pub(crate) lane: PathBuf,
 }
 
 impl Served {
@@ -68,6 +70,7 @@ impl Served {
         Served {
             trusting: scratch.join(format!("{name}.trusting")),
             wary: scratch.join(format!("{name}.wary")),
+            lane: scratch.join(format!("{name}.lane")),
         }
     }
 }

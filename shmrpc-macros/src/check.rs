@@ -3,11 +3,11 @@
 mod types;
 
 use syn::meta::ParseNestedMeta;
-use syn::{Attribute, Path, Token, punctuated::Punctuated};
+use syn::{Attribute, Token};
 
 use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant};
-use crate::parse::wire_name;
+use crate::parse::{rkyv_derive, wire_name};
 
 use types::{Place, Types};
 
@@ -106,7 +106,7 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
         }
     }
     let types = Types { place: Place::Field, errors };
-    for field in message.fields() {
+    for (_, field) in message.fields() {
         for attr in field.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
             errors.refuse(
                 attr,
@@ -136,7 +136,13 @@ fn item_attribute(attr: &Attribute, errors: &Errors) {
             }
             skip_arguments(&meta)
         }),
-        path if path.is_ident("derive") => derives(attr),
+        path if path.is_ident("derive") => match rkyv_derive(attr) {
+            Some(derive) => Err(syn::Error::new_spanned(
+                derive,
+                "`#[shmrpc::message]` derives rkyv's traits itself: remove this",
+            )),
+            None => Ok(()),
+        },
         _ => Ok(()),
     };
     if let Err(error) = checked {
@@ -154,20 +160,6 @@ fn rkyv_argument(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
 fn skip_arguments(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
     while !meta.input.is_empty() && !meta.input.peek(Token![,]) {
         meta.input.parse::<proc_macro2::TokenTree>()?;
-    }
-    Ok(())
-}
-
-fn derives(attr: &Attribute) -> syn::Result<()> {
-    for path in attr.parse_args_with(Punctuated::<Path, Token![,]>::parse_terminated)? {
-        let from_rkyv =
-            path.segments.len() > 1 && path.segments.first().is_some_and(|first| first.ident == "rkyv");
-        if from_rkyv || path.is_ident("Archive") {
-            return Err(syn::Error::new_spanned(
-                path,
-                "`#[shmrpc::message]` derives rkyv's traits itself: remove this",
-            ));
-        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a service and a message are, once they are known to be well formed. Plain data; no rules.
 
-use syn::{Attribute, Fields, Generics, Ident, ItemTrait, Path, Type, Visibility};
+use syn::{Attribute, Field, Fields, Generics, Ident, ItemTrait, Path, Type, Visibility};
 
 /// A service: one trait.
 #[derive(Debug)]
@@ -101,14 +101,19 @@ pub(crate) struct Variant {
 }
 
 impl Message {
-    /// All fields, of all variants.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = &syn::Field> {
-        let (of_struct, of_enum) = match &self.shape {
-            Shape::Struct(fields) => (Some(fields), None),
-            Shape::Enum(variants) => (None, Some(variants)),
-        };
-        let of_variants = of_enum.into_iter().flatten().map(|variant| &variant.fields);
-        of_struct.into_iter().chain(of_variants).flatten()
+    /// All fields, of all variants, each with the `#[cfg]`s under which it exists.
+    pub(crate) fn fields(&self) -> Vec<(Vec<Attribute>, &Field)> {
+        match &self.shape {
+            Shape::Struct(fields) => fields.iter().map(|field| (cfgs(&field.attrs), field)).collect(),
+            Shape::Enum(variants) => {
+                let of_variant =
+                    |variant: &Variant, field: &Field| [cfgs(&variant.attrs), cfgs(&field.attrs)].concat();
+                let fields = variants.iter().flat_map(|variant| {
+                    variant.fields.iter().map(move |field| (of_variant(variant, field), field))
+                });
+                fields.collect()
+            }
+        }
     }
 }
 

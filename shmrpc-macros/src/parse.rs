@@ -3,10 +3,11 @@
 use std::fmt::Display;
 
 use proc_macro2::TokenStream;
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{
     Attribute, Data, DeriveInput, FnArg, GenericArgument, GenericParam, Ident, Item, ItemTrait, Lit, Pat,
-    PatType, Path, PathArguments, PathSegment, Receiver, ReceiverKind, ReturnType, Safety, Signature,
+    PatType, Path, PathArguments, PathSegment, Receiver, ReceiverKind, ReturnType, Safety, Signature, Token,
     TraitItem, TraitItemFn, Type, parse_quote,
 };
 
@@ -375,6 +376,19 @@ fn variant(written: &syn::Variant, errors: &Errors) -> Variant {
         literal
     });
     Variant { name: ident.clone(), attrs: attrs.clone(), fields: fields.clone(), discriminant }
+}
+
+/// The first of rkyv's derives in a `#[derive(..)]`.
+pub(crate) fn rkyv_derive(attr: &Attribute) -> Option<Path> {
+    if !attr.path().is_ident("derive") {
+        return None;
+    }
+    let derives = attr.parse_args_with(Punctuated::<Path, Token![,]>::parse_terminated).ok()?;
+    derives.into_iter().find(|path| {
+        let of_rkyv =
+            path.segments.len() > 1 && path.segments.first().is_some_and(|first| first.ident == "rkyv");
+        of_rkyv || path.is_ident("Archive")
+    })
 }
 
 /// The tokens that name an item: where a mistake about the whole item is shown.

@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Field, Fields, parse_quote};
+use syn::{Fields, parse_quote};
 
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
 use crate::parse::wire_name;
@@ -117,8 +117,8 @@ fn recursive(message: &Message) -> TokenStream {
         return quote!(true);
     }
     let krate = &message.krate;
-    let parts = message.fields().map(|field: &Field| {
-        let (cfgs, ty) = (cfgs(&field.attrs), &field.ty);
+    let parts = message.fields().into_iter().map(|(cfgs, field)| {
+        let ty = &field.ty;
         quote!(#(#cfgs)* <#ty as #krate::Schema>::RECURSIVE)
     });
     let parts = quote!(#(#parts),*);

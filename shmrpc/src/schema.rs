@@ -59,7 +59,7 @@ pub struct MethodSchema {
     pub oneway: bool,
     /// Canonical text: `put(String,Vec<u8>)->u64`.
     pub text: String,
-    /// [`hash`] of the text.
+    /// FNV-1a (64 bits) of the text.
     pub hash: u64,
 }
 
@@ -97,7 +97,6 @@ impl MethodSchema {
 }
 
 /// The hash of a canonical text: FNV-1a, 64 bits. It is compared between processes, so it never changes.
-#[must_use]
 const fn hash(text: &str) -> u64 {
     let mut bytes = text.as_bytes();
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;

@@ -6,9 +6,9 @@ use crate::{
     error::Result,
     figures::{Figures, Goal},
     limit::ring,
+    raw_lane::RawLane,
     samples::interleave,
     setup::Setup,
-    subject,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,11 +20,13 @@ enum Column {
 pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let mut peer = setup.pinned_peer()?;
     let count = setup.count(1_000_000);
-    let mut columns = vec![Column::Ring];
-    if subject::LANE {
-        columns.push(Column::Lane);
-    }
-    let samples = interleave(setup.rounds(), &columns, |column| {
+    let served = peer.serve("lane")?;
+    let mut lane = match &served {
+        Some(served) => Some(RawLane::connect(&served.lane)?),
+        None => None,
+    };
+    let columns: &[Column] = if lane.is_some() { &[Column::Ring, Column::Lane] } else { &[Column::Ring] };
+    let samples = interleave(setup.rounds(), columns, |column| {
         let time = match column {
             Column::Ring => {
                 ring::clear(peer.shared());
@@ -34,11 +36,13 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
                     Ok(start.elapsed())
                 })?
             }
-            Column::Lane => peer.batch(&format!("lane {count}"), |_| {
+            Column::Lane => {
+                let Some(lane) = &mut lane else { return Ok(f64::NAN) };
+                lane.run(count / 10)?;
                 let start = Instant::now();
-                subject::lane(setup.scratch.path(), count)?;
-                Ok(start.elapsed())
-            })?,
+                lane.run(count)?;
+                start.elapsed()
+            }
         };
         Ok(count as f64 / time.as_secs_f64())
     })?;

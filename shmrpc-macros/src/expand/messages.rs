@@ -6,13 +6,14 @@ use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, TypeParam, parse_quote};
 
 use crate::model::{Message, Shape};
+use crate::parse::rkyv_derive;
 use crate::schema;
 
-/// The item with its derives, and its schema.
+/// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a field.
 pub(crate) fn expand(message: &Message) -> TokenStream {
     let item = if has_named_variant(message) { derived_aside(message) } else { derived_in_place(message) };
     let schema = schema::message(message);
-    quote!(#item #schema)
+    quote!(#schema #item)
 }
 
 /// Whether rkyv's resolver, an enum that repeats the variants, has named fields. They have no docs, so a user who
@@ -118,11 +119,11 @@ fn nest_fields(message: &Message, item: &mut DeriveInput) {
     }
 }
 
-/// The item less `#[rkyv(..)]`, which rustc does not know without rkyv's derives.
+/// The item less rkyv's attributes and derives, for want of the crate that they belong to.
 pub(crate) fn without_rkyv(message: &Message) -> DeriveInput {
     let mut item = message.item.clone();
     for attrs in attributes_mut(&mut item) {
-        attrs.retain(|attr| !attr.path().is_ident("rkyv"));
+        attrs.retain(|attr| !attr.path().is_ident("rkyv") && rkyv_derive(attr).is_none());
     }
     item
 }

@@ -47,3 +47,45 @@ pub(crate) fn message(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
     }
     messages::expand(&message)
 }
+
+/// Expansions as rustc sees them, pinned because they are read: by users in `cargo expand`, by us in reviews.
+/// `BLESS=1 cargo test -p shmrpc-macros` writes them anew.
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proc_macro2::TokenStream;
+
+    fn pinned(name: &str, arguments: &str, expand: fn(TokenStream, TokenStream) -> TokenStream) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/expansion");
+        let written = std::fs::read_to_string(folder.join(format!("{name}.rs"))).unwrap();
+        let expanded = expand(arguments.parse().unwrap(), written.parse().unwrap());
+        let expanded = prettyplease::unparse(&syn::parse2(expanded).unwrap());
+        let golden = folder.join(format!("{name}.expanded.rs"));
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&golden, &expanded).unwrap();
+        }
+        let golden = std::fs::read_to_string(golden).unwrap_or_default();
+        assert!(golden == expanded, "the expansion changed; see BLESS above\n{expanded}");
+    }
+
+    #[test]
+    fn service() {
+        pinned("service", "", super::service);
+    }
+
+    #[test]
+    fn message_struct() {
+        pinned("message_struct", "", super::message);
+    }
+
+    #[test]
+    fn message_enum() {
+        pinned("message_enum", "", super::message);
+    }
+
+    #[test]
+    fn message_recursive() {
+        pinned("message_recursive", "recursive", super::message);
+    }
+}

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::consumer::Consumer;
+use super::producer::Producer;
 use super::arena::{Arena, BLOCKS, Block, UNIT};
 use super::segment::{ARENA_OFFSET, BASE_LEN, MAX_LANES, Segment, Side};
 use super::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, INLINE_WORDS, Kind, Taken};
@@ -213,7 +215,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Death`] if the connection ends first. `Ok(false)` means that the peer refused, or did not answer in time.
-    pub(crate) fn open_lane(&self, lane: u32, until: &mut Until) -> Result<bool, Death> {
+    pub fn open_lane(&self, lane: u32, until: &mut Until) -> Result<bool, Death> {
         if let Some(answer) = self.answers.lock().get_mut(lane as usize) {
             *answer = None;
         }
@@ -236,13 +238,19 @@ impl Connection {
         }
     }
 
+    /// The bare rings of `lane`, both at position zero, without a protocol; `None` if there is no such lane.
+    pub fn rings(&self, lane: u32) -> Option<(Producer<Side>, Consumer<Side>)> {
+        let (own, peer) = self.sides(lane)?;
+        Some((Producer::new(own.clone(), peer.clone()), Consumer::new(own, peer)))
+    }
+
     /// The two sides of `lane`: ours, and the peer's.
     pub(crate) fn sides(&self, lane: u32) -> Option<(Side, Side)> {
         Some((Side::new(&self.own_base, lane)?, Side::new(&self.peer_base, lane)?))
     }
 
     /// The word that ends the waits of `lane`.
-    pub(crate) fn stop(&self, lane: u32) -> Option<&Stop> {
+    pub fn stop(&self, lane: u32) -> Option<&Stop> {
         self.stops.get(lane as usize)
     }
 

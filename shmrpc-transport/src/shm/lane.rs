@@ -74,15 +74,15 @@ impl CallerLane {
         lane: u32,
         until: &mut Until,
     ) -> Result<Option<Self>, Death> {
-        let Some((own, peer)) = connection.sides(lane) else { return Ok(None) };
+        let Some((producer, consumer)) = connection.rings(lane) else { return Ok(None) };
         if !connection.open_lane(lane, until)? {
             return Ok(None);
         }
         Ok(Some(Self {
             connection: Arc::clone(connection),
             lane,
-            producer: Producer::new(own.clone(), peer.clone()),
-            consumer: Consumer::new(own, peer),
+            producer,
+            consumer,
             next_call: 0,
             overdue: None,
         }))
@@ -266,13 +266,8 @@ pub struct Incoming {
 impl ServingLane {
     /// The serving end of `lane`; `None` if there is no such lane.
     pub fn new(connection: &Arc<Connection>, lane: u32) -> Option<Self> {
-        let (own, peer) = connection.sides(lane)?;
-        Some(Self {
-            connection: Arc::clone(connection),
-            lane,
-            producer: Producer::new(own.clone(), peer.clone()),
-            consumer: Consumer::new(own, peer),
-        })
+        let (producer, consumer) = connection.rings(lane)?;
+        Some(Self { connection: Arc::clone(connection), lane, producer, consumer })
     }
 
     /// The connection that the lane belongs to.

@@ -13,7 +13,7 @@
 use crate::sync::{Ordering, Wide, Word};
 
 /// Slots in one ring. A power of two.
-pub const SLOTS: u32 = if cfg!(loom) { 2 } else { 64 };
+pub const SLOTS: u32 = if cfg!(loom) { 2 } else { 128 };
 /// Payload bytes that travel inside a slot.
 pub const INLINE: usize = 40;
 /// Words that hold the inline payload.

@@ -1,0 +1,5 @@
+/// A tree.
+pub struct Tree<T> {
+    value: T,
+    children: Vec<Tree<T>>,
+}

@@ -1,0 +1,38 @@
+#[automatically_derived]
+impl<T: ::shmrpc::Schema> ::shmrpc::Schema for Entry<T> {
+    const RECURSIVE: bool = ::shmrpc::Describe::any(
+        &[
+            <String as ::shmrpc::Schema>::RECURSIVE,
+            <Vec<T> as ::shmrpc::Schema>::RECURSIVE,
+            #[cfg(feature = "version")]
+            <u64 as ::shmrpc::Schema>::RECURSIVE,
+        ],
+    );
+    fn describe(to: &mut ::shmrpc::Describe) {
+        to.structure::<
+                Self,
+            >(
+            "Entry",
+            |to| {
+                to.field::<String>("key");
+                to.field::<Vec<T>>("value");
+                #[cfg(feature = "version")] to.field::<u64>("version");
+            },
+        );
+    }
+}
+#[derive(
+    ::shmrpc::private::rkyv::Archive,
+    ::shmrpc::private::rkyv::Serialize,
+    ::shmrpc::private::rkyv::Deserialize
+)]
+#[rkyv(crate = ::shmrpc::private::rkyv)]
+/// What is stored.
+#[derive(Debug, Clone)]
+pub struct Entry<T> {
+    /// Its key.
+    pub key: String,
+    value: Vec<T>,
+    #[cfg(feature = "version")]
+    version: u64,
+}

@@ -1,0 +1,15 @@
+/// A key-value store.
+pub trait Kv {
+    /// Reads an entry.
+    fn get(&self, key: &str) -> Result<Entry, KvError>;
+    fn put(&self, key: &str, value: &[u8]) -> u64;
+    fn put_entry(&self, entry: &Archived<Entry>) -> u64;
+    fn compare_and_put(&self, ctx: &Context, entry: Entry, expected: u64) -> Result<u64, KvError>;
+    #[oneway]
+    fn touch(&self, key: &str);
+    #[cfg(feature = "clear")]
+    #[deprecated]
+    fn r#clear(&self) {
+        let _ = self;
+    }
+}

@@ -7,7 +7,7 @@ use syn::{Attribute, Token};
 
 use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant};
-use crate::parse::{rkyv_derive, wire_name};
+use crate::syntax::{rkyv_derive, wire_name};
 
 use types::{Place, Types};
 
@@ -84,7 +84,11 @@ fn reply(reply: &Reply, errors: &Errors) {
 /// Checks a message.
 pub(crate) fn message(message: &Message, errors: &Errors) {
     for lifetime in message.generics.lifetimes() {
-        errors.refuse(lifetime, "a message owns its data, so it has no lifetimes: hold a `String` or a `Vec` instead of a reference");
+        errors.refuse(
+            lifetime,
+            "a message owns its data, so it has no lifetimes: hold a \
+        `String` or a `Vec` instead of a reference",
+        );
     }
     for attr in &message.item.attrs {
         item_attribute(attr, errors);
@@ -152,7 +156,10 @@ fn item_attribute(attr: &Attribute, errors: &Errors) {
 
 fn rkyv_argument(meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
     if !["derive", "compare", "attr"].iter().any(|name| meta.path.is_ident(name)) {
-        return Err(meta.error("only `derive(..)`, `compare(..)` and `attr(..)` are the user's: shmrpc decides the rest of the archive"));
+        return Err(meta.error(
+            "only `derive(..)`, `compare(..)` and `attr(..)` are the user's: \
+        shmrpc decides the rest of the archive",
+        ));
     }
     skip_arguments(meta)
 }

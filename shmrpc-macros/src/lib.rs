@@ -1,6 +1,6 @@
 //! The attribute macros of shmrpc. Use them through the `shmrpc` crate, which re-exports both.
 //!
-//! The way of one attribute, one module per step:
+//! The way of one attribute, one module per step (`expand` leads through it):
 //!
 //! ```text
 //! tokens -> args  -> parse -> model -> check  -> expand -> tokens
@@ -11,15 +11,16 @@
 //!
 //! Every mistake is collected on the way (`errors`) and reported in one go, on the tokens that caused it.
 
-mod args;
-mod parse;
+mod expand;
 
 mod check;
-
-mod expand;
 mod schema;
 
+mod parse;
+mod args;
+
 mod model;
+mod syntax;
 
 mod errors;
 
@@ -58,7 +59,8 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// Arguments: `recursive`, for a type that contains itself, directly or through others (such values are limited in
 /// depth); `crate = path`, where shmrpc is found if not at `::shmrpc`.
 ///
-/// `#[rkyv(derive(..))]`, `#[rkyv(compare(..))]` and `#[rkyv(attr(..))]` on the item shape its archived type, as in rkyv.
+/// `#[rkyv(derive(..))]`, `#[rkyv(compare(..))]` and `#[rkyv(attr(..))]` on the item shape its archived type, as they
+/// do in rkyv.
 #[proc_macro_attribute]
 pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand::message(arguments.into(), item.into()).into()

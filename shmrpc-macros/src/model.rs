@@ -100,6 +100,13 @@ pub(crate) struct Variant {
     pub(crate) discriminant: Option<u8>,
 }
 
+impl Method {
+    /// The parameters that are sent: all but the context.
+    pub(crate) fn sent(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter().filter(|param| !matches!(param.kind, ParamKind::Context))
+    }
+}
+
 impl Message {
     /// All fields, of all variants, each with the `#[cfg]`s under which it exists.
     pub(crate) fn fields(&self) -> Vec<(Vec<Attribute>, &Field)> {

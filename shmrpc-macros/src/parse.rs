@@ -1,4 +1,5 @@
-//! From syntax to the model: what cannot be said in the model is refused here, what can but must not, in [`check`](crate::check).
+//! From syntax to the model. What the model cannot say is refused here; what it can but must not, in
+//! [`check`](crate::check).
 
 use std::fmt::Display;
 
@@ -14,6 +15,7 @@ use syn::{
 use crate::args::Args;
 use crate::errors::Errors;
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
+use crate::syntax::{cut_off, fixed_width, is_unit, last_segment, peel, text, type_arguments};
 
 const NOT_YET: &str = "not in this version of shmrpc yet";
 
@@ -146,7 +148,11 @@ fn refuse_signature_parts(sig: &Signature, errors: &Errors) {
         errors.refuse(token, format!("`async fn` is {NOT_YET}: write a plain `fn`"));
     }
     if let Safety::Unsafe(token) = &sig.safety {
-        errors.refuse(token, "a method of a service cannot be `unsafe`: its callers are other processes, which promise nothing");
+        errors.refuse(
+            token,
+            "a method of a service cannot be `unsafe`: its callers are \
+        other processes, which promise nothing",
+        );
     }
     if let Safety::Safe(token) = &sig.safety {
         errors.refuse(token, "write a plain `fn`");
@@ -160,9 +166,17 @@ fn refuse_signature_parts(sig: &Signature, errors: &Errors) {
     for parameter in &sig.generics.params {
         match parameter {
             GenericParam::Lifetime(lifetime) => {
-                errors.refuse(lifetime, "a method of a service names no lifetimes: its borrowed parameters live until it returns");
+                errors.refuse(
+                    lifetime,
+                    "a method of a service names no lifetimes: its borrowed \
+        parameters live until it returns",
+                );
             }
-            other => errors.refuse(other, "a method of a service cannot be generic: its callers are other processes, which need to know its types"),
+            other => errors.refuse(
+                other,
+                "a method of a service cannot be generic: its callers are other \
+        processes, which need to know its types",
+            ),
         }
     }
     if let Some(clause) = &sig.generics.where_clause {
@@ -183,7 +197,11 @@ fn refuse_receiver(receiver: &Receiver, errors: &Errors) {
     match &receiver.kind {
         ReceiverKind::Reference(_, None, None) => {}
         ReceiverKind::Reference(_, _, Some(_)) => {
-            errors.refuse(receiver, "a service is shared by all its callers: take `&self`, and keep what changes in a Mutex or in atomics");
+            errors.refuse(
+                receiver,
+                "a service is shared by all its callers: take `&self`, and keep \
+        what changes in a Mutex or in atomics",
+            );
         }
         ReceiverKind::Reference(_, Some(lifetime), None) => {
             errors.refuse(lifetime, "a method of a service names no lifetimes: write `&self`");
@@ -220,7 +238,11 @@ fn param(typed: &PatType, errors: &Errors) -> Option<Param> {
 fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
     let Type::Reference(reference) = peel(ty) else { return Some(ParamKind::Owned) };
     if let Some(token) = &reference.mutability {
-        errors.refuse(token, "a parameter of a service cannot be written through: the caller is another process; return the new value instead");
+        errors.refuse(
+            token,
+            "a parameter of a service cannot be written through: the caller is \
+        another process; return the new value instead",
+        );
         return None;
     }
     if let Some(lifetime) = &reference.lifetime {
@@ -378,19 +400,6 @@ fn variant(written: &syn::Variant, errors: &Errors) -> Variant {
     Variant { name: ident.clone(), attrs: attrs.clone(), fields: fields.clone(), discriminant }
 }
 
-/// The first of rkyv's derives in a `#[derive(..)]`.
-pub(crate) fn rkyv_derive(attr: &Attribute) -> Option<Path> {
-    if !attr.path().is_ident("derive") {
-        return None;
-    }
-    let derives = attr.parse_args_with(Punctuated::<Path, Token![,]>::parse_terminated).ok()?;
-    derives.into_iter().find(|path| {
-        let of_rkyv =
-            path.segments.len() > 1 && path.segments.first().is_some_and(|first| first.ident == "rkyv");
-        of_rkyv || path.is_ident("Archive")
-    })
-}
-
 /// The tokens that name an item: where a mistake about the whole item is shown.
 fn head(item: &Item) -> TokenStream {
     use quote::ToTokens;
@@ -410,71 +419,8 @@ fn head(item: &Item) -> TokenStream {
     }
 }
 
-/// The type itself, without parentheses and without the invisible groups that `macro_rules!` adds.
-pub(crate) fn peel(ty: &Type) -> &Type {
-    match ty {
-        Type::Group(group) => peel(&group.elem),
-        Type::Paren(paren) => peel(&paren.elem),
-        other => other,
-    }
-}
-
-/// The last segment of a type that is a plain path.
-pub(crate) fn last_segment(ty: &Type) -> Option<&PathSegment> {
-    match peel(ty) {
-        Type::Path(path) if path.qself.is_none() => path.path.segments.last(),
-        _ => None,
-    }
-}
-
-/// The types in `<..>` after a segment.
-pub(crate) fn type_arguments(segment: &PathSegment) -> Vec<&Type> {
-    let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return Vec::new() };
-    let types = arguments.args.iter().filter_map(|argument| match argument {
-        GenericArgument::Type(ty) => Some(ty),
-        _ => None,
-    });
-    types.collect()
-}
-
-/// `()`.
-pub(crate) fn is_unit(ty: &Type) -> bool {
-    matches!(peel(ty), Type::Tuple(tuple) if tuple.elems.is_empty())
-}
-
 /// A plain number: a slice of it is read where it arrived.
 fn is_number(ty: &Type) -> bool {
     const NUMBERS: [&str; 10] = ["u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64"];
     matches!(peel(ty), Type::Path(path) if path.qself.is_none() && NUMBERS.iter().any(|name| path.path.is_ident(name)))
-}
-
-/// What to use instead of a type whose width differs between machines.
-pub(crate) fn fixed_width(ident: &Ident) -> Option<&'static str> {
-    const MACHINE_WORDS: [(&str, &str); 6] = [
-        ("usize", "u64"),
-        ("isize", "i64"),
-        ("NonZeroUsize", "NonZeroU64"),
-        ("NonZeroIsize", "NonZeroI64"),
-        ("AtomicUsize", "u64"),
-        ("AtomicIsize", "i64"),
-    ];
-    MACHINE_WORDS.iter().find(|(word, _)| ident == word).map(|(_, instead)| *instead)
-}
-
-/// Why such a type is refused: rkyv archives it as 32 bits, and says nothing.
-pub(crate) fn cut_off(name: impl Display, instead: &str) -> String {
-    format!("`{name}` would be cut to 32 bits on its way: use `{instead}`")
-}
-
-/// The user's own text, for a message.
-pub(crate) fn text(tokens: impl quote::ToTokens) -> String {
-    let tokens = tokens.into_token_stream();
-    let written = tokens.span().source_text().unwrap_or_else(|| tokens.to_string());
-    written.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The name on the wire of an identifier: without `r#`.
-pub(crate) fn wire_name(ident: &Ident) -> String {
-    use syn::ext::IdentExt;
-    ident.unraw().to_string()
 }

@@ -1,12 +1,12 @@
 //! The parts of an expansion that describe types: `Schema` impls of messages, and the list of a service's methods.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Fields, parse_quote};
+use syn::{Fields, WherePredicate, parse_quote};
 
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::parse::wire_name;
+use crate::syntax::wire_name;
 
 /// The value of `Client::schema`.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -34,21 +34,33 @@ fn method_schema(service: &Service, method: &Method) -> TokenStream {
     quote!(#(#cfgs)* #krate::private::MethodSchema::#constructor(#index, #name))
 }
 
-/// The tuple of types that a method's request carries. It stands on the parameters' types, as a type that is no message
-/// is reported on the tuple.
+/// The tuple of types that a method's request carries.
 pub(crate) fn arguments(method: &Method) -> TokenStream {
-    let sent = method.params.iter().filter(|param| !matches!(param.kind, ParamKind::Context));
-    let types = sent.clone().map(|Param { name: _, kind, written }| match kind {
+    let types = method.sent().map(|Param { name: _, kind, written }| match kind {
         ParamKind::Archived(inner) => quote!(#inner),
         ParamKind::Text => quote!(::std::string::String),
         ParamKind::Numbers(number) => quote!(::std::vec::Vec<#number>),
         ParamKind::Owned | ParamKind::Context => quote!(#written),
     });
-    let span = match sent.map(|param| param.written.span()).collect::<Vec<_>>()[..] {
+    let span = arguments_span(method);
+    quote_spanned!(span=> (#(#types,)*))
+}
+
+/// Where rustc reports a parameter that is no message: on its type, if it is the only one, else on the method's name.
+pub(crate) fn arguments_span(method: &Method) -> Span {
+    match method.sent().map(|param| param.written.span()).collect::<Vec<_>>()[..] {
         [one] => one,
         _ => method.name.span(),
-    };
-    quote_spanned!(span=> (#(#types,)*))
+    }
+}
+
+/// The same tokens, reported at `span`.
+pub(crate) fn on(span: Span, tokens: TokenStream) -> TokenStream {
+    let tokens = tokens.into_iter().map(|mut token| {
+        token.set_span(span);
+        token
+    });
+    tokens.collect()
 }
 
 /// `impl Schema` of a message.
@@ -58,6 +70,7 @@ pub(crate) fn message(message: &Message) -> TokenStream {
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(#krate::Schema));
     }
+    generics.make_where_clause().predicates.extend(fields_are_messages(message));
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     let recursive = recursive(message);
     let wire = wire_name(name);
@@ -84,6 +97,25 @@ pub(crate) fn message(message: &Message) -> TokenStream {
     }
 }
 
+/// `where FieldType: Schema`, for the sake of what rustc says if it is not so: it checks this before it looks at what
+/// rkyv derives. Left out where the types are generic or go in a circle.
+fn fields_are_messages(message: &Message) -> Vec<WherePredicate> {
+    let Message { krate, generics, recursive, .. } = message;
+    if *recursive || !generics.params.is_empty() {
+        return Vec::new();
+    }
+    let mut predicates = Vec::new();
+    for (cfgs, field) in message.fields() {
+        let ty = &field.ty;
+        let bound = on(ty.span(), quote!(: #krate::Schema));
+        let predicate = parse_quote!(#ty #bound);
+        if cfgs.is_empty() && !predicates.contains(&predicate) {
+            predicates.push(predicate);
+        }
+    }
+    predicates
+}
+
 fn variant(message: &Message, variant: &Variant) -> TokenStream {
     let Variant { name, attrs, fields: body, discriminant } = variant;
     let cfgs = cfgs(attrs);
@@ -107,8 +139,9 @@ fn fields(message: &Message, fields: &Fields) -> TokenStream {
             None => quote!(#(#cfgs)* to.element::<#ty>();),
         }
     });
-    // A body without fields would leave the closure's parameter unused.
-    let unused = fields.is_empty().then(|| quote!(let _: &mut #krate::Describe = to;));
+    // Without fields, the closure would not use its parameter.
+    let may_be_empty = fields.iter().all(|field| !cfgs(&field.attrs).is_empty());
+    let unused = may_be_empty.then(|| quote!(let _: &mut #krate::Describe = to;));
     quote!(#unused #(#lines)*)
 }
 

@@ -6,3 +6,4 @@ pub use crate::dispatch::{Answered, Request};
 pub use crate::schema::{MethodSchema, ServiceSchema};
 pub use shmrpc_transport::message::Nested;
 pub use shmrpc_transport::rkyv;
+pub use shmrpc_macros::discard;

@@ -4,7 +4,7 @@ use quote::ToTokens;
 use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeReference};
 
 use crate::errors::Errors;
-use crate::parse::{cut_off, fixed_width, is_unit, last_segment, peel, text, type_arguments};
+use crate::syntax::{cut_off, fixed_width, is_unit, last_segment, peel, text, type_arguments};
 
 /// Where a type stands, which decides what to do about a mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,17 +41,33 @@ impl Types<'_> {
             }
             Type::Tuple(tuple) => {
                 if let Some(extra) = tuple.elems.iter().nth(LONGEST_TUPLE) {
-                    self.refuse(extra, format!("a tuple sends at most {LONGEST_TUPLE} fields: make it a struct with `#[shmrpc::message]`"));
+                    self.refuse(
+                        extra,
+                        format!(
+                            "a tuple sends at most {LONGEST_TUPLE} fields: make it a \
+        struct with `#[shmrpc::message]`"
+                        ),
+                    );
                 }
                 tuple.elems.iter().for_each(|elem| self.check(elem));
             }
             Type::Array(array) => self.check(&array.elem),
-            Type::Slice(slice) => self.refuse(ty, format!("a slice has no size of its own: use `Vec<{}>`", text(&slice.elem))),
+            Type::Slice(slice) => {
+                self.refuse(ty, format!("a slice has no size of its own: use `Vec<{}>`", text(&slice.elem)))
+            }
             Type::Reference(reference) => self.reference(reference),
-            Type::Ptr(_) => self.refuse(ty, "a pointer means nothing in another process: send what it points to"),
+            Type::Ptr(_) => self.refuse(
+                ty,
+                "a pointer means nothing in another process: \
+        send what it points to",
+            ),
             Type::FnPtr(_) => self.refuse(ty, "a function cannot be sent to another process"),
             Type::ImplTrait(_) => self.refuse(ty, "`impl Trait` does not say what is sent: name a message"),
-            Type::TraitObject(_) => self.refuse(ty, "a trait object cannot be sent to another process: name a message, such as an enum of the possible types"),
+            Type::TraitObject(_) => self.refuse(
+                ty,
+                "a trait object cannot be sent to another process: name a \
+        message, such as an enum of the possible types",
+            ),
             Type::Never(_) => self.refuse(ty, "`!` has no values to send"),
             Type::Infer(_) => self.refuse(ty, "name the type: the other process cannot infer it"),
             Type::Macro(_) => self.refuse(ty, "a macro in a type cannot be seen through: write the type out"),
@@ -86,7 +102,14 @@ impl Types<'_> {
             && let Some(element) = type_arguments(last).first()
             && takes_no_bytes(element)
         {
-            self.refuse(element, format!("elements of `{}` must take bytes, or their number is bounded by nothing: send the number instead", last.ident));
+            self.refuse(
+                element,
+                format!(
+                    "elements of `{}` must take bytes, or their number is bounded \
+        by nothing: send the number instead",
+                    last.ident
+                ),
+            );
         }
         // `Box` alone may hold what has no size of its own.
         if last.ident == "Box"
@@ -94,7 +117,11 @@ impl Types<'_> {
         {
             match peel(inner) {
                 Type::Slice(slice) if takes_no_bytes(&slice.elem) => {
-                    return self.refuse(inner, "elements of a slice must take bytes, or their number is bounded by nothing: send the number instead");
+                    return self.refuse(
+                        inner,
+                        "elements of a slice must take bytes, or their number is \
+        bounded by nothing: send the number instead",
+                    );
                 }
                 Type::Slice(slice) => return self.check(&slice.elem),
                 Type::Path(path) if path.path.is_ident("str") => return,

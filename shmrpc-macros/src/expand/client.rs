@@ -3,11 +3,12 @@
 //! Their bodies have no locals of their own, so no name of a parameter can collide with one.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
 
 use crate::model::{Method, Param, ParamKind, Reply, Service};
-use crate::parse::wire_name;
 use crate::schema;
+use crate::syntax::wire_name;
 
 /// The client and its view.
 pub(crate) fn expand(service: &Service) -> TokenStream {
@@ -19,9 +20,9 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
 fn client(service: &Service) -> TokenStream {
     let Service { krate, item: _, cfgs, vis, name, methods } = service;
     let (client, view) = (format_ident!("{name}Client"), format_ident!("{name}View"));
-    let doc = format!("Blocking client of the [`{name}`] service.");
+    let doc = format!(" Blocking client of the [`{name}`] service.");
     let connect_doc =
-        format!("Connects to the first of the comma-separated endpoints that serves [`{name}`].");
+        format!(" Connects to the first of the comma-separated endpoints that serves [`{name}`].");
     let calls = methods.iter().map(|method| call(service, method));
     let schema = schema::service(service);
     quote! {
@@ -77,7 +78,7 @@ fn client(service: &Service) -> TokenStream {
 fn view(service: &Service) -> TokenStream {
     let Service { krate, item: _, cfgs, vis, name, methods } = service;
     let view = format_ident!("{name}View");
-    let doc = format!("Calls of the [`{name}`] service whose results are read where they arrived.");
+    let doc = format!(" Calls of the [`{name}`] service whose results are read where they arrived.");
     let calls = methods.iter().map(|method| view_call(service, method));
     quote! {
         #(#cfgs)*
@@ -100,10 +101,10 @@ fn call(service: &Service, method: &Method) -> TokenStream {
     let head = head(service, method);
     let arguments = arguments(service, method);
     let (result, body) = match reply {
-        Reply::OneWay => (quote!((), #krate::CallError), quote!(send(#index, &#arguments))),
-        Reply::Plain(ok) => (quote!(#ok, #krate::CallError), quote!(call::<_, #ok>(#index, &#arguments))),
+        Reply::OneWay => (quote!((), #krate::CallError), quote!(send(#index, #arguments))),
+        Reply::Plain(ok) => (quote!(#ok, #krate::CallError), quote!(call::<_, #ok>(#index, #arguments))),
         Reply::Fallible { ok, err } => {
-            (quote!(#ok, #krate::CallError<#err>), quote!(call_fallible::<_, #ok, #err>(#index, &#arguments)))
+            (quote!(#ok, #krate::CallError<#err>), quote!(call_fallible::<_, #ok, #err>(#index, #arguments)))
         }
     };
     quote!(#head -> ::core::result::Result<#result> { self.0.#body })
@@ -118,11 +119,11 @@ fn view_call(service: &Service, method: &Method) -> Option<TokenStream> {
     let (result, body) = match reply {
         Reply::OneWay => return None,
         Reply::Plain(ok) => {
-            (quote!(#krate::View<#ok>, #krate::CallError), quote!(view::<_, #ok>(#index, &#arguments)))
+            (quote!(#krate::View<#ok>, #krate::CallError), quote!(view::<_, #ok>(#index, #arguments)))
         }
         Reply::Fallible { ok, err } => (
             quote!(#krate::View<#ok>, #krate::CallError<#err>),
-            quote!(view_fallible::<_, #ok, #err>(#index, &#arguments)),
+            quote!(view_fallible::<_, #ok, #err>(#index, #arguments)),
         ),
     };
     Some(quote!(#head -> ::core::result::Result<#result> { self.0.#body }))
@@ -133,7 +134,7 @@ fn head(service: &Service, method: &Method) -> TokenStream {
     let Service { krate: _, item: _, cfgs: _, vis, name: service_name, methods: _ } = service;
     let Method { index: _, name, cfgs, attrs, deprecated: _, params, reply: _ } = method;
     let doc = (!attrs.iter().any(|attr| attr.path().is_ident("doc"))).then(|| {
-        let doc = format!("Calls `{service_name}::{}`.", wire_name(name));
+        let doc = format!(" Calls `{service_name}::{}`.", wire_name(name));
         quote!(#[doc = #doc])
     });
     let params = params.iter().filter_map(|Param { name, kind, written }| match kind {
@@ -141,18 +142,22 @@ fn head(service: &Service, method: &Method) -> TokenStream {
         ParamKind::Archived(inner) => Some(quote!(#name: &#inner)),
         ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Owned => Some(quote!(#name: #written)),
     });
-    quote!(#(#cfgs)* #doc #(#attrs)* #vis fn #name(&self #(, #params)*))
+    quote!(#(#cfgs)* #doc #(#attrs)* #[inline] #vis fn #name(&self #(, #params)*))
 }
 
 /// What is encoded: a tuple of what is sent, each in a wrapper that says how.
 fn arguments(service: &Service, method: &Method) -> TokenStream {
     let krate = &service.krate;
-    let arguments = method.params.iter().filter_map(|Param { name, kind, written: _ }| match kind {
-        ParamKind::Context => None,
-        ParamKind::Text => Some(quote!(#krate::private::arg::Text(#name))),
-        ParamKind::Numbers(_) => Some(quote!(#krate::private::arg::Slice(#name))),
-        ParamKind::Archived(_) => Some(quote!(#krate::private::arg::Ref(#name))),
-        ParamKind::Owned => Some(quote!(#krate::private::arg::Ref(&#name))),
+    let arguments = method.sent().map(|Param { name, kind, written }| {
+        let (wrapper, name) = match kind {
+            ParamKind::Text => (quote!(Text), quote!(#name)),
+            ParamKind::Numbers(_) => (quote!(Slice), quote!(#name)),
+            ParamKind::Archived(_) => (quote!(Ref), quote!(#name)),
+            ParamKind::Owned | ParamKind::Context => (quote!(Ref), quote_spanned!(name.span()=> &#name)),
+        };
+        let call = quote!(#krate::private::arg::#wrapper(#name));
+        schema::on(written.span(), call)
     });
-    quote!((#(#arguments,)*))
+    let span = schema::arguments_span(method);
+    quote_spanned!(span=> &(#(#arguments,)*))
 }

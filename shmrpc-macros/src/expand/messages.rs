@@ -6,8 +6,8 @@ use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, TypeParam, parse_quote};
 
 use crate::model::{Message, Shape};
-use crate::parse::rkyv_derive;
 use crate::schema;
+use crate::syntax::rkyv_derive;
 
 /// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a field.
 pub(crate) fn expand(message: &Message) -> TokenStream {
@@ -46,7 +46,7 @@ fn derived_aside(message: &Message) -> TokenStream {
     let item = without_rkyv(message);
     let vis = &item.vis;
     let archived = format_ident!("Archived{}", name.unraw());
-    let doc = format!("An archived [`{name}`]");
+    let doc = format!(" An archived [`{name}`].");
     let (_, type_generics, _) = generics.split_for_impl();
     let mut parameters = generics.clone();
     parameters.where_clause = None;

@@ -1,4 +1,5 @@
-//! From the model to tokens. If anything was refused, the item itself is left in place, so that one mistake does not become many.
+//! From tokens to tokens: leads through all steps. If anything was refused, the item itself is left in place, so that
+//! one mistake does not become many.
 
 mod client;
 mod messages;

@@ -12,7 +12,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let Service { krate, item: _, cfgs, vis, name, methods } = service;
     let (server, client) = (format_ident!("{name}Server"), format_ident!("{name}Client"));
     let implementation = fresh("Implementation", &service.item);
-    let doc = format!("Serves an implementation of [`{name}`].");
+    let doc = format!(" Serves an implementation of [`{name}`].");
     let (method, request) = (local("method"), local("request"));
     let arms = methods.iter().map(|method| arm(service, method, &implementation, &request));
     quote! {
@@ -64,11 +64,7 @@ fn arm(service: &Service, method: &Method, implementation: &Ident, request: &Ide
     let (args, ctx) = (local("args"), local("ctx"));
     let wire = schema::arguments(method);
     let passed = passed(service, params, &args, &ctx);
-    let args = if params.iter().all(|param| matches!(param.kind, ParamKind::Context)) {
-        quote!(_)
-    } else {
-        quote!(#args)
-    };
+    let args = if method.sent().next().is_none() { quote!(_) } else { quote!(#args) };
     let ctx = if params.iter().any(|param| matches!(param.kind, ParamKind::Context)) {
         quote!(#ctx)
     } else {

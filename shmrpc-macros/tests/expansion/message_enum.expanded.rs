@@ -1,5 +1,9 @@
 #[automatically_derived]
-impl ::shmrpc::Schema for KvError {
+impl ::shmrpc::Schema for KvError
+where
+    String: ::shmrpc::Schema,
+    u64: ::shmrpc::Schema,
+{
     const RECURSIVE: bool = ::shmrpc::Describe::any(
         &[<String as ::shmrpc::Schema>::RECURSIVE, <u64 as ::shmrpc::Schema>::RECURSIVE],
     );
@@ -62,6 +66,6 @@ const _: () = {
         Busy,
     }
 };
-///An archived [`KvError`]
+/// An archived [`KvError`].
 #[allow(dead_code, reason = "a program may not look into the archive")]
 pub type ArchivedKvError = ::shmrpc::private::rkyv::Archived<KvError>;

@@ -17,7 +17,7 @@ pub trait Kv {
         let _ = self;
     }
 }
-///Blocking client of the [`Kv`] service.
+/// Blocking client of the [`Kv`] service.
 #[derive(::core::clone::Clone, ::core::fmt::Debug)]
 pub struct KvClient(::shmrpc::private::Channel);
 impl ::shmrpc::Client for KvClient {
@@ -64,7 +64,7 @@ impl ::shmrpc::Client for KvClient {
 }
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl KvClient {
-    ///Connects to the first of the comma-separated endpoints that serves [`Kv`].
+    /// Connects to the first of the comma-separated endpoints that serves [`Kv`].
     ///
     /// # Errors
     /// If no endpoint can be reached, or if what serves it is not this service.
@@ -78,6 +78,7 @@ impl KvClient {
         ::shmrpc::ClientBuilder::new()
     }
     /// Reads an entry.
+    #[inline]
     pub fn get(
         &self,
         key: &str,
@@ -89,7 +90,8 @@ impl KvClient {
                 KvError,
             >(0u16, &(::shmrpc::private::arg::Text(key),))
     }
-    ///Calls `Kv::put`.
+    /// Calls `Kv::put`.
+    #[inline]
     pub fn put(
         &self,
         key: &str,
@@ -107,14 +109,16 @@ impl KvClient {
                 ),
             )
     }
-    ///Calls `Kv::put_entry`.
+    /// Calls `Kv::put_entry`.
+    #[inline]
     pub fn put_entry(
         &self,
         entry: &Entry,
     ) -> ::core::result::Result<u64, ::shmrpc::CallError> {
         self.0.call::<_, u64>(2u16, &(::shmrpc::private::arg::Ref(entry),))
     }
-    ///Calls `Kv::compare_and_put`.
+    /// Calls `Kv::compare_and_put`.
+    #[inline]
     pub fn compare_and_put(
         &self,
         entry: Entry,
@@ -133,23 +137,26 @@ impl KvClient {
                 ),
             )
     }
-    ///Calls `Kv::touch`.
+    /// Calls `Kv::touch`.
+    #[inline]
     pub fn touch(&self, key: &str) -> ::core::result::Result<(), ::shmrpc::CallError> {
         self.0.send(4u16, &(::shmrpc::private::arg::Text(key),))
     }
     #[cfg(feature = "clear")]
-    ///Calls `Kv::clear`.
+    /// Calls `Kv::clear`.
     #[deprecated]
+    #[inline]
     pub fn r#clear(&self) -> ::core::result::Result<(), ::shmrpc::CallError> {
         self.0.call::<_, ()>(5u16, &())
     }
 }
-///Calls of the [`Kv`] service whose results are read where they arrived.
+/// Calls of the [`Kv`] service whose results are read where they arrived.
 #[derive(::core::clone::Clone, ::core::fmt::Debug)]
 pub struct KvView(::shmrpc::private::Channel);
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl KvView {
     /// Reads an entry.
+    #[inline]
     pub fn get(
         &self,
         key: &str,
@@ -161,7 +168,8 @@ impl KvView {
                 KvError,
             >(0u16, &(::shmrpc::private::arg::Text(key),))
     }
-    ///Calls `Kv::put`.
+    /// Calls `Kv::put`.
+    #[inline]
     pub fn put(
         &self,
         key: &str,
@@ -179,14 +187,16 @@ impl KvView {
                 ),
             )
     }
-    ///Calls `Kv::put_entry`.
+    /// Calls `Kv::put_entry`.
+    #[inline]
     pub fn put_entry(
         &self,
         entry: &Entry,
     ) -> ::core::result::Result<::shmrpc::View<u64>, ::shmrpc::CallError> {
         self.0.view::<_, u64>(2u16, &(::shmrpc::private::arg::Ref(entry),))
     }
-    ///Calls `Kv::compare_and_put`.
+    /// Calls `Kv::compare_and_put`.
+    #[inline]
     pub fn compare_and_put(
         &self,
         entry: Entry,
@@ -206,15 +216,16 @@ impl KvView {
             )
     }
     #[cfg(feature = "clear")]
-    ///Calls `Kv::clear`.
+    /// Calls `Kv::clear`.
     #[deprecated]
+    #[inline]
     pub fn r#clear(
         &self,
     ) -> ::core::result::Result<::shmrpc::View<()>, ::shmrpc::CallError> {
         self.0.view::<_, ()>(5u16, &())
     }
 }
-///Serves an implementation of [`Kv`].
+/// Serves an implementation of [`Kv`].
 pub struct KvServer<Implementation>(Implementation);
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl<Implementation> KvServer<Implementation>

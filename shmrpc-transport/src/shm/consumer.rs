@@ -159,9 +159,9 @@ struct Ladder {
 
 impl Ladder {
     /// Looks at the stamp without pausing between them: the answer of an awake peer is found here, about 300 ns.
-    const EAGER: u32 = if cfg!(loom) { 0 } else { 200 };
+    const EAGER: u32 = 0;
     /// Spins with a pause between them, at least and at most.
-    const SPINS: [u32; 2] = if cfg!(loom) { [0, 0] } else { [8, 64] };
+    const SPINS: [u32; 2] = if cfg!(loom) { [0, 0] } else { [64, 512] };
     /// Turns of `sched_yield`, at least and at most.
     const YIELDS: [u32; 2] = if cfg!(loom) { [0, 0] } else { [2, 20] };
 

@@ -18,6 +18,13 @@ pub struct Settings {
     pub here: String,
 }
 
+/// All fields went.
+#[shmrpc::message]
+pub struct Gone {
+    #[cfg(any())]
+    never: NoSuchType,
+}
+
 /// Variants come and go.
 #[derive(Debug)]
 #[shmrpc::message]

@@ -31,6 +31,16 @@ pub enum Either<L, R = L> {
     },
 }
 
+/// One of two, without names.
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub enum OneOf<A, B> {
+    /// This.
+    First(A),
+    /// That.
+    Second(B, u8),
+}
+
 /// A pair.
 #[derive(Debug, Clone, PartialEq)]
 #[shmrpc::message]

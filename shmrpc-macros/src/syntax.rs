@@ -1,0 +1,86 @@
+//! What syntax says by itself: small questions that several steps ask.
+
+use std::fmt::Display;
+
+use proc_macro2::TokenStream;
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned;
+use syn::{Attribute, GenericArgument, Ident, Path, PathArguments, PathSegment, Token, Type};
+
+/// The type itself, without parentheses and without the invisible groups that `macro_rules!` adds.
+pub(crate) fn peel(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => peel(&group.elem),
+        Type::Paren(paren) => peel(&paren.elem),
+        other => other,
+    }
+}
+
+/// The last segment of a type that is a plain path.
+pub(crate) fn last_segment(ty: &Type) -> Option<&PathSegment> {
+    match peel(ty) {
+        Type::Path(path) if path.qself.is_none() => path.path.segments.last(),
+        _ => None,
+    }
+}
+
+/// The types in `<..>` after a segment.
+pub(crate) fn type_arguments(segment: &PathSegment) -> Vec<&Type> {
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return Vec::new() };
+    let types = arguments.args.iter().filter_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    });
+    types.collect()
+}
+
+/// `()`.
+pub(crate) fn is_unit(ty: &Type) -> bool {
+    matches!(peel(ty), Type::Tuple(tuple) if tuple.elems.is_empty())
+}
+
+/// What to use instead of a type whose width differs between machines.
+pub(crate) fn fixed_width(ident: &Ident) -> Option<&'static str> {
+    const MACHINE_WORDS: [(&str, &str); 6] = [
+        ("usize", "u64"),
+        ("isize", "i64"),
+        ("NonZeroUsize", "NonZeroU64"),
+        ("NonZeroIsize", "NonZeroI64"),
+        ("AtomicUsize", "u64"),
+        ("AtomicIsize", "i64"),
+    ];
+    MACHINE_WORDS.iter().find(|(word, _)| ident == word).map(|(_, instead)| *instead)
+}
+
+/// Why such a type is refused: rkyv archives it as 32 bits, and says nothing.
+pub(crate) fn cut_off(name: impl Display, instead: &str) -> String {
+    format!("`{name}` would be cut to 32 bits on its way: use `{instead}`")
+}
+
+/// The user's own text, for a message.
+pub(crate) fn text(tokens: impl quote::ToTokens) -> String {
+    let tokens = tokens.into_token_stream();
+    let written = tokens.span().source_text().unwrap_or_else(|| tokens.to_string());
+    written.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The name on the wire of an identifier: without `r#`.
+pub(crate) fn wire_name(ident: &Ident) -> String {
+    use syn::ext::IdentExt;
+    ident.unraw().to_string()
+}
+
+/// The first of rkyv's derives in a `#[derive(..)]`.
+pub(crate) fn rkyv_derive(attr: &Attribute) -> Option<Path> {
+    if !attr.path().is_ident("derive") {
+        return None;
+    }
+    let derives = attr.parse_args_with(Punctuated::<Path, Token![,]>::parse_terminated).ok()?;
+    derives.into_iter().find(|path| {
+        let of_rkyv =
+            path.segments.len() > 1 && path.segments.first().is_some_and(|first| first.ident == "rkyv");
+        of_rkyv || path.is_ident("Archive")
+    })
+}

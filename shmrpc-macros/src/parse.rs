@@ -1,21 +1,16 @@
 //! From syntax to the model. What the model cannot say is refused here; what it can but must not, in
 //! [`check`](crate::check).
 
-use std::fmt::Display;
-
 use proc_macro2::TokenStream;
-use syn::punctuated::Punctuated;
-use syn::spanned::Spanned;
 use syn::{
-    Attribute, Data, DeriveInput, FnArg, GenericArgument, GenericParam, Ident, Item, ItemTrait, Lit, Pat,
-    PatType, Path, PathArguments, PathSegment, Receiver, ReceiverKind, ReturnType, Safety, Signature, Token,
-    TraitItem, TraitItemFn, Type, parse_quote,
+    Attribute, Data, DeriveInput, FnArg, GenericParam, Item, ItemTrait, Lit, Pat, PatType, Path, Receiver,
+    ReceiverKind, ReturnType, Safety, Signature, TraitItem, TraitItemFn, Type, parse_quote,
 };
 
 use crate::args::Args;
 use crate::errors::Errors;
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::syntax::{cut_off, fixed_width, is_unit, last_segment, peel, text, type_arguments};
+use crate::syntax::{cut_off, fixed_width, head, is_unit, last_segment, peel, text, type_arguments};
 
 const NOT_YET: &str = "not in this version of shmrpc yet";
 
@@ -398,25 +393,6 @@ fn variant(written: &syn::Variant, errors: &Errors) -> Variant {
         literal
     });
     Variant { name: ident.clone(), attrs: attrs.clone(), fields: fields.clone(), discriminant }
-}
-
-/// The tokens that name an item: where a mistake about the whole item is shown.
-fn head(item: &Item) -> TokenStream {
-    use quote::ToTokens;
-    match item {
-        Item::Fn(item) => item.sig.ident.to_token_stream(),
-        Item::Struct(item) => item.ident.to_token_stream(),
-        Item::Enum(item) => item.ident.to_token_stream(),
-        Item::Union(item) => item.ident.to_token_stream(),
-        Item::Trait(item) => item.ident.to_token_stream(),
-        Item::TraitAlias(item) => item.ident.to_token_stream(),
-        Item::Type(item) => item.ident.to_token_stream(),
-        Item::Mod(item) => item.ident.to_token_stream(),
-        Item::Const(item) => item.ident.to_token_stream(),
-        Item::Static(item) => item.ident.to_token_stream(),
-        Item::Impl(item) => item.self_ty.to_token_stream(),
-        other => other.to_token_stream(),
-    }
 }
 
 /// A plain number: a slice of it is read where it arrived.

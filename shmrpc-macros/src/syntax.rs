@@ -7,7 +7,7 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, GenericArgument, Ident, Path, PathArguments, PathSegment, Token, Type};
+use syn::{Attribute, GenericArgument, Ident, Item, Path, PathArguments, PathSegment, Token, Type};
 
 /// The type itself, without parentheses and without the invisible groups that `macro_rules!` adds.
 pub(crate) fn peel(ty: &Type) -> &Type {
@@ -60,7 +60,7 @@ pub(crate) fn cut_off(name: impl Display, instead: &str) -> String {
 }
 
 /// The user's own text, for a message.
-pub(crate) fn text(tokens: impl quote::ToTokens) -> String {
+pub(crate) fn text(tokens: impl ToTokens) -> String {
     let tokens = tokens.into_token_stream();
     let written = tokens.span().source_text().unwrap_or_else(|| tokens.to_string());
     written.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -68,7 +68,6 @@ pub(crate) fn text(tokens: impl quote::ToTokens) -> String {
 
 /// The name on the wire of an identifier: without `r#`.
 pub(crate) fn wire_name(ident: &Ident) -> String {
-    use syn::ext::IdentExt;
     ident.unraw().to_string()
 }
 
@@ -83,4 +82,22 @@ pub(crate) fn rkyv_derive(attr: &Attribute) -> Option<Path> {
             path.segments.len() > 1 && path.segments.first().is_some_and(|first| first.ident == "rkyv");
         of_rkyv || path.is_ident("Archive")
     })
+}
+
+/// The tokens that name an item: where a mistake about the whole item is shown.
+pub(crate) fn head(item: &Item) -> TokenStream {
+    match item {
+        Item::Fn(item) => item.sig.ident.to_token_stream(),
+        Item::Struct(item) => item.ident.to_token_stream(),
+        Item::Enum(item) => item.ident.to_token_stream(),
+        Item::Union(item) => item.ident.to_token_stream(),
+        Item::Trait(item) => item.ident.to_token_stream(),
+        Item::TraitAlias(item) => item.ident.to_token_stream(),
+        Item::Type(item) => item.ident.to_token_stream(),
+        Item::Mod(item) => item.ident.to_token_stream(),
+        Item::Const(item) => item.ident.to_token_stream(),
+        Item::Static(item) => item.ident.to_token_stream(),
+        Item::Impl(item) => item.self_ty.to_token_stream(),
+        other => other.to_token_stream(),
+    }
 }

@@ -73,11 +73,15 @@ pub unsafe trait Loan: Send + Sync {
 
 /// A payload that has arrived. Private memory, or a trusted peer's.
 pub struct Message {
-    bytes: Bytes,
+    /// The payload, if it is [`Elsewhere::Nowhere`].
+    words: Aligned<[u64; INLINE_WORDS]>,
+    length: usize,
+    elsewhere: Elsewhere,
 }
 
-enum Bytes {
-    Inline { words: Aligned<[u64; INLINE_WORDS]>, length: usize },
+/// Where a payload lies that did not come inside a slot.
+enum Elsewhere {
+    Nowhere,
     Copied(Copied),
     InPlace(Box<dyn Loan>),
 }
@@ -87,53 +91,71 @@ enum Bytes {
 struct Aligned<T>(T);
 
 impl Message {
-    /// A payload that came inside a slot and was copied from there. `length` is clamped to what a slot holds.
+    /// No payload yet.
     #[inline(always)]
-    pub fn inline(words: [u64; INLINE_WORDS], length: u32) -> Self {
-        Self { bytes: Bytes::Inline { words: Aligned(words), length: (length as usize).min(INLINE) } }
+    pub fn empty() -> Self {
+        Self { words: Aligned([0; INLINE_WORDS]), length: 0, elsewhere: Elsewhere::Nowhere }
     }
 
-    /// A payload that lies in the peer's memory: read in place if it is large and the peer is trusted; else copied
-    /// once and released at once.
-    pub fn admit(loan: impl Loan + 'static, trusted: bool, pool: &Arc<Pool>) -> Self {
+    /// Holds from now on a payload that came inside a slot. `length` is clamped to what a slot holds.
+    #[inline(always)]
+    pub fn set_inline(&mut self, words: [u64; INLINE_WORDS], length: u32) {
+        self.clear();
+        self.words = Aligned(words);
+        self.length = (length as usize).min(INLINE);
+    }
+
+    /// Holds from now on a payload that lies in the peer's memory: read in place if it is large and the peer is
+    /// trusted; else copied once and released at once.
+    pub fn admit(&mut self, loan: impl Loan + 'static, trusted: bool, pool: &Arc<Pool>) {
         let (from, length) = loan.bytes();
+        self.length = length;
         if trusted && length > SMALL {
-            return Self { bytes: Bytes::InPlace(Box::new(loan)) };
+            self.elsewhere = Elsewhere::InPlace(Box::new(loan));
+            return;
         }
         let mut copied = pool.take(length);
         // SAFETY: the loan keeps `length` readable bytes at `from`; the buffer has room for as many, and is ours.
         // A peer that writes meanwhile garbles the copy only, which is validated afterwards.
         unsafe { core::ptr::copy_nonoverlapping(from, copied.as_mut_ptr(), length) };
-        copied.length = length;
         drop(loan);
-        Self { bytes: Bytes::Copied(copied) }
+        self.elsewhere = Elsewhere::Copied(copied);
+    }
+
+    /// Gives up the payload: memory of the peer goes back to it.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.length = 0;
+        if !matches!(self.elsewhere, Elsewhere::Nowhere) {
+            self.elsewhere = Elsewhere::Nowhere;
+        }
     }
 
     /// Payload bytes.
     pub fn len(&self) -> usize {
-        self.bytes().len()
+        self.length
     }
 
     /// Whether there is no payload.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.length == 0
     }
 
     /// Whether the payload lies in the peer's memory.
     pub fn is_in_place(&self) -> bool {
-        matches!(self.bytes, Bytes::InPlace(_))
+        matches!(self.elsewhere, Elsewhere::InPlace(_))
     }
 
     #[inline(always)]
     fn bytes(&self) -> &[u8] {
-        let (start, length) = match &self.bytes {
-            Bytes::Inline { words, length } => (words.0.as_ptr().cast(), *length),
-            Bytes::Copied(copied) => (copied.as_ptr(), copied.length),
-            Bytes::InPlace(loan) => loan.bytes(),
+        let start = match &self.elsewhere {
+            Elsewhere::Nowhere => self.words.0.as_ptr().cast(),
+            Elsewhere::Copied(copied) => copied.as_ptr(),
+            Elsewhere::InPlace(loan) => loan.bytes().0,
         };
         // SAFETY: inline: `length` is clamped to the words; copied: the buffer holds `length` initialised bytes;
         // in place: the loan's promise, and the peer is trusted not to write while we read.
-        unsafe { core::slice::from_raw_parts(start, length) }
+        unsafe { core::slice::from_raw_parts(start, self.length) }
     }
 
     /// Validates the payload as a `T` and lends it.
@@ -251,20 +273,21 @@ impl<T: Archive<Archived: core::fmt::Debug>> core::fmt::Debug for View<T> {
 /// Warm buffers for payloads that are copied. One per connection: never shared between peers.
 #[derive(Default)]
 pub struct Pool {
-    buffers: Mutex<Vec<Vec<Aligned<[u8; UNIT]>>>>,
+    buffers: Mutex<Vec<Vec<Line>>>,
 }
 
-/// Bytes in one unit of a pooled buffer: the alignment that a block has.
-const UNIT: usize = 64;
 /// Buffers that a pool keeps.
 const KEPT: usize = 4;
 
 /// A payload in a buffer of our own; the buffer goes back to its pool.
 struct Copied {
-    buffer: Vec<Aligned<[u8; UNIT]>>,
-    length: usize,
+    buffer: Vec<Line>,
     pool: Arc<Pool>,
 }
+
+/// What buffers are made of, so that they have the alignment of a block.
+#[repr(C, align(64))]
+struct Line([u8; 64]);
 
 impl Copied {
     fn as_ptr(&self) -> *const u8 {
@@ -279,7 +302,7 @@ impl Copied {
 impl Pool {
     /// A buffer for `length` bytes: the warmest that is large enough, else the largest, grown.
     fn take(self: &Arc<Self>, length: usize) -> Copied {
-        let units = length.div_ceil(UNIT);
+        let units = length.div_ceil(size_of::<Line>());
         let mut buffers = self.buffers.lock();
         let fits = buffers.iter().rposition(|buffer| buffer.capacity() >= units);
         let mut buffer = match fits {
@@ -290,7 +313,7 @@ impl Pool {
         if buffer.capacity() < units {
             buffer = Vec::with_capacity(units);
         }
-        Copied { buffer, length: 0, pool: Arc::clone(self) }
+        Copied { buffer, pool: Arc::clone(self) }
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shmrpc_transport::message::Message as Payload;
-use shmrpc_transport::message::View;
+use shmrpc_transport::message::{EncodeError, View};
 use shmrpc_transport::shm::callers::{Callers, NoLane};
-use shmrpc_transport::shm::connection::Connection;
+use shmrpc_transport::shm::connection::{Connection, Outgoing};
 use shmrpc_transport::shm::lane::{NoReply, Reply};
 use shmrpc_transport::shm::slot::Kind;
 use shmrpc_transport::sys::fork;
@@ -24,6 +24,8 @@ use crate::error::{CallError, Outcome};
 pub struct Channel {
     link: Arc<Link>,
     timeout: Duration,
+    /// The same, as it travels.
+    timeout_ms: u32,
 }
 
 /// What all clones of a client share.
@@ -39,11 +41,11 @@ pub(crate) struct Link {
 
 impl Channel {
     pub(crate) fn new(link: Link, timeout: Duration) -> Self {
-        Self { link: Arc::new(link), timeout }
+        Self { link: Arc::new(link), timeout, timeout_ms: timeout_ms(timeout) }
     }
 
     pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { link: Arc::clone(&self.link), timeout }
+        Self { link: Arc::clone(&self.link), timeout, timeout_ms: timeout_ms(timeout) }
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -57,7 +59,8 @@ impl Channel {
     /// Calls a method that has no error of its own.
     #[inline]
     pub fn call<A: Args, R: Message>(&self, method: u16, args: &A) -> Result<R, CallError> {
-        let reply = self.transact(method, args)?;
+        let mut reply = Reply::empty();
+        self.transact(method, args, &mut reply).map_err(|error| *error)?;
         match reply.kind {
             Kind::Reply => reply.message.decode::<R>().map_err(|invalid| bad_reply(&invalid)),
             _ => Err(failure(&reply)),
@@ -71,7 +74,8 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<R, CallError<E>> {
-        let reply = self.transact(method, args).map_err(CallError::widen)?;
+        let mut reply = Reply::empty();
+        self.transact(method, args, &mut reply).map_err(|error| error.widen())?;
         match reply.kind {
             Kind::Reply => reply.message.decode::<R>().map_err(|invalid| bad_reply(&invalid).widen()),
             _ => Err(service_error(&reply)),
@@ -81,7 +85,8 @@ impl Channel {
     /// Calls a method that has no error of its own, and leaves the result where it arrived.
     #[inline]
     pub fn view<A: Args, R: Message>(&self, method: u16, args: &A) -> Result<View<R>, CallError> {
-        let reply = self.transact(method, args)?;
+        let mut reply = Reply::empty();
+        self.transact(method, args, &mut reply).map_err(|error| *error)?;
         match reply.kind {
             Kind::Reply => reply.message.into_view::<R>().map_err(|invalid| bad_reply(&invalid)),
             _ => Err(failure(&reply)),
@@ -95,7 +100,8 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<View<R>, CallError<E>> {
-        let reply = self.transact(method, args).map_err(CallError::widen)?;
+        let mut reply = Reply::empty();
+        self.transact(method, args, &mut reply).map_err(|error| error.widen())?;
         match reply.kind {
             Kind::Reply => reply.message.into_view::<R>().map_err(|invalid| bad_reply(&invalid).widen()),
             _ => Err(service_error(&reply)),
@@ -106,26 +112,32 @@ impl Channel {
     #[inline]
     pub fn send<A: Args>(&self, method: u16, args: &A) -> Result<(), CallError> {
         let mut until = Until::after(self.timeout);
-        let id = self.id(method)?;
-        let outgoing = self.connection().encode(args, A::RECURSIVE, &mut until)?;
-        let mut lease = self.link.callers.lease(&mut until).map_err(|none| self.no_lane(none))?;
-        let lane = lease.lane().ok_or_else(closed)?;
-        lane.send(id, outgoing, &mut until).map_err(|none| self.no_reply(none))?;
-        lease.sent_oneway();
-        Ok(())
+        let id = self.id(method).map_err(|error| *error)?;
+        let mut outgoing = Outgoing::empty();
+        self.connection().encode(args, A::RECURSIVE, &mut until, &mut outgoing)?;
+        let mut lease = self.link.callers.lease(&mut until).map_err(|none| *self.no_lane(*none))?;
+        let sent = lease.lane().send(id, &mut outgoing, &mut until);
+        if sent.is_ok() {
+            lease.sent_oneway();
+        }
+        lease.end();
+        sent.map_err(|none| *self.no_reply(*none))
     }
 
+    /// Errors are boxed here and below, so that the way of a call that succeeds moves a pointer at most.
     #[inline(always)]
-    fn transact<A: Args>(&self, method: u16, args: &A) -> Result<Reply, CallError> {
+    fn transact<A: Args>(&self, method: u16, args: &A, reply: &mut Reply) -> Result<(), Box<CallError>> {
         let mut until = Until::after(self.timeout);
         let id = self.id(method)?;
-        let outgoing = self.connection().encode(args, A::RECURSIVE, &mut until)?;
-        let mut lease = self.link.callers.lease(&mut until).map_err(|none| self.no_lane(none))?;
-        let lane = lease.lane().ok_or_else(closed)?;
-        let reply =
-            lane.call(id, timeout_ms(self.timeout), outgoing, &mut until).map_err(|none| self.no_reply(none))?;
+        let mut outgoing = Outgoing::empty();
+        if let Err(error) = self.connection().encode(args, A::RECURSIVE, &mut until, &mut outgoing) {
+            return Err(not_encoded(error));
+        }
+        let mut lease = self.link.callers.lease(&mut until).map_err(|none| self.no_lane(*none))?;
+        let called = lease.lane().call(id, self.timeout_ms, &mut outgoing, reply, &mut until);
         lease.got_reply();
-        Ok(reply)
+        lease.end();
+        called.map_err(|none| self.no_reply(*none))
     }
 
     #[inline(always)]
@@ -135,13 +147,13 @@ impl Channel {
 
     /// The server's id of a method; also where a forked child stops.
     #[inline(always)]
-    fn id(&self, method: u16) -> Result<u16, CallError> {
+    fn id(&self, method: u16) -> Result<u16, Box<CallError>> {
         if !self.link.process.is_current() {
-            return Err(CallError::Forked);
+            return Err(Box::new(CallError::Forked));
         }
         match self.link.methods.get(usize::from(method)) {
             Some(Some(id)) => Ok(*id),
-            _ => Err(self.unknown(method)),
+            _ => Err(Box::new(self.unknown(method))),
         }
     }
 
@@ -152,8 +164,8 @@ impl Channel {
     }
 
     #[cold]
-    fn no_lane(&self, none: NoLane) -> CallError {
-        match none {
+    fn no_lane(&self, none: NoLane) -> Box<CallError> {
+        Box::new(match none {
             NoLane::Refused => CallError::Overloaded("the server has no thread left to serve this client".into()),
             NoLane::TimedOut => CallError::Overloaded(format!(
                 "every lane was in use for {:?}, or a one-way call before this one has not run yet",
@@ -162,20 +174,20 @@ impl Channel {
             NoLane::Dead(death) => {
                 CallError::Disconnected { reason: death.reason, outcome: Outcome::NotRun }
             }
-        }
+        })
     }
 
     #[cold]
-    fn no_reply(&self, none: NoReply) -> CallError {
+    fn no_reply(&self, none: NoReply) -> Box<CallError> {
         let outcome = |maybe| if maybe { Outcome::Unknown } else { Outcome::NotRun };
-        match none {
+        Box::new(match none {
             NoReply::TimedOut { published } => {
                 CallError::DeadlineExceeded { timeout: self.timeout, outcome: outcome(published) }
             }
             NoReply::Dead { taken, death } => {
                 CallError::Disconnected { reason: death.reason, outcome: outcome(taken) }
             }
-        }
+        })
     }
 }
 
@@ -195,8 +207,8 @@ fn timeout_ms(timeout: Duration) -> u32 {
 }
 
 #[cold]
-fn closed() -> CallError {
-    CallError::Disconnected { reason: "the lane is closed".into(), outcome: Outcome::NotRun }
+fn not_encoded(error: EncodeError) -> Box<CallError> {
+    Box::new(error.into())
 }
 
 #[cold]

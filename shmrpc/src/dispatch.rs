@@ -2,8 +2,9 @@
 
 use std::any::Any;
 
-use shmrpc_transport::message::{Encode, Message as Payload};
-use shmrpc_transport::shm::lane::ServingLane;
+use shmrpc_transport::message::{Encode, EncodeError};
+use shmrpc_transport::shm::connection::{Death, Outgoing};
+use shmrpc_transport::shm::lane::{Incoming, ServingLane};
 use shmrpc_transport::shm::slot::Kind;
 use shmrpc_transport::sys::futex::Until;
 
@@ -16,9 +17,7 @@ use crate::error::CallError;
 #[derive(Debug)]
 pub struct Request<'a> {
     pub(crate) lane: &'a mut ServingLane,
-    pub(crate) call_id: u32,
-    pub(crate) oneway: bool,
-    pub(crate) message: Payload,
+    pub(crate) incoming: &'a mut Incoming,
     pub(crate) context: &'a Context,
 }
 
@@ -66,7 +65,7 @@ impl Request<'_> {
         self,
         handler: impl FnOnce(&A::Archived, &Context) -> Result<R, Rejected>,
     ) -> Answered {
-        match self.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(result)) => self.reply(Kind::Reply, &result, R::RECURSIVE),
             Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
             Err(invalid) => {
@@ -82,7 +81,7 @@ impl Request<'_> {
         self,
         handler: impl FnOnce(&A::Archived, &Context) -> Result<Result<R, E>, Rejected>,
     ) -> Answered {
-        match self.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(Ok(result))) => self.reply(Kind::Reply, &result, R::RECURSIVE),
             Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
             Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
@@ -99,7 +98,7 @@ impl Request<'_> {
         self,
         handler: impl FnOnce(&A::Archived, &Context) -> Result<(), Rejected>,
     ) -> Answered {
-        match self.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(())) => Answered(()),
             Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
             Err(invalid) => {
@@ -117,30 +116,43 @@ impl Request<'_> {
 
     #[inline(always)]
     fn reply<T: Encode>(self, kind: Kind, value: &T, recursive: bool) -> Answered {
-        let Self { lane, call_id, oneway, message, context } = self;
+        let Self { lane, incoming, context: _ } = self;
         // The arguments' memory goes back before the reply says so, so that the caller's next call finds it free.
-        drop(message);
-        if oneway {
+        incoming.message.clear();
+        if incoming.oneway {
             return Answered(());
         }
-        let connection = std::sync::Arc::clone(lane.connection());
-        match connection.encode(value, recursive, &mut Until::after(REPLY_MEMORY)) {
-            Ok(outgoing) => {
-                if let Err(death) = lane.reply(call_id, kind, outgoing) {
-                    tracing::debug!(%death, "nobody waits for a reply any more");
-                }
-                Answered(())
-            }
-            Err(error) => fail(lane, call_id, oneway, context, Failure::BadReply, error.to_string()),
+        let mut until = Until::after(REPLY_MEMORY);
+        let mut outgoing = Outgoing::empty();
+        match lane.connection().encode(value, recursive, &mut until, &mut outgoing) {
+            Ok(()) => send(lane, incoming.call_id, kind, &mut outgoing),
+            Err(error) => not_encoded(lane, incoming, error),
         }
+        Answered(())
     }
 
     #[cold]
     fn fail(self, failure: Failure, text: String) -> Answered {
-        let Self { lane, call_id, oneway, message, context } = self;
-        drop(message);
-        fail(lane, call_id, oneway, context, failure, text)
+        fail(self.lane, self.incoming, failure, text);
+        Answered(())
     }
+}
+
+#[inline(always)]
+fn send(lane: &mut ServingLane, call_id: u32, kind: Kind, outgoing: &mut Outgoing) {
+    if let Err(death) = lane.reply(call_id, kind, outgoing) {
+        nobody_waits(&death);
+    }
+}
+
+#[cold]
+fn nobody_waits(death: &Death) {
+    tracing::debug!(%death, "nobody waits for a reply any more");
+}
+
+#[cold]
+fn not_encoded(lane: &mut ServingLane, incoming: &mut Incoming, error: EncodeError) {
+    fail(lane, incoming, Failure::BadReply, error.to_string());
 }
 
 /// How long a reply may wait for the caller to give memory back.
@@ -148,30 +160,21 @@ const REPLY_MEMORY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Bytes of text that a failure carries at most.
 const TEXT_MAX: usize = 1024;
 
+/// Answers a call with a failure.
 #[cold]
-pub(crate) fn fail(
-    lane: &mut ServingLane,
-    call_id: u32,
-    oneway: bool,
-    context: &Context,
-    failure: Failure,
-    mut text: String,
-) -> Answered {
-    if oneway {
-        tracing::warn!(peer = ?context.peer(), ?failure, text, "a one-way call failed");
-        return Answered(());
+pub(crate) fn fail(lane: &mut ServingLane, incoming: &mut Incoming, failure: Failure, mut text: String) {
+    incoming.message.clear();
+    if incoming.oneway {
+        tracing::warn!(peer = ?lane.connection().peer(), ?failure, text, "a one-way call failed");
+        return;
     }
     text.truncate(text.floor_char_boundary(TEXT_MAX));
-    let connection = std::sync::Arc::clone(lane.connection());
-    match connection.encode(&(failure as u32, text), false, &mut Until::after(REPLY_MEMORY)) {
-        Ok(outgoing) => {
-            if let Err(death) = lane.reply(call_id, Kind::Failure, outgoing) {
-                tracing::debug!(%death, "nobody waits for a reply any more");
-            }
-        }
+    let mut until = Until::after(REPLY_MEMORY);
+    let mut outgoing = Outgoing::empty();
+    match lane.connection().encode(&(failure as u32, text), false, &mut until, &mut outgoing) {
+        Ok(()) => send(lane, incoming.call_id, Kind::Failure, &mut outgoing),
         Err(error) => tracing::warn!(%error, "a failure could not be reported"),
     }
-    Answered(())
 }
 
 /// What a panic said.

@@ -320,19 +320,19 @@ impl Drop for Place {
 /// Serves one lane, inline and in order, until its connection ends.
 fn serve_lane(mut lane: ServingLane, table: &Table) {
     let peer = lane.connection().peer();
-    while let Some(incoming) = lane.next() {
-        serve_one(&mut lane, table, peer, incoming);
+    let mut incoming = Incoming::empty();
+    while lane.next(&mut incoming) {
+        serve_one(&mut lane, table, peer, &mut incoming);
         lane.finish();
     }
 }
 
 #[inline(always)]
-fn serve_one(lane: &mut ServingLane, table: &Table, peer: PeerCredentials, incoming: Incoming) {
-    let Incoming { call_id, method, oneway, timeout_ms, message } = incoming;
-    let context = Context::new(peer, timeout_ms);
-    let known = table.get(usize::from(method));
+fn serve_one(lane: &mut ServingLane, table: &Table, peer: PeerCredentials, incoming: &mut Incoming) {
+    let context = Context::new(peer, incoming.timeout_ms);
+    let known = table.get(usize::from(incoming.method));
     let run = AssertUnwindSafe(|| {
-        let request = Request { lane, call_id, oneway, message, context: &context };
+        let request = Request { lane, incoming, context: &context };
         match known {
             Some((service, index)) => service.dispatch(*index, request),
             None => request.unknown_method(),
@@ -340,6 +340,8 @@ fn serve_one(lane: &mut ServingLane, table: &Table, peer: PeerCredentials, incom
     });
     // A claim that a panic leaves behind was never published, so the lane is as it was.
     if let Err(panic) = catch_unwind(run) {
-        fail(lane, call_id, oneway, &context, Failure::Panicked, panic_text(&*panic));
+        fail(lane, incoming, Failure::Panicked, panic_text(&*panic));
     }
+    // A one-way call's arguments go back here.
+    incoming.message.clear();
 }

@@ -9,7 +9,8 @@ use crate::model::{Message, Shape};
 use crate::schema;
 use crate::syntax::rkyv_derive;
 
-/// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a field.
+/// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a
+/// field.
 pub(crate) fn expand(message: &Message) -> TokenStream {
     let item = if has_named_variant(message) { derived_aside(message) } else { derived_in_place(message) };
     let schema = schema::message(message);
@@ -83,7 +84,8 @@ fn derives(message: &Message) -> Vec<Attribute> {
     derives
 }
 
-/// The bounds that the fields of a recursive type would have implied: rkyv leaves them out, as they would go in a circle.
+/// The bounds that the fields of a recursive type would have implied: rkyv leaves them out, as they would go in a
+/// circle.
 fn recursive_bounds(message: &Message, rkyv: &Path) -> Attribute {
     let types: Vec<_> = message.generics.type_params().map(|TypeParam { ident, .. }| ident).collect();
     let source = |side: TokenStream| quote!(<#side as #rkyv::rancor::Fallible>::Error: #rkyv::rancor::Source);

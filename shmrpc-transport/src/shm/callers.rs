@@ -1,7 +1,7 @@
 //! The lanes of a client: which thread calls on which.
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -30,10 +30,10 @@ pub struct Callers {
     freed: Condvar,
 }
 
-/// Two cache lines, so that neighbours do not share.
+/// Two cache lines, so that neighbours do not share. Empty until the lane is opened.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Padded(Mutex<Option<CallerLane>>);
+struct Padded(OnceLock<Mutex<CallerLane>>);
 
 /// No lane could be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +51,7 @@ pub enum NoLane {
 pub struct Lease<'c> {
     callers: &'c Callers,
     index: u32,
-    /// `Some` until dropped.
-    guard: Option<MutexGuard<'c, Option<CallerLane>>>,
+    guard: MutexGuard<'c, CallerLane>,
 }
 
 thread_local! {
@@ -79,7 +78,7 @@ impl Callers {
         let lanes = connection.limits().lanes;
         Self {
             connection,
-            lanes: (0..lanes).map(|_| Padded(Mutex::new(None))).collect(),
+            lanes: (0..lanes).map(|_| Padded(OnceLock::new())).collect(),
             open: AtomicU32::new(0),
             limit: Mutex::new(lanes),
             waiting: AtomicU32::new(0),
@@ -99,7 +98,7 @@ impl Callers {
     /// # Errors
     /// [`NoLane`]; nothing was sent.
     #[inline(always)]
-    pub fn lease(&self, until: &mut Until) -> Result<Lease<'_>, NoLane> {
+    pub fn lease(&self, until: &mut Until) -> Result<Lease<'_>, Box<NoLane>> {
         if !HAS_TRAILS.get()
             && let Some(lease) = self.try_lane(LAST.get())
         {
@@ -111,25 +110,22 @@ impl Callers {
     /// The lane, if it is open and nobody is on it.
     #[inline(always)]
     fn try_lane(&self, index: u32) -> Option<Lease<'_>> {
-        let mut guard = self.lanes.get(index as usize)?.0.try_lock()?;
-        if !guard.as_mut()?.is_free() {
-            return None;
-        }
-        Some(Lease { callers: self, index, guard: Some(guard) })
+        let mut guard = self.lanes.get(index as usize)?.0.get()?.try_lock()?;
+        guard.is_free().then_some(Lease { callers: self, index, guard })
     }
 
     #[inline(never)]
-    fn lease_slowly(&self, until: &mut Until) -> Result<Lease<'_>, NoLane> {
+    fn lease_slowly(&self, until: &mut Until) -> Result<Lease<'_>, Box<NoLane>> {
         let mut registered = Registered { callers: self, on: false };
         loop {
             if let Some(death) = self.connection.death() {
-                return Err(NoLane::Dead(death.clone()));
+                return Err(Box::new(NoLane::Dead(death.clone())));
             }
-            if let Some(lease) = self.try_all(until)? {
+            if let Some(lease) = self.try_all(until).map_err(Box::new)? {
                 return Ok(lease);
             }
             if until.is_over() {
-                return Err(NoLane::TimedOut);
+                return Err(Box::new(NoLane::TimedOut));
             }
             if !registered.on {
                 registered.enter();
@@ -174,11 +170,10 @@ impl Callers {
         let Some(place) = self.lanes.get(index as usize) else { return Ok(None) };
         match CallerLane::open(&self.connection, index, until).map_err(NoLane::Dead)? {
             Some(lane) => {
-                let mut guard = place.0.lock();
-                *guard = Some(lane);
+                let guard = place.0.get_or_init(|| Mutex::new(lane)).lock();
                 self.open.store(index + 1, Ordering::Release);
                 LAST.set(index);
-                Ok(Some(Lease { callers: self, index, guard: Some(guard) }))
+                Ok(Some(Lease { callers: self, index, guard }))
             }
             None if index == 0 => Err(NoLane::Refused),
             None => {
@@ -187,6 +182,12 @@ impl Callers {
                 Ok(None)
             }
         }
+    }
+
+    #[cold]
+    fn wake_one(&self) {
+        drop(self.queue.lock());
+        self.freed.notify_one();
     }
 
     fn trail(&self) -> Option<Trail> {
@@ -243,35 +244,31 @@ impl Drop for Registered<'_> {
 impl Lease<'_> {
     /// The lane.
     #[inline(always)]
-    pub fn lane(&mut self) -> Option<&mut CallerLane> {
-        self.guard.as_mut()?.as_mut()
+    pub fn lane(&mut self) -> &mut CallerLane {
+        &mut self.guard
     }
 
     /// Remembers that this thread sent a one-way call here.
-    pub fn sent_oneway(&mut self) {
-        let Some(position) = self.lane().map(|lane| lane.position()) else { return };
-        self.callers.leave_trail(self.index, position);
+    pub fn sent_oneway(&self) {
+        self.callers.leave_trail(self.index, self.guard.position());
     }
 
     /// A reply came on this lane, so all that was sent before it on this lane has run.
     #[inline(always)]
     pub fn got_reply(&self) {
-        if HAS_TRAILS.get()
-            && self.callers.trail().is_some_and(|trail| trail.lane == self.index)
-        {
+        if HAS_TRAILS.get() && self.callers.trail().is_some_and(|trail| trail.lane == self.index) {
             self.callers.forget_trail();
         }
     }
-}
 
-impl Drop for Lease<'_> {
+    /// Leaves the lane to others.
     #[inline(always)]
-    fn drop(&mut self) {
-        self.guard = None;
+    pub fn end(self) {
+        let Self { callers, index: _, guard } = self;
+        drop(guard);
         // A thread that enters the queue after this look finds the lane free, or looks again after LOOK.
-        if self.callers.waiting.load(Ordering::SeqCst) != 0 {
-            drop(self.callers.queue.lock());
-            self.callers.freed.notify_one();
+        if callers.waiting.load(Ordering::SeqCst) != 0 {
+            callers.wake_one();
         }
     }
 }

@@ -261,23 +261,23 @@ impl Connection {
     /// [`EncodeError`]; nothing was sent.
     #[inline(always)]
     pub fn encode<T: Encode>(
-        &self,
+        self: &Arc<Self>,
         value: &T,
         recursive: bool,
         until: &mut Until,
-    ) -> Result<Outgoing<'_>, EncodeError> {
-        let mut words = Words([0; INLINE_WORDS]);
-        let inline = Buffer { start: NonNull::from(&mut words).cast(), capacity: INLINE };
-        let mut growth = Growth { connection: self, block: None, until };
-        // SAFETY: `words` is a local that nobody else touches during the call.
-        let length = unsafe { encode(value, recursive, inline, &mut growth) }?;
-        let length = u32::try_from(length)
-            .map_err(|_| EncodeError::TooLarge { needed: length as u64, max: self.limits.send_max })?;
-        let mut block = growth.block.take();
-        if let Some(block) = &mut block {
-            block.shrink(length);
+        outgoing: &mut Outgoing,
+    ) -> Result<(), EncodeError> {
+        let Outgoing { words, length, block } = outgoing;
+        let inline = Buffer { start: NonNull::from(words).cast(), capacity: INLINE };
+        let mut growth = Growth { connection: self, block, until };
+        // SAFETY: `words` is borrowed mutably during the call.
+        let encoded = unsafe { encode(value, recursive, inline, &mut growth) }?;
+        // An inline length always fits; a longer one was checked against `send_max` while it grew.
+        *length = u32::try_from(encoded).unwrap_or(u32::MAX);
+        if let Some(block) = block {
+            block.shrink(*length);
         }
-        Ok(Outgoing { words: words.0, length, block })
+        Ok(())
     }
 
     /// Turns a slot into a message.
@@ -285,18 +285,16 @@ impl Connection {
     /// # Errors
     /// [`BadBlock`] if it names memory that the peer does not have.
     #[inline(always)]
-    pub(crate) fn receive(&self, taken: &Taken) -> Result<Message, BadBlock> {
-        if taken.header.flags & FLAG_BLOCK == 0 {
-            return Ok(Message::inline(taken.payload, taken.header.length));
-        }
-        self.receive_block(taken)
+    pub(crate) fn receive(&self, taken: &Taken, message: &mut Message) -> Result<(), Box<BadBlock>> {
+        message.set_inline(taken.payload, taken.header.length);
+        if taken.header.flags & FLAG_BLOCK == 0 { Ok(()) } else { self.receive_block(taken, message) }
     }
 
     #[inline(never)]
-    fn receive_block(&self, taken: &Taken) -> Result<Message, BadBlock> {
+    fn receive_block(&self, taken: &Taken, message: &mut Message) -> Result<(), Box<BadBlock>> {
         let at = BlockRef::from_words(&taken.payload);
         let (id, length) = (taken.header.block, taken.header.length);
-        let bad = |what| BadBlock { what, id, at, length };
+        let bad = |what| Box::new(BadBlock { what, id, at, length });
         if id >= BLOCKS {
             return Err(bad("id"));
         }
@@ -306,12 +304,13 @@ impl Connection {
         if !at.offset.is_multiple_of(UNIT) {
             return Err(bad("offset not a multiple of 64"));
         }
-        let segment = self.segment(at.segment).ok_or(bad("segment"))?;
-        let start = segment.range(at.offset, u64::from(length)).ok_or(bad("offset and length"))?;
+        let segment = self.segment(at.segment).ok_or_else(|| bad("segment"))?;
+        let start = segment.range(at.offset, u64::from(length)).ok_or_else(|| bad("offset and length"))?;
         let release_to = Arc::clone(&self.own_base);
         let loan =
             BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at };
-        Ok(Message::admit(loan, self.trusted, &self.pool))
+        message.admit(loan, self.trusted, &self.pool);
+        Ok(())
     }
 
     fn segment(&self, id: u32) -> Option<Arc<Segment>> {
@@ -502,13 +501,21 @@ pub struct BadBlock {
 
 /// A message that was encoded and not yet sent. Its memory goes back if it never is.
 #[derive(Debug)]
-pub struct Outgoing<'c> {
+#[repr(align(16))]
+pub struct Outgoing {
+    /// The payload, if there is no block.
     words: [u64; INLINE_WORDS],
     length: u32,
-    block: Option<OwnedBlock<'c>>,
+    block: Option<OwnedBlock>,
 }
 
-impl Outgoing<'_> {
+impl Outgoing {
+    /// Nothing encoded yet.
+    #[inline(always)]
+    pub fn empty() -> Self {
+        Self { words: [0; INLINE_WORDS], length: 0, block: None }
+    }
+
     /// Payload bytes.
     pub fn len(&self) -> u32 {
         self.length
@@ -522,23 +529,24 @@ impl Outgoing<'_> {
     /// Puts the whereabouts of the payload into `header`, hands the memory to the peer, and returns the words for
     /// the slot.
     #[inline(always)]
-    pub(crate) fn address(self, header: &mut Header) -> [u64; INLINE_WORDS] {
+    pub(crate) fn address(&mut self, header: &mut Header) -> &[u64; INLINE_WORDS] {
         header.length = self.length;
-        match self.block {
-            None => self.words,
-            Some(block) => block.lend(header),
+        if let Some(block) = self.block.take() {
+            self.words = block.lend(header);
         }
+        &self.words
     }
 }
 
 /// A block that goes back to its arena when dropped.
 #[derive(Debug)]
-struct OwnedBlock<'c> {
-    connection: &'c Connection,
+struct OwnedBlock {
+    connection: Arc<Connection>,
+    /// `None` once it was lent.
     block: Option<Block>,
 }
 
-impl OwnedBlock<'_> {
+impl OwnedBlock {
     fn shrink(&mut self, length: u32) {
         if let Some(block) = &mut self.block {
             self.connection.sending.lock().arena.shrink(block, length.into());
@@ -556,7 +564,7 @@ impl OwnedBlock<'_> {
     }
 }
 
-impl Drop for OwnedBlock<'_> {
+impl Drop for OwnedBlock {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             self.connection.sending.lock().arena.free(block);
@@ -564,20 +572,16 @@ impl Drop for OwnedBlock<'_> {
     }
 }
 
-/// The bytes that encoding begins with.
-#[repr(C, align(16))]
-struct Words([u64; INLINE_WORDS]);
-
 /// Finds blocks for a message that grows.
-struct Growth<'c, 'u> {
-    connection: &'c Connection,
-    block: Option<OwnedBlock<'c>>,
-    until: &'u mut Until,
+struct Growth<'a> {
+    connection: &'a Arc<Connection>,
+    block: &'a mut Option<OwnedBlock>,
+    until: &'a mut Until,
 }
 
 // SAFETY: `grow` returns the memory of a block that it owns until it is dropped or asked again; no other message has
 // it, by the arena's promise, and the peer was not told of it.
-unsafe impl Grow for Growth<'_, '_> {
+unsafe impl Grow for Growth<'_> {
     fn grow(&mut self, old: Buffer, used: usize, needed: usize) -> Result<Buffer, EncodeError> {
         let max = self.connection.limits.send_max;
         if needed as u64 > max {
@@ -603,7 +607,7 @@ unsafe impl Grow for Growth<'_, '_> {
         // SAFETY: the new block has room for `needed >= used` bytes, and the old buffer has `used` of them; they are
         // different memory.
         unsafe { core::ptr::copy_nonoverlapping(old.start.as_ptr(), start.as_ptr(), used) };
-        self.block = Some(OwnedBlock { connection: self.connection, block: Some(block) });
+        *self.block = Some(OwnedBlock { connection: Arc::clone(self.connection), block: Some(block) });
         Ok(Buffer { start, capacity })
     }
 }

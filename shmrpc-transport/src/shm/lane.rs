@@ -19,7 +19,7 @@ enum Broken {
     #[error(transparent)]
     Credit(#[from] BadCredit),
     #[error(transparent)]
-    Block(#[from] BadBlock),
+    Block(#[from] Box<BadBlock>),
     #[error("{0:?} has no place in the ring of this lane")]
     Kind(Kind),
     #[error("a reply to call {found} came where the reply to call {expected} was due")]
@@ -64,6 +64,14 @@ pub struct Reply {
     pub message: Message,
 }
 
+impl Reply {
+    /// Nothing came back yet.
+    #[inline(always)]
+    pub fn empty() -> Self {
+        Self { kind: Kind::Failure, message: Message::empty() }
+    }
+}
+
 impl CallerLane {
     /// Opens `lane` at the peer. `Ok(None)` if the peer refuses.
     ///
@@ -99,8 +107,8 @@ impl CallerLane {
         while let Some(overdue) = self.overdue
             && self.consumer.ready()
         {
-            match self.take(overdue) {
-                Ok(_) => self.overdue = None,
+            match self.take(overdue, &mut Reply::empty()) {
+                Ok(()) => self.overdue = None,
                 Err(broken) => {
                     self.connection.poison(&broken);
                     return false;
@@ -124,19 +132,17 @@ impl CallerLane {
         &mut self,
         method: u16,
         timeout_ms: u32,
-        outgoing: Outgoing<'_>,
+        outgoing: &mut Outgoing,
+        reply: &mut Reply,
         until: &mut Until,
-    ) -> Result<Reply, NoReply> {
+    ) -> Result<(), Box<NoReply>> {
         let call_id = self.publish(Kind::Request, method, timeout_ms, outgoing, until)?;
         let wait = match self.connection.stop(self.lane) {
             Some(stop) => self.consumer.wait(stop, until),
             None => Ok(Wait::Stopped),
         };
         match wait {
-            Ok(Wait::Ready) => match self.take(call_id) {
-                Ok(reply) => Ok(reply),
-                Err(broken) => Err(self.broken(&broken)),
-            },
+            Ok(Wait::Ready) => self.take(call_id, reply).map_err(|broken| self.broken(&broken)),
             other => Err(self.no_reply(call_id, other)),
         }
     }
@@ -145,7 +151,12 @@ impl CallerLane {
     ///
     /// # Errors
     /// [`NoReply`] if it could not be published.
-    pub fn send(&mut self, method: u16, outgoing: Outgoing<'_>, until: &mut Until) -> Result<(), NoReply> {
+    pub fn send(
+        &mut self,
+        method: u16,
+        outgoing: &mut Outgoing,
+        until: &mut Until,
+    ) -> Result<(), Box<NoReply>> {
         self.publish(Kind::OneWay, method, 0, outgoing, until).map(drop)
     }
 
@@ -155,9 +166,9 @@ impl CallerLane {
         kind: Kind,
         method: u16,
         timeout_ms: u32,
-        outgoing: Outgoing<'_>,
+        outgoing: &mut Outgoing,
         until: &mut Until,
-    ) -> Result<u32, NoReply> {
+    ) -> Result<u32, Box<NoReply>> {
         if !matches!(self.producer.try_claim(), Ok(true)) {
             self.wait_for_credit(until)?;
         }
@@ -165,61 +176,59 @@ impl CallerLane {
         self.next_call = call_id.wrapping_add(1);
         let mut header = Header { call_id, method, timeout_ms, ..Header::new(kind) };
         let words = outgoing.address(&mut header);
-        self.producer.publish(&header, &words);
+        self.producer.publish(&header, words);
         self.producer.notify();
         Ok(call_id)
     }
 
     #[cold]
-    fn wait_for_credit(&mut self, until: &mut Until) -> Result<(), NoReply> {
+    fn wait_for_credit(&mut self, until: &mut Until) -> Result<(), Box<NoReply>> {
         let connection = Arc::clone(&self.connection);
-        let Some(stop) = connection.stop(self.lane) else {
-            return Err(NoReply::TimedOut { published: false });
+        let none = match connection.stop(self.lane).map(|stop| wait_for_credit(&mut self.producer, stop, until)) {
+            Some(Ok(Wait::Ready)) => return Ok(()),
+            Some(Ok(Wait::TimedOut)) => NoReply::TimedOut { published: false },
+            Some(Err(bad)) => NoReply::Dead { taken: false, death: connection.poison(&bad) },
+            Some(Ok(Wait::Stopped)) | None => {
+                NoReply::Dead { taken: false, death: connection.last_words() }
+            }
         };
-        match wait_for_credit(&mut self.producer, stop, until) {
-            Ok(Wait::Ready) => Ok(()),
-            Ok(Wait::TimedOut) => Err(NoReply::TimedOut { published: false }),
-            Ok(Wait::Stopped) => Err(NoReply::Dead { taken: false, death: connection.last_words() }),
-            Err(bad) => Err(NoReply::Dead { taken: false, death: connection.poison(&bad) }),
-        }
+        Err(Box::new(none))
     }
 
     #[inline(always)]
-    fn take(&mut self, call_id: u32) -> Result<Reply, Broken> {
+    fn take(&mut self, call_id: u32, reply: &mut Reply) -> Result<(), Broken> {
         let taken = self.consumer.take()?;
-        let message = self.connection.receive(&taken)?;
+        self.connection.receive(&taken, &mut reply.message)?;
         self.consumer.finish();
-        let kind = taken.header.kind;
-        if !matches!(kind, Kind::Reply | Kind::ServiceError | Kind::Failure) {
-            return Err(Broken::Kind(kind));
+        reply.kind = taken.header.kind;
+        if !matches!(reply.kind, Kind::Reply | Kind::ServiceError | Kind::Failure) {
+            return Err(Broken::Kind(reply.kind));
         }
         if taken.header.call_id != call_id {
             return Err(Broken::CallId { found: taken.header.call_id, expected: call_id });
         }
-        Ok(Reply { kind, message })
+        Ok(())
     }
 
     #[cold]
-    fn no_reply(&mut self, call_id: u32, wait: Result<Wait, BadHeader>) -> NoReply {
+    fn no_reply(&mut self, call_id: u32, wait: Result<Wait, BadHeader>) -> Box<NoReply> {
         match wait {
             Ok(Wait::TimedOut) => {
                 self.overdue = Some(call_id);
-                NoReply::TimedOut { published: true }
+                Box::new(NoReply::TimedOut { published: true })
             }
             Ok(_) => {
                 let request = self.producer.position().wrapping_sub(1);
-                NoReply::Dead {
-                    taken: self.producer.was_taken(request),
-                    death: self.connection.last_words(),
-                }
+                let taken = self.producer.was_taken(request);
+                Box::new(NoReply::Dead { taken, death: self.connection.last_words() })
             }
             Err(bad) => self.broken(&bad.into()),
         }
     }
 
     #[cold]
-    fn broken(&self, broken: &Broken) -> NoReply {
-        NoReply::Dead { taken: true, death: self.connection.poison(broken) }
+    fn broken(&self, broken: &Broken) -> Box<NoReply> {
+        Box::new(NoReply::Dead { taken: true, death: self.connection.poison(broken) })
     }
 }
 
@@ -263,6 +272,14 @@ pub struct Incoming {
     pub message: Message,
 }
 
+impl Incoming {
+    /// Nothing arrived yet.
+    #[inline(always)]
+    pub fn empty() -> Self {
+        Self { call_id: 0, method: 0, oneway: false, timeout_ms: 0, message: Message::empty() }
+    }
+}
+
 impl ServingLane {
     /// The serving end of `lane`; `None` if there is no such lane.
     pub fn new(connection: &Arc<Connection>, lane: u32) -> Option<Self> {
@@ -276,28 +293,35 @@ impl ServingLane {
         &self.connection
     }
 
-    /// Waits for the next request. `None` when the connection has ended or drains, and no request is left.
+    /// Waits for the next request. False when the connection has ended or drains, and no request is left.
     #[inline(always)]
-    pub fn next(&mut self) -> Option<Incoming> {
+    pub fn next(&mut self, incoming: &mut Incoming) -> bool {
         if !self.consumer.ready() {
             self.tell_the_sleeping();
-        }
-        let stop = self.connection.stop(self.lane)?;
-        match self.consumer.wait(stop, &mut Until::never()) {
-            Ok(Wait::Ready) => {}
-            Ok(_) => return None,
-            Err(bad) => {
-                self.connection.poison(&bad);
-                return None;
+            let Some(stop) = self.connection.stop(self.lane) else { return false };
+            match self.consumer.wait(stop, &mut Until::never()) {
+                Ok(Wait::Ready) => {}
+                other => return self.ended(other),
             }
         }
-        match self.take() {
-            Ok(incoming) => Some(incoming),
-            Err(broken) => {
-                self.connection.poison(&broken);
-                None
-            }
+        match self.take(incoming) {
+            Ok(()) => true,
+            Err(broken) => self.poisoned(&broken),
         }
+    }
+
+    #[cold]
+    fn ended(&self, wait: Result<Wait, BadHeader>) -> bool {
+        match wait {
+            Ok(_) => false,
+            Err(bad) => self.poisoned(&bad.into()),
+        }
+    }
+
+    #[cold]
+    fn poisoned(&self, broken: &Broken) -> bool {
+        self.connection.poison(broken);
+        false
     }
 
     /// Says that the request taken last is finished, after its reply was published, if it has one.
@@ -311,35 +335,40 @@ impl ServingLane {
     /// # Errors
     /// The connection has ended, and nobody waits for the reply.
     #[inline(always)]
-    pub fn reply(&mut self, call_id: u32, kind: Kind, outgoing: Outgoing<'_>) -> Result<(), Death> {
+    pub fn reply(&mut self, call_id: u32, kind: Kind, outgoing: &mut Outgoing) -> Result<(), Box<Death>> {
         if !matches!(self.producer.try_claim(), Ok(true)) {
             self.wait_for_credit()?;
         }
         let mut header = Header { call_id, ..Header::new(kind) };
         let words = outgoing.address(&mut header);
-        self.producer.publish(&header, &words);
+        self.producer.publish(&header, words);
         Ok(())
     }
 
     #[cold]
-    fn wait_for_credit(&mut self) -> Result<(), Death> {
-        let Some(stop) = self.connection.stop(self.lane) else { return Err(self.connection.last_words()) };
-        match wait_for_credit(&mut self.producer, stop, &mut Until::never()) {
-            Ok(Wait::Ready) => Ok(()),
-            Ok(_) => Err(self.connection.last_words()),
-            Err(bad) => Err(self.connection.poison(&bad)),
+    fn wait_for_credit(&mut self) -> Result<(), Box<Death>> {
+        let connection = Arc::clone(&self.connection);
+        let until = &mut Until::never();
+        match connection.stop(self.lane).map(|stop| wait_for_credit(&mut self.producer, stop, until)) {
+            Some(Ok(Wait::Ready)) => Ok(()),
+            Some(Err(bad)) => Err(Box::new(connection.poison(&bad))),
+            Some(Ok(_)) | None => Err(Box::new(connection.last_words())),
         }
     }
 
     #[inline(always)]
-    fn take(&mut self) -> Result<Incoming, Broken> {
+    fn take(&mut self, incoming: &mut Incoming) -> Result<(), Broken> {
         let taken = self.consumer.take()?;
         let Header { call_id, method, kind, timeout_ms, .. } = taken.header;
         if !matches!(kind, Kind::Request | Kind::OneWay) {
             return Err(Broken::Kind(kind));
         }
-        let message = self.connection.receive(&taken)?;
-        Ok(Incoming { call_id, method, oneway: kind == Kind::OneWay, timeout_ms, message })
+        self.connection.receive(&taken, &mut incoming.message)?;
+        incoming.call_id = call_id;
+        incoming.method = method;
+        incoming.oneway = kind == Kind::OneWay;
+        incoming.timeout_ms = timeout_ms;
+        Ok(())
     }
 
     /// Wakes the caller if it sleeps on a reply or for want of credits.

@@ -63,11 +63,12 @@ fn echo(connection: &Connection, lane: u32) -> Option<()> {
     let stop = connection.stop(lane)?;
     loop {
         while consumer.ready() {
-            let taken = consumer.take().ok()?;
+            let mut payload = [0; 5];
+            let header = consumer.take(&mut payload).ok()?;
             if !producer.try_claim().ok()? {
                 return None;
             }
-            producer.publish(&Header { kind: Kind::Reply, ..taken.header }, &taken.payload);
+            producer.publish(Header { kind: Kind::Reply, ..header }, &payload);
             consumer.finish();
         }
         producer.notify();
@@ -108,16 +109,17 @@ impl RawLane {
                     return Err(failed(&"no credit although echoes came back"));
                 }
                 let header = Header { call_id: sent, length: LENGTH, ..Header::new(Kind::Request) };
-                self.producer.publish(&header, &[u64::from(sent); 5]);
+                self.producer.publish(header, &[u64::from(sent); 5]);
                 sent += 1;
             }
             self.producer.notify();
             let last = count.min(back + BATCH);
             while back < last {
                 self.wait()?;
-                let echo = self.consumer.take().map_err(|error| failed(&error))?;
-                if echo.header.call_id != back || echo.payload != [u64::from(back); 5] {
-                    return Err(failed(&format!("echoed {echo:?} to message {back}")));
+                let mut payload = [0; 5];
+                let header = self.consumer.take(&mut payload).map_err(|error| failed(&error))?;
+                if header.call_id != back || payload != [u64::from(back); 5] {
+                    return Err(failed(&format!("echoed {header:?} {payload:?} to message {back}")));
                 }
                 back += 1;
             }

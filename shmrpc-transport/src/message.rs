@@ -97,11 +97,16 @@ impl Message {
         Self { words: Aligned([0; INLINE_WORDS]), length: 0, elsewhere: Elsewhere::Nowhere }
     }
 
-    /// Holds from now on a payload that came inside a slot. `length` is clamped to what a slot holds.
+    /// Where the payload of a slot is to be copied. Whatever the message held before is given up.
     #[inline(always)]
-    pub fn set_inline(&mut self, words: [u64; INLINE_WORDS], length: u32) {
+    pub(crate) fn words_mut(&mut self) -> &mut [u64; INLINE_WORDS] {
         self.clear();
-        self.words = Aligned(words);
+        &mut self.words.0
+    }
+
+    /// Holds from now on the first `length` bytes of its words, clamped to what a slot holds.
+    #[inline(always)]
+    pub(crate) fn set_inline(&mut self, length: u32) {
         self.length = (length as usize).min(INLINE);
     }
 

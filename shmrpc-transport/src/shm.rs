@@ -10,6 +10,7 @@ pub mod lane;
 pub mod connection;
 pub mod producer;
 pub mod consumer;
+mod ladder;
 #[cfg(not(loom))]
 pub mod segment;
 pub mod arena;

@@ -39,16 +39,16 @@ fn publish_and_consume() {
         let sender = thread::spawn(move || {
             for call_id in 0..2 {
                 assert!(producer.try_claim().unwrap());
-                producer.publish(&header(call_id), &[u64::from(call_id) + 1; 5]);
+                producer.publish(header(call_id), &[u64::from(call_id) + 1; 5]);
             }
         });
         for call_id in 0..2 {
             while !consumer.ready() {
                 thread::yield_now();
             }
-            let taken = consumer.take().unwrap();
-            assert_eq!(taken.header.call_id, call_id);
-            assert_eq!(taken.payload, [u64::from(call_id) + 1; 5]);
+            let mut payload = [0; 5];
+            assert_eq!(consumer.take(&mut payload).unwrap().call_id, call_id);
+            assert_eq!(payload, [u64::from(call_id) + 1; 5]);
             consumer.finish();
         }
         sender.join().unwrap();
@@ -61,12 +61,12 @@ fn sleep_and_wake() {
     loom::model(|| {
         let (mut producer, mut consumer) = lane();
         let sender = thread::spawn(move || {
-            producer.publish(&header(7), &[1; 5]);
+            producer.publish(header(7), &[1; 5]);
             producer.notify();
         });
         let stop = Stop::default();
         assert_eq!(consumer.wait(&stop, &mut Until::never()).unwrap(), Wait::Ready);
-        assert_eq!(consumer.take().unwrap().header.call_id, 7);
+        assert_eq!(consumer.take(&mut [0; 5]).unwrap().call_id, 7);
         sender.join().unwrap();
     });
 }
@@ -77,14 +77,14 @@ fn a_batch_wakes_too() {
     loom::model(|| {
         let (mut producer, mut consumer) = lane();
         let sender = thread::spawn(move || {
-            producer.publish(&header(0), &[1; 5]);
-            producer.publish(&header(1), &[1; 5]);
+            producer.publish(header(0), &[1; 5]);
+            producer.publish(header(1), &[1; 5]);
             producer.notify();
         });
         let stop = Stop::default();
         for call_id in 0..2 {
             assert_eq!(consumer.wait(&stop, &mut Until::never()).unwrap(), Wait::Ready);
-            assert_eq!(consumer.take().unwrap().header.call_id, call_id);
+            assert_eq!(consumer.take(&mut [0; 5]).unwrap().call_id, call_id);
         }
         sender.join().unwrap();
     });
@@ -99,7 +99,7 @@ fn credits() {
         let (mut producer, mut consumer) = lane();
         // A ring of two is full before the threads meet.
         for call_id in 0..2 {
-            producer.publish(&header(call_id), &[u64::from(call_id); 5]);
+            producer.publish(header(call_id), &[u64::from(call_id); 5]);
         }
         let receiver = thread::spawn(move || {
             let stop = Stop::default();
@@ -108,9 +108,9 @@ fn credits() {
                     consumer.tell_creditor();
                 }
                 assert_eq!(consumer.wait(&stop, &mut Until::never()).unwrap(), Wait::Ready);
-                let taken = consumer.take().unwrap();
-                assert_eq!(taken.header.call_id, call_id);
-                assert_eq!(taken.payload, [u64::from(call_id); 5]);
+                let mut payload = [0; 5];
+                assert_eq!(consumer.take(&mut payload).unwrap().call_id, call_id);
+                assert_eq!(payload, [u64::from(call_id); 5]);
                 consumer.finish();
             }
         });
@@ -118,7 +118,7 @@ fn credits() {
         while !producer.try_claim().unwrap() {
             producer.sleep_for_credit(&stop, &mut Until::never()).unwrap();
         }
-        producer.publish(&header(2), &[2; 5]);
+        producer.publish(header(2), &[2; 5]);
         producer.notify();
         receiver.join().unwrap();
     });
@@ -149,10 +149,10 @@ fn taken_before_the_handler() {
     loom::model(|| {
         let (mut producer, mut consumer) = lane();
         let effect = Arc::new(Word::default());
-        producer.publish(&header(0), &[0; 5]);
+        producer.publish(header(0), &[0; 5]);
         let handler = Arc::clone(&effect);
         let receiver = thread::spawn(move || {
-            consumer.take().unwrap();
+            consumer.take(&mut [0; 5]).unwrap();
             handler.store(1, loom::sync::atomic::Ordering::Relaxed);
         });
         let ran = effect.load(loom::sync::atomic::Ordering::Relaxed) == 1;

@@ -13,7 +13,7 @@ use super::consumer::Consumer;
 use super::producer::Producer;
 use super::arena::{Arena, BLOCKS, Block, UNIT};
 use super::segment::{ARENA_OFFSET, BASE_LEN, MAX_LANES, Segment, Side};
-use super::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, INLINE_WORDS, Kind, Taken};
+use super::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, INLINE_WORDS, Kind};
 use crate::message::{Buffer, Encode, EncodeError, Grow, Loan, Message, Pool, encode};
 use crate::peers::PeerCredentials;
 use crate::sys::futex::{Stop, Until};
@@ -280,20 +280,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Turns a slot into a message.
+    /// Completes a message whose slot's payload lies in it.
     ///
     /// # Errors
     /// [`BadBlock`] if it names memory that the peer does not have.
     #[inline(always)]
-    pub(crate) fn receive(&self, taken: &Taken, message: &mut Message) -> Result<(), Box<BadBlock>> {
-        message.set_inline(taken.payload, taken.header.length);
-        if taken.header.flags & FLAG_BLOCK == 0 { Ok(()) } else { self.receive_block(taken, message) }
+    pub(crate) fn receive(&self, header: Header, message: &mut Message) -> Result<(), Box<BadBlock>> {
+        message.set_inline(header.length);
+        if header.flags & FLAG_BLOCK == 0 { Ok(()) } else { self.receive_block(header, message) }
     }
 
     #[inline(never)]
-    fn receive_block(&self, taken: &Taken, message: &mut Message) -> Result<(), Box<BadBlock>> {
-        let at = BlockRef::from_words(&taken.payload);
-        let (id, length) = (taken.header.block, taken.header.length);
+    fn receive_block(&self, header: Header, message: &mut Message) -> Result<(), Box<BadBlock>> {
+        let at = BlockRef::from_words(message.words_mut());
+        let (id, length) = (header.block, header.length);
         let bad = |what| Box::new(BadBlock { what, id, at, length });
         if id >= BLOCKS {
             return Err(bad("id"));
@@ -526,14 +526,23 @@ impl Outgoing {
         self.length == 0
     }
 
-    /// Puts the whereabouts of the payload into `header`, hands the memory to the peer, and returns the words for
-    /// the slot.
+    /// Hands the memory of the payload, if it has any, to the peer. Returns the flags and the block id for the header
+    /// (by value: a header in memory that is written piecewise and read whole costs a stalled load).
     #[inline(always)]
-    pub(crate) fn address(&mut self, header: &mut Header) -> &[u64; INLINE_WORDS] {
-        header.length = self.length;
-        if let Some(block) = self.block.take() {
-            self.words = block.lend(header);
+    pub(crate) fn hand_over(&mut self) -> (u8, u32) {
+        match self.block.take() {
+            None => (0, 0),
+            Some(block) => {
+                let (id, at) = block.lend();
+                self.words = at.to_words();
+                (FLAG_BLOCK, id)
+            }
         }
+    }
+
+    /// What the slot carries: the payload, or after [`Outgoing::hand_over`] its whereabouts.
+    #[inline(always)]
+    pub(crate) fn words(&self) -> &[u64; INLINE_WORDS] {
         &self.words
     }
 }
@@ -554,13 +563,14 @@ impl OwnedBlock {
     }
 
     #[inline(never)]
-    fn lend(mut self, header: &mut Header) -> [u64; INLINE_WORDS] {
-        let Some(block) = self.block.take() else { return [0; INLINE_WORDS] };
-        header.flags |= FLAG_BLOCK;
-        header.block = block.id;
+    fn lend(mut self) -> (u32, BlockRef) {
+        let Some(block) = self.block.take() else {
+            return (0, BlockRef { segment: 0, generation: 0, offset: 0 });
+        };
         let at = BlockRef { segment: block.segment, generation: block.generation, offset: block.offset };
+        let id = block.id;
         self.connection.sending.lock().arena.lend(block);
-        at.to_words()
+        (id, at)
     }
 }
 

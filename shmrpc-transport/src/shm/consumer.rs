@@ -2,7 +2,8 @@
 
 use core::ops::Deref;
 
-use super::slot::{ASLEEP, BadHeader, LaneSide, SLOTS, Taken};
+use super::ladder::Ladder;
+use super::slot::{ASLEEP, BadHeader, Header, INLINE_WORDS, LaneSide, SLOTS};
 use crate::sync::{Ordering, fence_release, fence_seq_cst, relax};
 use crate::sys::futex::{self, Stop, Until};
 
@@ -40,20 +41,20 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
         self.peer.slot(self.next).stamp.load(Ordering::Acquire) == self.next.wrapping_add(1)
     }
 
-    /// Copies the next message into private memory; [`Consumer::ready`] has said yes.
+    /// Copies the next message's payload into private memory; [`Consumer::ready`] has said yes.
     ///
     /// From here on the peer cannot prove that the message was not taken.
     ///
     /// # Errors
     /// [`BadHeader`]: the peer wrote what no correct peer writes; the lane is of no more use.
     #[inline(always)]
-    pub fn take(&mut self) -> Result<Taken, BadHeader> {
-        let taken = self.peer.slot(self.next).read();
+    pub fn take(&mut self, payload: &mut [u64; INLINE_WORDS]) -> Result<Header, BadHeader> {
+        let header = self.peer.slot(self.next).read(payload);
         self.next = self.next.wrapping_add(1);
         // The handler's effects come after this store, in the eyes of whoever looks after our death.
         self.own.taken.store(self.next, Ordering::Relaxed);
         fence_release();
-        taken
+        header
     }
 
     /// Gives the credits of all messages taken so far back to the peer.
@@ -86,32 +87,28 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
     /// [`BadHeader::Stamp`] if the slot holds a stamp that no correct peer writes there.
     #[inline(always)]
     pub fn wait(&mut self, stop: &Stop, until: &mut Until) -> Result<Wait, BadHeader> {
-        for _ in 0..Ladder::EAGER {
-            if self.ready() {
-                return Ok(Wait::Ready);
+        let slot = self.peer.slot(self.next);
+        let expected = self.next.wrapping_add(1);
+        if !self.ladder.is_greedy(expected) {
+            for _ in 0..self.ladder.spins() {
+                // Acquire: pairs with the Release store of the stamp in `Slot::write`.
+                if slot.stamp.load(Ordering::Acquire) == expected {
+                    return Ok(Wait::Ready);
+                }
+                relax();
             }
         }
         self.wait_slowly(stop, until)
     }
 
+    #[cold]
     #[inline(never)]
     fn wait_slowly(&mut self, stop: &Stop, until: &mut Until) -> Result<Wait, BadHeader> {
-        for turn in 0..self.ladder.spins {
-            relax();
-            if self.ready() {
-                self.ladder.spin_paid(turn);
-                return Ok(Wait::Ready);
-            }
+        let slot = self.peer.slot(self.next);
+        let expected = self.next.wrapping_add(1);
+        if self.ladder.climb(|| slot.stamp.load(Ordering::Acquire) == expected) {
+            return Ok(Wait::Ready);
         }
-        self.ladder.spin_failed();
-        for turn in 0..self.ladder.yields {
-            futex::yield_now();
-            if self.ready() {
-                self.ladder.yield_paid(turn);
-                return Ok(Wait::Ready);
-            }
-        }
-        self.ladder.yield_failed();
         loop {
             if self.sleep(stop, until)? {
                 return Ok(Wait::Ready);
@@ -147,43 +144,5 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
         }
         self.own.asleep.store(0, Ordering::Relaxed);
         Ok(self.ready())
-    }
-}
-
-/// How long to spin and to yield before sleeping; adapts to whether the last waits paid.
-#[derive(Debug, Clone, Copy)]
-struct Ladder {
-    spins: u32,
-    yields: u32,
-}
-
-impl Ladder {
-    /// Looks at the stamp without pausing between them: the answer of an awake peer is found here, about 300 ns.
-    const EAGER: u32 = 0;
-    /// Spins with a pause between them, at least and at most.
-    const SPINS: [u32; 2] = if cfg!(loom) { [0, 0] } else { [64, 512] };
-    /// Turns of `sched_yield`, at least and at most.
-    const YIELDS: [u32; 2] = if cfg!(loom) { [0, 0] } else { [2, 20] };
-
-    fn spin_paid(&mut self, _turn: u32) {
-        self.spins = (self.spins * 2).min(Self::SPINS[1]);
-    }
-
-    fn spin_failed(&mut self) {
-        self.spins = (self.spins / 2).max(Self::SPINS[0]);
-    }
-
-    fn yield_paid(&mut self, _turn: u32) {
-        self.yields = (self.yields * 2).min(Self::YIELDS[1]);
-    }
-
-    fn yield_failed(&mut self) {
-        self.yields = (self.yields / 2).max(Self::YIELDS[0]);
-    }
-}
-
-impl Default for Ladder {
-    fn default() -> Self {
-        Self { spins: Self::SPINS[1], yields: Self::YIELDS[1] }
     }
 }

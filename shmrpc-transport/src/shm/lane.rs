@@ -174,9 +174,9 @@ impl CallerLane {
         }
         let call_id = self.next_call;
         self.next_call = call_id.wrapping_add(1);
-        let mut header = Header { call_id, method, timeout_ms, ..Header::new(kind) };
-        let words = outgoing.address(&mut header);
-        self.producer.publish(&header, words);
+        let (flags, block) = outgoing.hand_over();
+        let header = Header { call_id, method, kind, flags, length: outgoing.len(), block, timeout_ms };
+        self.producer.publish(header, outgoing.words());
         self.producer.notify();
         Ok(call_id)
     }
@@ -197,15 +197,15 @@ impl CallerLane {
 
     #[inline(always)]
     fn take(&mut self, call_id: u32, reply: &mut Reply) -> Result<(), Broken> {
-        let taken = self.consumer.take()?;
-        self.connection.receive(&taken, &mut reply.message)?;
+        let header = self.consumer.take(reply.message.words_mut())?;
+        self.connection.receive(header, &mut reply.message)?;
         self.consumer.finish();
-        reply.kind = taken.header.kind;
+        reply.kind = header.kind;
         if !matches!(reply.kind, Kind::Reply | Kind::ServiceError | Kind::Failure) {
             return Err(Broken::Kind(reply.kind));
         }
-        if taken.header.call_id != call_id {
-            return Err(Broken::CallId { found: taken.header.call_id, expected: call_id });
+        if header.call_id != call_id {
+            return Err(Broken::CallId { found: header.call_id, expected: call_id });
         }
         Ok(())
     }
@@ -339,9 +339,9 @@ impl ServingLane {
         if !matches!(self.producer.try_claim(), Ok(true)) {
             self.wait_for_credit()?;
         }
-        let mut header = Header { call_id, ..Header::new(kind) };
-        let words = outgoing.address(&mut header);
-        self.producer.publish(&header, words);
+        let (flags, block) = outgoing.hand_over();
+        let header = Header { call_id, flags, length: outgoing.len(), block, ..Header::new(kind) };
+        self.producer.publish(header, outgoing.words());
         Ok(())
     }
 
@@ -358,12 +358,12 @@ impl ServingLane {
 
     #[inline(always)]
     fn take(&mut self, incoming: &mut Incoming) -> Result<(), Broken> {
-        let taken = self.consumer.take()?;
-        let Header { call_id, method, kind, timeout_ms, .. } = taken.header;
+        let header = self.consumer.take(incoming.message.words_mut())?;
+        let Header { call_id, method, kind, timeout_ms, .. } = header;
         if !matches!(kind, Kind::Request | Kind::OneWay) {
             return Err(Broken::Kind(kind));
         }
-        self.connection.receive(&taken, &mut incoming.message)?;
+        self.connection.receive(header, &mut incoming.message)?;
         incoming.call_id = call_id;
         incoming.method = method;
         incoming.oneway = kind == Kind::OneWay;

@@ -86,7 +86,7 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
 
     /// Publishes one message; the caller has seen [`Producer::try_claim`] say yes.
     #[inline(always)]
-    pub fn publish(&mut self, header: &Header, payload: &[u64; INLINE_WORDS]) {
+    pub fn publish(&mut self, header: Header, payload: &[u64; INLINE_WORDS]) {
         debug_assert!(self.outstanding() < SLOTS, "published without a credit");
         let stamp = self.next.wrapping_add(1);
         self.own.slot(self.next).write(stamp, header, payload);

@@ -140,7 +140,7 @@ impl Header {
     }
 
     #[inline(always)]
-    fn route(&self) -> u64 {
+    fn route(self) -> u64 {
         u64::from(self.method)
             | (self.kind as u64) << 16
             | u64::from(self.flags) << 24
@@ -148,7 +148,7 @@ impl Header {
     }
 
     #[inline(always)]
-    fn room(&self) -> u64 {
+    fn room(self) -> u64 {
         u64::from(self.block) | u64::from(self.timeout_ms) << 32
     }
 
@@ -177,7 +177,7 @@ impl Header {
     }
 
     /// The header of a stream frame.
-    pub fn to_frame(&self) -> [u8; HEADER] {
+    pub fn to_frame(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         let words = [u64::from(self.call_id) << 32, self.route(), self.room()];
         for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
@@ -235,15 +235,6 @@ impl BlockRef {
     }
 }
 
-/// A message in private memory, as it lay in its slot.
-#[derive(Debug, Clone, Copy)]
-pub struct Taken {
-    /// The decoded header.
-    pub header: Header,
-    /// The payload words; what they mean depends on [`FLAG_BLOCK`].
-    pub payload: [u64; INLINE_WORDS],
-}
-
 /// One slot of a ring: one cache line, written by the ring's owner only.
 #[derive(Debug)]
 #[cfg_attr(loom, derive(Default))]
@@ -265,7 +256,7 @@ pub struct Slot {
 impl Slot {
     /// Writes a message and publishes it with `stamp`.
     #[inline(always)]
-    pub fn write(&self, stamp: u32, header: &Header, payload: &[u64; INLINE_WORDS]) {
+    pub fn write(&self, stamp: u32, header: Header, payload: &[u64; INLINE_WORDS]) {
         self.call_id.store(header.call_id, Ordering::Relaxed);
         self.route.store(header.route(), Ordering::Relaxed);
         self.room.store(header.room(), Ordering::Relaxed);
@@ -276,16 +267,16 @@ impl Slot {
         self.stamp.store(stamp, Ordering::Release);
     }
 
-    /// Copies a published message into private memory, each word once, and decodes the copy.
+    /// Copies a published message into private memory, each word once, and decodes the copy of its header. What the
+    /// payload means depends on [`FLAG_BLOCK`].
     ///
     /// # Errors
     /// [`BadHeader`]: the sender wrote what no version-1 peer writes.
     #[inline(always)]
-    pub fn read(&self) -> Result<Taken, BadHeader> {
+    pub fn read(&self, payload: &mut [u64; INLINE_WORDS]) -> Result<Header, BadHeader> {
         let call_id = self.call_id.load(Ordering::Relaxed);
         let route = self.route.load(Ordering::Relaxed);
         let room = self.room.load(Ordering::Relaxed);
-        let mut payload = [0; INLINE_WORDS];
         for (value, word) in payload.iter_mut().zip(&self.payload) {
             *value = word.load(Ordering::Relaxed);
         }
@@ -293,7 +284,7 @@ impl Slot {
         if header.flags & FLAG_BLOCK == 0 && header.length as usize > INLINE {
             return Err(BadHeader::InlineLength(header.length));
         }
-        Ok(Taken { header, payload })
+        Ok(header)
     }
 }
 

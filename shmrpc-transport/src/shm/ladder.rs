@@ -1,0 +1,104 @@
+//! How long a receiver looks before it sleeps: a short spin, then turns of `sched_yield`; adapts to whether the last
+//! waits paid.
+//!
+//! Sleeping and being woken costs a few microseconds on bare metal and up to a hundred in a virtual machine, so a
+//! receiver that was lucky lately looks for as long as that. Where others want the core, each turn lets them run, and
+//! a few such turns are the end of it.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use crate::sync::relax;
+use crate::sys::futex::yield_now;
+
+/// The state of one receiver's ladder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ladder {
+    spins: u32,
+    patience: Duration,
+}
+
+/// Looks with a pause between them (about 25 ns each), at least and at most.
+const SPINS: [u32; 2] = if cfg!(loom) { [0, 0] } else { [8, 64] };
+/// Time for turns of `sched_yield`, at least and at most.
+const PATIENCE: [Duration; 2] = if cfg!(loom) {
+    [Duration::ZERO, Duration::ZERO]
+} else {
+    [Duration::from_micros(5), Duration::from_micros(100)]
+};
+/// A turn that took longer let somebody else run.
+const CROWDED: Duration = Duration::from_nanos(1_500);
+/// Turns that let others run, at most.
+const CROWDED_TURNS: u32 = 20;
+/// Waits of which one begins with a turn for others.
+const GREED: u32 = 256;
+/// Looks between two turns while nobody else wants the core.
+const LOOKS: u32 = 16;
+
+impl Ladder {
+    /// Looks that the first, short spin takes.
+    #[inline(always)]
+    pub(crate) fn spins(&self) -> u32 {
+        self.spins
+    }
+
+    /// Whether a wait for the message with this stamp should begin with a turn for others, although spinning has
+    /// paid all the time: two processes that never wait long would keep their cores to themselves.
+    #[inline(always)]
+    pub(crate) fn is_greedy(&self, stamp: u32) -> bool {
+        stamp.is_multiple_of(GREED)
+    }
+
+    /// Goes on after the short spin, until `ready` says yes or patience ends. True if it said yes.
+    pub(crate) fn climb(&mut self, ready: impl Fn() -> bool) -> bool {
+        self.spins = (self.spins / 2).max(SPINS[0]);
+        let found = self.turns(&ready);
+        let [least, most] = PATIENCE;
+        if found {
+            self.patience = (self.patience * 2).min(most);
+            self.spins = (self.spins * 4).min(SPINS[1]);
+        } else {
+            self.patience = (self.patience / 2).max(least);
+        }
+        found
+    }
+
+    fn turns(&self, ready: &impl Fn() -> bool) -> bool {
+        if self.patience.is_zero() {
+            return false;
+        }
+        let start = Instant::now();
+        let mut before = start;
+        let mut crowded = 0;
+        loop {
+            yield_now();
+            if ready() {
+                return true;
+            }
+            let now = Instant::now();
+            if now - before > CROWDED {
+                crowded += 1;
+                if crowded >= CROWDED_TURNS {
+                    return false;
+                }
+            } else {
+                for _ in 0..LOOKS {
+                    relax();
+                    if ready() {
+                        return true;
+                    }
+                }
+            }
+            if now - start > self.patience {
+                return false;
+            }
+            before = Instant::now();
+        }
+    }
+}
+
+impl Default for Ladder {
+    fn default() -> Self {
+        Self { spins: SPINS[1], patience: PATIENCE[1] }
+    }
+}

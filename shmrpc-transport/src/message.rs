@@ -90,6 +90,27 @@ enum Elsewhere {
 #[repr(C, align(16))]
 struct Aligned<T>(T);
 
+/// A short payload, copied to where it is aligned.
+struct Short {
+    bytes: Aligned<[u8; INLINE]>,
+    length: usize,
+}
+
+impl Short {
+    fn copy(from: &[u8]) -> Self {
+        let mut bytes = Aligned([0; INLINE]);
+        let length = from.len().min(INLINE);
+        for (to, from) in bytes.0.iter_mut().zip(from) {
+            *to = *from;
+        }
+        Self { bytes, length }
+    }
+
+    fn get(&self) -> &[u8] {
+        self.bytes.0.get(..self.length).unwrap_or_default()
+    }
+}
+
 impl Message {
     /// No payload yet.
     #[inline(always)]

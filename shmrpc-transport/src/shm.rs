@@ -5,6 +5,9 @@ pub mod rendezvous;
 #[cfg(not(loom))]
 pub mod callers;
 #[cfg(not(loom))]
+// unsafe: hands out a value behind a flag.
+mod exclusive;
+#[cfg(not(loom))]
 pub mod lane;
 #[cfg(not(loom))]
 pub mod connection;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shmrpc_transport::message::Message as Payload;
-use shmrpc_transport::message::{EncodeError, View};
+use shmrpc_transport::message::View;
 use shmrpc_transport::shm::callers::{Callers, NoLane};
-use shmrpc_transport::shm::connection::{Connection, Outgoing};
-use shmrpc_transport::shm::lane::{NoReply, Reply};
+use shmrpc_transport::shm::lane::{NoReply, Outgoing, Reply};
 use shmrpc_transport::shm::slot::Kind;
 use shmrpc_transport::sys::fork;
 use shmrpc_transport::sys::futex::Until;
@@ -112,11 +111,10 @@ impl Channel {
     #[inline]
     pub fn send<A: Args>(&self, method: u16, args: &A) -> Result<(), CallError> {
         let mut until = Until::after(self.timeout);
-        let id = self.id(method).map_err(|error| *error)?;
-        let mut outgoing = Outgoing::empty();
-        self.connection().encode(args, A::RECURSIVE, &mut until, &mut outgoing)?;
+        let method = self.id(method).map_err(|error| *error)?;
+        let request = Outgoing { method, value: args, recursive: A::RECURSIVE };
         let mut lease = self.link.callers.lease(&mut until).map_err(|none| *self.no_lane(*none))?;
-        let sent = lease.lane().send(id, &mut outgoing, &mut until);
+        let sent = lease.lane().send(request, &mut until);
         if sent.is_ok() {
             lease.sent_oneway();
         }
@@ -128,21 +126,15 @@ impl Channel {
     #[inline(always)]
     fn transact<A: Args>(&self, method: u16, args: &A, reply: &mut Reply) -> Result<(), Box<CallError>> {
         let mut until = Until::after(self.timeout);
-        let id = self.id(method)?;
-        let mut outgoing = Outgoing::empty();
-        if let Err(error) = self.connection().encode(args, A::RECURSIVE, &mut until, &mut outgoing) {
-            return Err(not_encoded(error));
-        }
+        let method = self.id(method)?;
+        let request = Outgoing { method, value: args, recursive: A::RECURSIVE };
         let mut lease = self.link.callers.lease(&mut until).map_err(|none| self.no_lane(*none))?;
-        let called = lease.lane().call(id, self.timeout_ms, &mut outgoing, reply, &mut until);
-        lease.got_reply();
+        let called = lease.lane().call(request, self.timeout_ms, reply, &mut until);
+        if called.is_ok() {
+            lease.got_reply();
+        }
         lease.end();
         called.map_err(|none| self.no_reply(*none))
-    }
-
-    #[inline(always)]
-    fn connection(&self) -> &Arc<Connection> {
-        self.link.callers.connection()
     }
 
     /// The server's id of a method; also where a forked child stops.
@@ -181,6 +173,7 @@ impl Channel {
     fn no_reply(&self, none: NoReply) -> Box<CallError> {
         let outcome = |maybe| if maybe { Outcome::Unknown } else { Outcome::NotRun };
         Box::new(match none {
+            NoReply::NotEncoded(error) => error.into(),
             NoReply::TimedOut { published } => {
                 CallError::DeadlineExceeded { timeout: self.timeout, outcome: outcome(published) }
             }
@@ -204,11 +197,6 @@ impl fmt::Debug for Channel {
 #[inline(always)]
 fn timeout_ms(timeout: Duration) -> u32 {
     u32::try_from(timeout.as_millis().max(1)).unwrap_or(0)
-}
-
-#[cold]
-fn not_encoded(error: EncodeError) -> Box<CallError> {
-    Box::new(error.into())
 }
 
 #[cold]

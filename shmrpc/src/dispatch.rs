@@ -3,10 +3,8 @@
 use std::any::Any;
 
 use shmrpc_transport::message::{Encode, EncodeError};
-use shmrpc_transport::shm::connection::{Death, Outgoing};
 use shmrpc_transport::shm::lane::{Incoming, ServingLane};
 use shmrpc_transport::shm::slot::Kind;
-use shmrpc_transport::sys::futex::Until;
 
 use crate::Message;
 use crate::arg::Rejected;
@@ -122,11 +120,8 @@ impl Request<'_> {
         if incoming.oneway {
             return Answered(());
         }
-        let mut until = Until::after(REPLY_MEMORY);
-        let mut outgoing = Outgoing::empty();
-        match lane.connection().encode(value, recursive, &mut until, &mut outgoing) {
-            Ok(()) => send(lane, incoming.call_id, kind, &mut outgoing),
-            Err(error) => not_encoded(lane, incoming, error),
+        if let Err(error) = lane.reply(incoming.call_id, kind, value, recursive) {
+            not_encoded(lane, incoming, &error);
         }
         Answered(())
     }
@@ -138,25 +133,11 @@ impl Request<'_> {
     }
 }
 
-#[inline(always)]
-fn send(lane: &mut ServingLane, call_id: u32, kind: Kind, outgoing: &mut Outgoing) {
-    if let Err(death) = lane.reply(call_id, kind, outgoing) {
-        nobody_waits(&death);
-    }
-}
-
 #[cold]
-fn nobody_waits(death: &Death) {
-    tracing::debug!(%death, "nobody waits for a reply any more");
-}
-
-#[cold]
-fn not_encoded(lane: &mut ServingLane, incoming: &mut Incoming, error: EncodeError) {
+fn not_encoded(lane: &mut ServingLane, incoming: &mut Incoming, error: &EncodeError) {
     fail(lane, incoming, Failure::BadReply, error.to_string());
 }
 
-/// How long a reply may wait for the caller to give memory back.
-const REPLY_MEMORY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Bytes of text that a failure carries at most.
 const TEXT_MAX: usize = 1024;
 
@@ -169,11 +150,8 @@ pub(crate) fn fail(lane: &mut ServingLane, incoming: &mut Incoming, failure: Fai
         return;
     }
     text.truncate(text.floor_char_boundary(TEXT_MAX));
-    let mut until = Until::after(REPLY_MEMORY);
-    let mut outgoing = Outgoing::empty();
-    match lane.connection().encode(&(failure as u32, text), false, &mut until, &mut outgoing) {
-        Ok(()) => send(lane, incoming.call_id, Kind::Failure, &mut outgoing),
-        Err(error) => tracing::warn!(%error, "a failure could not be reported"),
+    if let Err(error) = lane.reply(incoming.call_id, Kind::Failure, &(failure as u32, text), false) {
+        tracing::warn!(%error, "a failure could not be reported");
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 use super::connection::{Connection, Death};
+use super::exclusive::{Exclusive, Taken};
 use super::lane::CallerLane;
 use crate::sys::futex::Until;
 
@@ -33,7 +34,7 @@ pub struct Callers {
 /// Two cache lines, so that neighbours do not share. Empty until the lane is opened.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Padded(OnceLock<Mutex<CallerLane>>);
+struct Padded(OnceLock<Exclusive<CallerLane>>);
 
 /// No lane could be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub enum NoLane {
 pub struct Lease<'c> {
     callers: &'c Callers,
     index: u32,
-    guard: MutexGuard<'c, CallerLane>,
+    guard: Taken<'c, CallerLane>,
 }
 
 thread_local! {
@@ -110,7 +111,7 @@ impl Callers {
     /// The lane, if it is open and nobody is on it.
     #[inline(always)]
     fn try_lane(&self, index: u32) -> Option<Lease<'_>> {
-        let mut guard = self.lanes.get(index as usize)?.0.get()?.try_lock()?;
+        let mut guard = self.lanes.get(index as usize)?.0.get()?.take()?;
         guard.is_free().then_some(Lease { callers: self, index, guard })
     }
 
@@ -170,10 +171,11 @@ impl Callers {
         let Some(place) = self.lanes.get(index as usize) else { return Ok(None) };
         match CallerLane::open(&self.connection, index, until).map_err(NoLane::Dead)? {
             Some(lane) => {
-                let guard = place.0.get_or_init(|| Mutex::new(lane)).lock();
+                place.0.get_or_init(|| Exclusive::new(lane));
                 self.open.store(index + 1, Ordering::Release);
                 LAST.set(index);
-                Ok(Some(Lease { callers: self, index, guard }))
+                // Another thread may have been faster; then the caller looks again.
+                Ok(self.try_lane(index))
             }
             None if index == 0 => Err(NoLane::Refused),
             None => {

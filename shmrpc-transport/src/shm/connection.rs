@@ -13,7 +13,7 @@ use super::consumer::Consumer;
 use super::producer::Producer;
 use super::arena::{Arena, BLOCKS, Block, UNIT};
 use super::segment::{ARENA_OFFSET, BASE_LEN, MAX_LANES, Segment, Side};
-use super::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, INLINE_WORDS, Kind};
+use super::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Kind, Slot};
 use crate::message::{Buffer, Encode, EncodeError, Grow, Loan, Message, Pool, encode};
 use crate::peers::PeerCredentials;
 use crate::sys::futex::{Stop, Until};
@@ -79,6 +79,8 @@ pub struct Connection {
     answers: Mutex<[Option<bool>; MAX_LANES as usize]>,
     answered: Condvar,
     going_away: std::sync::atomic::AtomicBool,
+    /// Lanes that the peer has opened, one bit each.
+    opened: AtomicU64,
     death: OnceLock<Death>,
     events: Box<dyn Events>,
 }
@@ -137,6 +139,7 @@ impl Connection {
             answers: Mutex::new([None; MAX_LANES as usize]),
             answered: Condvar::new(),
             going_away: false.into(),
+            opened: AtomicU64::new(0),
             death: OnceLock::new(),
             events,
         })
@@ -254,30 +257,36 @@ impl Connection {
         self.stops.get(lane as usize)
     }
 
-    /// Encodes a value for the peer: into the bytes of a slot, or into lent memory. With `recursive`, what was
+    /// Encodes a value for the peer: into the bytes of `slot`, or into lent memory. With `recursive`, what was
     /// encoded is validated as the peer will do it, so that it refuses nothing that we sent.
     ///
     /// # Errors
-    /// [`EncodeError`]; nothing was sent.
+    /// [`EncodeError`]; nothing was sent, and the slot is as good as before.
     #[inline(always)]
-    pub fn encode<T: Encode>(
+    pub(crate) fn encode<T: Encode>(
         self: &Arc<Self>,
         value: &T,
         recursive: bool,
         until: &mut Until,
-        outgoing: &mut Outgoing,
-    ) -> Result<(), EncodeError> {
-        let Outgoing { words, length, block } = outgoing;
-        let inline = Buffer { start: NonNull::from(words).cast(), capacity: INLINE };
-        let mut growth = Growth { connection: self, block, until };
-        // SAFETY: `words` is borrowed mutably during the call.
-        let encoded = unsafe { encode(value, recursive, inline, &mut growth) }?;
+        slot: &Slot,
+    ) -> Result<Encoded, EncodeError> {
+        let inline = Buffer { start: slot.payload_start(), capacity: INLINE };
+        let mut growth = Growth { connection: self, block: None, until };
+        // SAFETY: the slot was claimed and not yet published, so this thread alone writes to it; its payload has
+        // INLINE bytes, all in atomics, so writing through a shared reference is allowed. The peer maps it read-only
+        // and looks at it after the stamp.
+        let length = unsafe { encode(value, recursive, inline, &mut growth) }?;
         // An inline length always fits; a longer one was checked against `send_max` while it grew.
-        *length = u32::try_from(encoded).unwrap_or(u32::MAX);
-        if let Some(block) = block {
-            block.shrink(*length);
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        match growth.block {
+            None => Ok(Encoded { length, flags: 0, block: 0 }),
+            Some(mut block) => {
+                block.shrink(length);
+                let (id, at) = block.lend();
+                slot.write_payload(&at.to_words());
+                Ok(Encoded { length, flags: FLAG_BLOCK, block: id })
+            }
         }
-        Ok(())
     }
 
     /// Completes a message whose slot's payload lies in it.
@@ -334,8 +343,15 @@ impl Connection {
                 Err(format!("no such lane: {}", header.block))
             }
             Kind::LaneOpen if header.call_id == 0 => {
+                let bit = 1 << header.block;
+                if self.opened.load(Ordering::Relaxed) & bit != 0 {
+                    return Err(format!("lane {} was opened twice", header.block));
+                }
                 let served =
                     header.block < self.limits.lanes && self.events.lane_opened(self, header.block);
+                if served {
+                    self.opened.fetch_or(bit, Ordering::Relaxed);
+                }
                 let mut answer = Header::new(if served { Kind::LaneOpen } else { Kind::LaneReset });
                 answer.call_id = 1;
                 answer.block = header.block;
@@ -499,52 +515,12 @@ pub struct BadBlock {
     at: BlockRef,
 }
 
-/// A message that was encoded and not yet sent. Its memory goes back if it never is.
-#[derive(Debug)]
-#[repr(align(16))]
-pub struct Outgoing {
-    /// The payload, if there is no block.
-    words: [u64; INLINE_WORDS],
-    length: u32,
-    block: Option<OwnedBlock>,
-}
-
-impl Outgoing {
-    /// Nothing encoded yet.
-    #[inline(always)]
-    pub fn empty() -> Self {
-        Self { words: [0; INLINE_WORDS], length: 0, block: None }
-    }
-
-    /// Payload bytes.
-    pub fn len(&self) -> u32 {
-        self.length
-    }
-
-    /// Whether there is no payload.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// Hands the memory of the payload, if it has any, to the peer. Returns the flags and the block id for the header
-    /// (by value: a header in memory that is written piecewise and read whole costs a stalled load).
-    #[inline(always)]
-    pub(crate) fn hand_over(&mut self) -> (u8, u32) {
-        match self.block.take() {
-            None => (0, 0),
-            Some(block) => {
-                let (id, at) = block.lend();
-                self.words = at.to_words();
-                (FLAG_BLOCK, id)
-            }
-        }
-    }
-
-    /// What the slot carries: the payload, or after [`Outgoing::hand_over`] its whereabouts.
-    #[inline(always)]
-    pub(crate) fn words(&self) -> &[u64; INLINE_WORDS] {
-        &self.words
-    }
+/// What a header says about a payload that was encoded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encoded {
+    pub(crate) length: u32,
+    pub(crate) flags: u8,
+    pub(crate) block: u32,
 }
 
 /// A block that goes back to its arena when dropped.
@@ -585,7 +561,7 @@ impl Drop for OwnedBlock {
 /// Finds blocks for a message that grows.
 struct Growth<'a> {
     connection: &'a Arc<Connection>,
-    block: &'a mut Option<OwnedBlock>,
+    block: Option<OwnedBlock>,
     until: &'a mut Until,
 }
 
@@ -617,7 +593,7 @@ unsafe impl Grow for Growth<'_> {
         // SAFETY: the new block has room for `needed >= used` bytes, and the old buffer has `used` of them; they are
         // different memory.
         unsafe { core::ptr::copy_nonoverlapping(old.start.as_ptr(), start.as_ptr(), used) };
-        *self.block = Some(OwnedBlock { connection: Arc::clone(self.connection), block: Some(block) });
+        self.block = Some(OwnedBlock { connection: Arc::clone(self.connection), block: Some(block) });
         Ok(Buffer { start, capacity })
     }
 }

@@ -31,7 +31,7 @@ const CROWDED: Duration = Duration::from_nanos(1_500);
 /// Turns that let others run, at most.
 const CROWDED_TURNS: u32 = 20;
 /// Waits of which one begins with a turn for others.
-const GREED: u32 = 256;
+const GREED: u32 = 1024;
 /// Looks between two turns while nobody else wants the core.
 const LOOKS: u32 = 16;
 

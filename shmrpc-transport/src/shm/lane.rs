@@ -1,13 +1,14 @@
 //! Lanes: two rings, one each way. A caller's lane carries one call at a time; a serving lane belongs to one thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::connection::{BadBlock, Connection, Death, Outgoing};
+use super::connection::{BadBlock, Connection, Death, Encoded};
 use super::consumer::{Consumer, Wait};
 use super::producer::{BadCredit, Producer};
 use super::segment::Side;
 use super::slot::{BadHeader, Header, Kind};
-use crate::message::Message;
+use crate::message::{Encode, EncodeError, Message};
 use crate::sync::fence_seq_cst;
 use crate::sys::futex::{Stop, Until};
 
@@ -27,8 +28,10 @@ enum Broken {
 }
 
 /// A call that has no reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum NoReply {
+    /// The arguments could not be encoded; nothing was published.
+    NotEncoded(EncodeError),
     /// The time was over. `published` tells whether the server may have seen the call.
     TimedOut {
         /// Whether the call was published.
@@ -53,6 +56,17 @@ pub struct CallerLane {
     next_call: u32,
     /// The call whose reply nobody waited for. The lane is set aside until it comes.
     overdue: Option<u32>,
+}
+
+/// What a caller sends.
+#[derive(Debug)]
+pub struct Outgoing<'a, T> {
+    /// The server's index of the method.
+    pub method: u16,
+    /// The arguments.
+    pub value: &'a T,
+    /// Whether they can contain values of their own type.
+    pub recursive: bool,
 }
 
 /// What came back.
@@ -128,15 +142,14 @@ impl CallerLane {
     /// # Errors
     /// [`NoReply`] says what may have happened.
     #[inline(always)]
-    pub fn call(
+    pub fn call<T: Encode>(
         &mut self,
-        method: u16,
+        request: Outgoing<'_, T>,
         timeout_ms: u32,
-        outgoing: &mut Outgoing,
         reply: &mut Reply,
         until: &mut Until,
     ) -> Result<(), Box<NoReply>> {
-        let call_id = self.publish(Kind::Request, method, timeout_ms, outgoing, until)?;
+        let call_id = self.publish(Kind::Request, request, timeout_ms, until)?;
         let wait = match self.connection.stop(self.lane) {
             Some(stop) => self.consumer.wait(stop, until),
             None => Ok(Wait::Stopped),
@@ -151,32 +164,34 @@ impl CallerLane {
     ///
     /// # Errors
     /// [`NoReply`] if it could not be published.
-    pub fn send(
+    pub fn send<T: Encode>(
         &mut self,
-        method: u16,
-        outgoing: &mut Outgoing,
+        request: Outgoing<'_, T>,
         until: &mut Until,
     ) -> Result<(), Box<NoReply>> {
-        self.publish(Kind::OneWay, method, 0, outgoing, until).map(drop)
+        self.publish(Kind::OneWay, request, 0, until).map(drop)
     }
 
     #[inline(always)]
-    fn publish(
+    fn publish<T: Encode>(
         &mut self,
         kind: Kind,
-        method: u16,
+        request: Outgoing<'_, T>,
         timeout_ms: u32,
-        outgoing: &mut Outgoing,
         until: &mut Until,
     ) -> Result<u32, Box<NoReply>> {
         if !matches!(self.producer.try_claim(), Ok(true)) {
             self.wait_for_credit(until)?;
         }
+        let Outgoing { method, value, recursive } = request;
+        let encoded = self.connection.encode(value, recursive, until, self.producer.claimed());
+        let Encoded { length, flags, block } = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => return Err(not_encoded(error)),
+        };
         let call_id = self.next_call;
         self.next_call = call_id.wrapping_add(1);
-        let (flags, block) = outgoing.hand_over();
-        let header = Header { call_id, method, kind, flags, length: outgoing.len(), block, timeout_ms };
-        self.producer.publish(header, outgoing.words());
+        self.producer.publish_written(Header { call_id, method, kind, flags, length, block, timeout_ms });
         self.producer.notify();
         Ok(call_id)
     }
@@ -232,6 +247,11 @@ impl CallerLane {
     }
 }
 
+#[cold]
+fn not_encoded(error: EncodeError) -> Box<NoReply> {
+    Box::new(NoReply::NotEncoded(error))
+}
+
 /// Waits until the peer gives a credit back.
 fn wait_for_credit(producer: &mut Producer<Side>, stop: &Stop, until: &mut Until) -> Result<Wait, BadCredit> {
     loop {
@@ -247,6 +267,9 @@ fn wait_for_credit(producer: &mut Producer<Side>, stop: &Stop, until: &mut Until
         producer.sleep_for_credit(stop, until)?;
     }
 }
+
+/// How long a reply may wait for the caller to give memory back.
+const REPLY_MEMORY: Duration = Duration::from_secs(1);
 
 /// The serving end of a lane.
 #[derive(Debug)]
@@ -330,18 +353,28 @@ impl ServingLane {
         self.consumer.finish();
     }
 
-    /// Publishes a reply.
+    /// Encodes and publishes a reply.
     ///
     /// # Errors
-    /// The connection has ended, and nobody waits for the reply.
+    /// [`EncodeError`]: nothing was published. A connection that has ended is no error: nobody waits for the reply.
     #[inline(always)]
-    pub fn reply(&mut self, call_id: u32, kind: Kind, outgoing: &mut Outgoing) -> Result<(), Box<Death>> {
-        if !matches!(self.producer.try_claim(), Ok(true)) {
-            self.wait_for_credit()?;
+    pub fn reply<T: Encode>(
+        &mut self,
+        call_id: u32,
+        kind: Kind,
+        value: &T,
+        recursive: bool,
+    ) -> Result<(), EncodeError> {
+        if !matches!(self.producer.try_claim(), Ok(true))
+            && let Err(death) = self.wait_for_credit()
+        {
+            tracing::debug!(%death, "nobody waits for a reply any more");
+            return Ok(());
         }
-        let (flags, block) = outgoing.hand_over();
-        let header = Header { call_id, flags, length: outgoing.len(), block, ..Header::new(kind) };
-        self.producer.publish(header, outgoing.words());
+        let mut until = Until::after(REPLY_MEMORY);
+        let Encoded { length, flags, block } =
+            self.connection.encode(value, recursive, &mut until, self.producer.claimed())?;
+        self.producer.publish_written(Header { call_id, flags, length, block, ..Header::new(kind) });
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use core::ops::Deref;
 
-use super::slot::{ASLEEP, Header, INLINE_WORDS, LaneSide, SLOTS, halves};
+use super::slot::{ASLEEP, Header, INLINE_WORDS, LaneSide, SLOTS, Slot, halves};
 use crate::sync::{Ordering, fence_seq_cst};
 use crate::sys::futex::{self, Stop, Until};
 
@@ -90,6 +90,22 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
         debug_assert!(self.outstanding() < SLOTS, "published without a credit");
         let stamp = self.next.wrapping_add(1);
         self.own.slot(self.next).write(stamp, header, payload);
+        self.next = stamp;
+    }
+
+    /// The slot of the next message; the caller has seen [`Producer::try_claim`] say yes, and publishes with
+    /// [`Producer::publish_written`].
+    #[inline(always)]
+    pub(crate) fn claimed(&self) -> &Slot {
+        self.own.slot(self.next)
+    }
+
+    /// Publishes the message whose payload lies in [`Producer::claimed`].
+    #[inline(always)]
+    pub(crate) fn publish_written(&mut self, header: Header) {
+        debug_assert!(self.outstanding() < SLOTS, "published without a credit");
+        let stamp = self.next.wrapping_add(1);
+        self.own.slot(self.next).write_header(stamp, header);
         self.next = stamp;
     }
 

@@ -257,14 +257,32 @@ impl Slot {
     /// Writes a message and publishes it with `stamp`.
     #[inline(always)]
     pub fn write(&self, stamp: u32, header: Header, payload: &[u64; INLINE_WORDS]) {
-        self.call_id.store(header.call_id, Ordering::Relaxed);
-        self.route.store(header.route(), Ordering::Relaxed);
-        self.room.store(header.room(), Ordering::Relaxed);
+        self.write_payload(payload);
+        self.write_header(stamp, header);
+    }
+
+    /// Writes the payload words.
+    #[inline(always)]
+    pub fn write_payload(&self, payload: &[u64; INLINE_WORDS]) {
         for (word, value) in self.payload.iter().zip(payload) {
             word.store(*value, Ordering::Relaxed);
         }
-        // Release: pairs with the Acquire load of the stamp in `Consumer::ready`.
+    }
+
+    /// Writes the header of a message whose payload has been written, and publishes it with `stamp`.
+    #[inline(always)]
+    pub fn write_header(&self, stamp: u32, header: Header) {
+        self.call_id.store(header.call_id, Ordering::Relaxed);
+        self.route.store(header.route(), Ordering::Relaxed);
+        self.room.store(header.room(), Ordering::Relaxed);
+        // Release: pairs with the Acquire load of the stamp in `Consumer::wait`.
         self.stamp.store(stamp, Ordering::Release);
+    }
+
+    /// Where the payload is written by whoever holds the claim of this slot.
+    #[cfg(not(loom))]
+    pub(crate) fn payload_start(&self) -> core::ptr::NonNull<u8> {
+        core::ptr::NonNull::from(&self.payload).cast()
     }
 
     /// Copies a published message into private memory, each word once, and decodes the copy of its header. What the

@@ -89,14 +89,12 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
     pub fn wait(&mut self, stop: &Stop, until: &mut Until) -> Result<Wait, BadHeader> {
         let slot = self.peer.slot(self.next);
         let expected = self.next.wrapping_add(1);
-        if !self.ladder.is_greedy(expected) {
-            for _ in 0..self.ladder.spins() {
-                // Acquire: pairs with the Release store of the stamp in `Slot::write`.
-                if slot.stamp.load(Ordering::Acquire) == expected {
-                    return Ok(Wait::Ready);
-                }
-                relax();
+        for _ in 0..self.ladder.spins(expected) {
+            // Acquire: pairs with the Release store of the stamp in `Slot::write_header`.
+            if slot.stamp.load(Ordering::Acquire) == expected {
+                return Ok(Wait::Ready);
             }
+            relax();
         }
         self.wait_slowly(stop, until)
     }
@@ -106,11 +104,12 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
     fn wait_slowly(&mut self, stop: &Stop, until: &mut Until) -> Result<Wait, BadHeader> {
         let slot = self.peer.slot(self.next);
         let expected = self.next.wrapping_add(1);
-        if self.ladder.climb(|| slot.stamp.load(Ordering::Acquire) == expected) {
+        if self.ladder.climb(expected, || slot.stamp.load(Ordering::Acquire) == expected) {
             return Ok(Wait::Ready);
         }
         loop {
             if self.sleep(stop, until)? {
+                self.ladder.slept();
                 return Ok(Wait::Ready);
             }
             if stop.is_set() {

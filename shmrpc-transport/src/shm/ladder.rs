@@ -16,6 +16,10 @@ use crate::sys::futex::yield_now;
 pub(crate) struct Ladder {
     spins: u32,
     patience: Duration,
+    /// Stamp at which the next turn for others is due.
+    turn_at: u32,
+    /// When the wait that is now slow began to be.
+    since: Option<Instant>,
 }
 
 /// Looks with a pause between them (about 25 ns each), at least and at most.
@@ -30,46 +34,46 @@ const PATIENCE: [Duration; 2] = if cfg!(loom) {
 const CROWDED: Duration = Duration::from_nanos(1_500);
 /// Turns that let others run, at most.
 const CROWDED_TURNS: u32 = 20;
-/// Waits of which one begins with a turn for others.
-const GREED: u32 = 1024;
+/// Waits between two turns for others, if somebody took the last one, and if nobody did.
+const TURN_EVERY: [u32; 2] = [16, 1024];
 /// Looks between two turns while nobody else wants the core.
 const LOOKS: u32 = 16;
 
 impl Ladder {
-    /// Looks that the first, short spin takes.
+    /// Looks that the first, short spin takes for the message with this stamp: none if a turn for others is due.
+    /// Without such turns, two processes that never wait long would keep their cores to themselves.
     #[inline(always)]
-    pub(crate) fn spins(&self) -> u32 {
-        self.spins
-    }
-
-    /// Whether a wait for the message with this stamp should begin with a turn for others, although spinning has
-    /// paid all the time: two processes that never wait long would keep their cores to themselves.
-    #[inline(always)]
-    pub(crate) fn is_greedy(&self, stamp: u32) -> bool {
-        stamp.is_multiple_of(GREED)
+    pub(crate) fn spins(&self, stamp: u32) -> u32 {
+        if stamp.wrapping_sub(self.turn_at) > u32::MAX / 2 { self.spins } else { 0 }
     }
 
     /// Goes on after the short spin, until `ready` says yes or patience ends. True if it said yes.
-    pub(crate) fn climb(&mut self, ready: impl Fn() -> bool) -> bool {
+    pub(crate) fn climb(&mut self, stamp: u32, ready: impl Fn() -> bool) -> bool {
         self.spins = (self.spins / 2).max(SPINS[0]);
-        let found = self.turns(&ready);
-        let [least, most] = PATIENCE;
-        if found {
-            self.patience = (self.patience * 2).min(most);
-            self.spins = (self.spins * 4).min(SPINS[1]);
-        } else {
-            self.patience = (self.patience / 2).max(least);
-        }
-        found
-    }
-
-    fn turns(&self, ready: &impl Fn() -> bool) -> bool {
         if self.patience.is_zero() {
             return false;
         }
         let start = Instant::now();
+        self.since = Some(start);
+        let found = self.turns(stamp, start, &ready);
+        if found {
+            self.patience = (self.patience * 2).min(PATIENCE[1]);
+            self.spins = (self.spins * 4).min(SPINS[1]);
+        }
+        found
+    }
+
+    /// The message came after all, by sleeping. Longer patience would have paid if it did not take much longer.
+    pub(crate) fn slept(&mut self) {
+        let Some(since) = self.since.take() else { return };
+        let [least, most] = PATIENCE;
+        self.patience = if since.elapsed() < most * 2 { most } else { (self.patience / 2).max(least) };
+    }
+
+    fn turns(&mut self, stamp: u32, start: Instant, ready: &impl Fn() -> bool) -> bool {
         let mut before = start;
         let mut crowded = 0;
+        self.turn_at = stamp.wrapping_add(TURN_EVERY[1]);
         loop {
             yield_now();
             if ready() {
@@ -77,6 +81,7 @@ impl Ladder {
             }
             let now = Instant::now();
             if now - before > CROWDED {
+                self.turn_at = stamp.wrapping_add(TURN_EVERY[0]);
                 crowded += 1;
                 if crowded >= CROWDED_TURNS {
                     return false;
@@ -99,6 +104,6 @@ impl Ladder {
 
 impl Default for Ladder {
     fn default() -> Self {
-        Self { spins: SPINS[1], patience: PATIENCE[1] }
+        Self { spins: SPINS[1], patience: PATIENCE[1], turn_at: TURN_EVERY[1], since: None }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 
 /// What the report calls.
 #[shmrpc::service]
-pub trait Bench {
+pub(crate) trait Bench {
     /// The sum of two numbers: as little work as a call can be.
     fn add(&self, a: u32, b: u32) -> u32;
     /// Reads one byte of every line of `data` and returns their sum.

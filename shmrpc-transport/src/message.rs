@@ -257,7 +257,7 @@ impl core::fmt::Debug for Message {
 ///
 /// It is `Send`, `Sync` and `'static`, holds no lane, and may outlive its client; a large one from a trusted server
 /// holds the server's memory until it is dropped.
-pub struct View<T: Archive> {
+pub struct View<T> {
     message: Message,
     archived: PhantomData<fn() -> T>,
 }

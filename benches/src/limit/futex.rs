@@ -1,4 +1,4 @@
-//! The round trip of a word between two processes that both sleep in FUTEX_WAIT: what a call costs if nobody polls.
+//! The round trip of a word to a process that sleeps in FUTEX_WAIT: what a call costs if the other side does not poll.
 
 use std::{
     io, ptr,
@@ -9,10 +9,28 @@ use nix::{errno::Errno, libc};
 
 use crate::{error::Result, shared::Shared};
 
-/// The caller: asks question `round`, counted from 1, and sleeps until it is answered.
-pub(crate) fn call(shared: &Shared, round: u32) -> Result<()> {
+/// How the caller waits for the answer. Which is faster differs between machines, so a round tries both.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Caller {
+    /// Asleep too.
+    Sleeps,
+    /// Looking: the peer's wake-up call finds nobody.
+    Looks,
+}
+
+/// The caller: asks question `round`, counted from 1, and waits until it is answered.
+pub(crate) fn call(shared: &Shared, round: u32, caller: Caller) -> Result<()> {
     publish(shared.futex_word(0), round)?;
-    wait(shared.futex_word(4), round)
+    let answer = shared.futex_word(4);
+    match caller {
+        Caller::Sleeps => wait(answer, round),
+        Caller::Looks => {
+            while answer.load(SeqCst) != round {
+                std::hint::spin_loop();
+            }
+            Ok(())
+        }
+    }
 }
 
 /// The peer: answers `1..=count`, asleep between them.

@@ -20,6 +20,8 @@ pub(crate) struct Ladder {
     turn_at: u32,
     /// When the wait that is now slow began to be.
     since: Option<Instant>,
+    /// How sure it is that others want the core: grows with each turn that somebody took, shrinks with each other.
+    crowd: u32,
 }
 
 /// Looks with a pause between them (about 25 ns each), at least and at most.
@@ -32,8 +34,11 @@ const PATIENCE: [Duration; 2] = if cfg!(loom) {
 };
 /// A turn that took longer let somebody else run.
 const CROWDED: Duration = Duration::from_nanos(1_500);
-/// Turns that let others run, at most.
-const CROWDED_TURNS: u32 = 20;
+/// What a turn that somebody took adds to the crowd, from where it counts as one, and what it is at most. One long
+/// turn may have been an interrupt.
+const CROWD: [u32; 3] = [4, 14, 24];
+/// Turns of a slow wait on a crowded core, at most: whoever goes on for long there starves the others.
+const CROWDED_TURNS: u32 = 2;
 /// Waits between two turns for others, if somebody took the last one, and if nobody did.
 const TURN_EVERY: [u32; 2] = [16, 1024];
 /// Looks between two turns while nobody else wants the core.
@@ -72,38 +77,47 @@ impl Ladder {
 
     fn turns(&mut self, stamp: u32, start: Instant, ready: &impl Fn() -> bool) -> bool {
         let mut before = start;
-        let mut crowded = 0;
-        self.turn_at = stamp.wrapping_add(TURN_EVERY[1]);
+        let mut turns = 0;
         loop {
             yield_now();
+            turns += 1;
             if ready() {
+                self.turn_at = stamp.wrapping_add(self.turn_every());
                 return true;
             }
             let now = Instant::now();
-            if now - before > CROWDED {
-                self.turn_at = stamp.wrapping_add(TURN_EVERY[0]);
-                crowded += 1;
-                if crowded >= CROWDED_TURNS {
-                    return false;
-                }
+            self.crowd = if now - before > CROWDED {
+                (self.crowd + CROWD[0]).min(CROWD[2])
             } else {
+                self.crowd.saturating_sub(1)
+            };
+            if !self.is_crowded() {
                 for _ in 0..LOOKS {
                     relax();
                     if ready() {
+                        self.turn_at = stamp.wrapping_add(self.turn_every());
                         return true;
                     }
                 }
             }
-            if now - start > self.patience {
+            if now - start > self.patience || (self.is_crowded() && turns >= CROWDED_TURNS) {
                 return false;
             }
             before = Instant::now();
         }
     }
+
+    fn is_crowded(&self) -> bool {
+        self.crowd >= CROWD[1]
+    }
+
+    fn turn_every(&self) -> u32 {
+        if self.is_crowded() { TURN_EVERY[0] } else { TURN_EVERY[1] }
+    }
 }
 
 impl Default for Ladder {
     fn default() -> Self {
-        Self { spins: SPINS[1], patience: PATIENCE[1], turn_at: TURN_EVERY[1], since: None }
+        Self { spins: SPINS[1], patience: PATIENCE[1], turn_at: TURN_EVERY[1], since: None, crowd: 0 }
     }
 }

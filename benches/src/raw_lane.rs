@@ -1,22 +1,17 @@
 //! The raw lane: the rings of a shmrpc connection without calls on top, as a caller that pipelines would use them.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use shmrpc_transport::{
     peers::PeerCredentials,
     shm::{
-        connection::{Connection, Death, Events},
+        connection::{Connection, Death, Events, LaneAnswer},
         consumer::{Consumer, Wait},
         producer::Producer,
         rendezvous::{Host, Listener, Policy, connect},
         segment::Side,
-        slot::{Header, Kind},
     },
+    slot::{Header, Kind},
     sys::futex::Until,
 };
 
@@ -93,7 +88,9 @@ impl RawLane {
         let connection = met.connection;
         let opened = connection.open_lane(0, &mut Until::after(Duration::from_secs(5)));
         match (opened, connection.rings(0)) {
-            (Ok(true), Some((producer, consumer))) => Ok(RawLane { connection, producer, consumer }),
+            (Ok(LaneAnswer::Served), Some((producer, consumer))) => {
+                Ok(RawLane { connection, producer, consumer })
+            }
             (opened, _) => Err(failed(&format!("lane 0 could not be opened: {opened:?}"))),
         }
     }
@@ -143,7 +140,7 @@ impl RawLane {
 
 impl Drop for RawLane {
     fn drop(&mut self) {
-        self.connection.die(Death { reason: "measured".to_owned(), poisoned: false });
+        self.connection.die(Death { reason: "measured".to_owned(), peer_closed: false });
     }
 }
 

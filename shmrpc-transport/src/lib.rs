@@ -8,10 +8,11 @@ pub mod shm;
 // unsafe: hands out typed references to bytes that were validated; encodes into memory that is lent.
 #[cfg(not(loom))]
 pub mod message;
-#[cfg(not(loom))]
-pub mod peers;
 // unsafe: system calls.
 pub mod sys;
+#[cfg(not(loom))]
+pub mod peers;
+pub mod slot;
 pub mod sync;
 
 #[cfg(not(target_endian = "little"))]

@@ -18,7 +18,7 @@ use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 pub use self::encode::{Buffer, Encode, EncodeError, Encoder, Grow, Nested, Sink, encode};
 pub use self::number::Number;
-use crate::shm::slot::{INLINE, INLINE_WORDS};
+use crate::slot::{INLINE, INLINE_WORDS};
 
 mod encode;
 mod number;
@@ -30,17 +30,12 @@ pub const MAX_DEPTH: NonZeroUsize = NonZeroUsize::new(128).expect("128 is not ze
 
 /// What a type needs to travel: rkyv's traits, bound to shmrpc's encoder, validator and decoder.
 pub trait Wire:
-    Archive<Archived: Valid + Deserialize<Self, Decoder>>
-    + for<'a> Serialize<Encoder<'a>>
-    + Sized
+    Archive<Archived: Valid + Deserialize<Self, Decoder>> + for<'a> Serialize<Encoder<'a>> + Sized
 {
 }
 
-impl<T> Wire for T where
-    T: Archive<Archived: Valid + Deserialize<T, Decoder>>
-        + for<'a> Serialize<Encoder<'a>>
-{
-}
+impl<T> Wire for T where T: Archive<Archived: Valid + Deserialize<T, Decoder>> + for<'a> Serialize<Encoder<'a>>
+{}
 
 /// An archived type that can be validated.
 pub trait Valid: Portable + for<'a> CheckBytes<Validator<'a>> {}

@@ -17,4 +17,3 @@ mod ladder;
 #[cfg(not(loom))]
 pub mod segment;
 pub mod arena;
-pub mod slot;

@@ -110,7 +110,10 @@ pub(crate) fn relax() {
 #[cfg(loom)]
 impl Default for Word {
     fn default() -> Self {
-        Self { value: atomic::AtomicU32::new(0), queue: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()) }
+        Self {
+            value: atomic::AtomicU32::new(0),
+            queue: (loom::sync::Mutex::new(()), loom::sync::Condvar::new()),
+        }
     }
 }
 

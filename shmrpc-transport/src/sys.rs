@@ -4,6 +4,8 @@
 pub mod fork;
 pub mod futex;
 #[cfg(not(loom))]
+pub(crate) mod membarrier;
+#[cfg(not(loom))]
 pub(crate) mod socket;
 #[cfg(not(loom))]
 pub(crate) mod watcher;

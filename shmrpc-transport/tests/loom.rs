@@ -8,7 +8,7 @@ use loom::sync::Arc;
 use loom::thread;
 use shmrpc_transport::shm::consumer::{Consumer, Wait};
 use shmrpc_transport::shm::producer::Producer;
-use shmrpc_transport::shm::slot::{Header, Kind, LaneSide};
+use shmrpc_transport::slot::{Header, Kind, LaneSide};
 use shmrpc_transport::sync::Word;
 use shmrpc_transport::sys::futex::{Stop, Until};
 

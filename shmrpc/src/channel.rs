@@ -8,7 +8,7 @@ use shmrpc_transport::message::Message as Payload;
 use shmrpc_transport::message::View;
 use shmrpc_transport::shm::callers::{Callers, NoLane};
 use shmrpc_transport::shm::lane::{NoReply, Outgoing, Reply};
-use shmrpc_transport::shm::slot::Kind;
+use shmrpc_transport::slot::Kind;
 use shmrpc_transport::sys::fork;
 use shmrpc_transport::sys::futex::Until;
 
@@ -158,14 +158,14 @@ impl Channel {
     #[cold]
     fn no_lane(&self, none: NoLane) -> Box<CallError> {
         Box::new(match none {
-            NoLane::Refused => CallError::Overloaded("the server has no thread left to serve this client".into()),
+            NoLane::Refused => {
+                CallError::Overloaded("the server has no thread left to serve this client".into())
+            }
             NoLane::TimedOut => CallError::Overloaded(format!(
                 "every lane was in use for {:?}, or a one-way call before this one has not run yet",
                 self.timeout
             )),
-            NoLane::Dead(death) => {
-                CallError::Disconnected { reason: death.reason, outcome: Outcome::NotRun }
-            }
+            NoLane::Dead(death) => CallError::Disconnected { reason: death.reason, outcome: Outcome::NotRun },
         })
     }
 
@@ -219,7 +219,9 @@ fn service_error<E: Message>(reply: &Reply) -> CallError<E> {
 fn failure(reply: &Reply) -> CallError {
     let message: &Payload = &reply.message;
     if reply.kind != Kind::Failure {
-        return CallError::BadReply("the server answered with an error that this method does not have".into());
+        return CallError::BadReply(
+            "the server answered with an error that this method does not have".into(),
+        );
     }
     match message.decode::<(u32, String)>() {
         Ok((code, text)) => Failure::from_code(code).into_error(text),

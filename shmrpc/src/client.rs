@@ -102,7 +102,7 @@ impl<C: Client> ClientBuilder<C> {
         self
     }
 
-    /// Bytes of a result that this client takes. 64 MiB by default.
+    /// Bytes of a result that this client takes. 64 MiB by default, just under 2 GiB at most.
     pub fn max_message(mut self, bytes: u64) -> Self {
         self.policy.max_message = bytes;
         self

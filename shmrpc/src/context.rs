@@ -78,7 +78,8 @@ impl TransportInfo {
 
 impl fmt::Display for TransportInfo {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = if self.reads_in_place { "large results read in place" } else { "large results copied once" };
+        let how =
+            if self.reads_in_place { "large results read in place" } else { "large results copied once" };
         write!(out, "shared memory to process {} at {}, {how}: {}", self.peer.pid, self.endpoint, self.reason)
     }
 }

@@ -4,12 +4,22 @@ use std::any::Any;
 
 use shmrpc_transport::message::{Encode, EncodeError};
 use shmrpc_transport::shm::lane::{Incoming, ServingLane};
-use shmrpc_transport::shm::slot::Kind;
+use shmrpc_transport::slot::Kind;
 
 use crate::Message;
 use crate::arg::Rejected;
 use crate::context::Context;
 use crate::error::CallError;
+use crate::schema::ServiceSchema;
+
+/// Something that can be served. `#[shmrpc::service]` generates an implementation, such as `KvServer`.
+pub trait Service: Send + Sync + 'static {
+    #[doc(hidden)]
+    fn schema(&self) -> ServiceSchema;
+
+    #[doc(hidden)]
+    fn dispatch(&self, method: u16, request: Request<'_>) -> Answered;
+}
 
 /// A call on its way into a handler.
 #[derive(Debug)]

@@ -30,10 +30,14 @@ pub enum EndpointError {
     #[error("`{0}`: this version speaks `shm:` only; `uds:`, `tcp:` and `inproc:` are to come")]
     NotYet(String),
     /// A name that cannot be a file's.
-    #[error("`{0}`: a name has 1 to 64 letters, digits, `-`, `_` or `.`, and does not begin with `.`; for a path write `shm:/path`")]
+    #[error(
+        "`{0}`: a name has 1 to 64 letters, digits, `-`, `_` or `.`, and does not begin with `.`; for a path write `shm:/path`"
+    )]
     Name(String),
     /// A path that a Unix socket cannot have.
-    #[error("`{path}` has {length} bytes, and a Unix socket's path has at most 107; set SHMRPC_RUNTIME_DIR or choose a shorter path")]
+    #[error(
+        "`{path}` has {length} bytes, and a Unix socket's path has at most 107; set SHMRPC_RUNTIME_DIR or choose a shorter path"
+    )]
     TooLong {
         /// The path.
         path: PathBuf,
@@ -41,7 +45,9 @@ pub enum EndpointError {
         length: usize,
     },
     /// The runtime directory cannot be used.
-    #[error("the runtime directory {path} cannot be used: {reason}; set SHMRPC_RUNTIME_DIR to a directory that only you can enter")]
+    #[error(
+        "the runtime directory {path} cannot be used: {reason}; set SHMRPC_RUNTIME_DIR to a directory that only you can enter"
+    )]
     RuntimeDir {
         /// The directory.
         path: PathBuf,

@@ -8,8 +8,8 @@ use shmrpc_transport::rkyv;
 use shmrpc_transport::rkyv::rancor::Error;
 use shmrpc_transport::rkyv::util::AlignedVec;
 
+use crate::dispatch::Service;
 use crate::schema::ServiceSchema;
-use crate::server::Service;
 
 /// The method id of a method that the server does not have.
 const ABSENT: u16 = u16::MAX;
@@ -20,9 +20,8 @@ type Question = (String, Vec<(String, bool, u64, String)>);
 /// What a client asks: which ids do these methods of this service have?
 pub(crate) fn question(schema: &ServiceSchema) -> Vec<u8> {
     let methods = schema.methods.iter();
-    let methods = methods.map(|method| {
-        (method.name.to_owned(), method.oneway, method.hash, method.text.clone())
-    });
+    let methods =
+        methods.map(|method| (method.name.to_owned(), method.oneway, method.hash, method.text.clone()));
     let question: Question = (schema.name.to_owned(), methods.collect());
     to_bytes(&question)
 }
@@ -105,10 +104,8 @@ mod tests {
     struct Two;
     impl Service for Two {
         fn schema(&self) -> ServiceSchema {
-            let methods = vec![
-                MethodSchema::unary::<(u32,), u32>(0, "a"),
-                MethodSchema::oneway::<(String,)>(3, "b"),
-            ];
+            let methods =
+                vec![MethodSchema::unary::<(u32,), u32>(0, "a"), MethodSchema::oneway::<(String,)>(3, "b")];
             ServiceSchema { name: "Two", methods }
         }
         fn dispatch(&self, _: u16, request: Request<'_>) -> Answered {

@@ -65,9 +65,9 @@
 
 mod client;
 mod server;
-mod dispatch;
 mod channel;
 mod greeting;
+mod dispatch;
 mod context;
 mod endpoint;
 mod error;
@@ -80,10 +80,11 @@ pub mod private;
 
 pub use client::{Client, ClientBuilder};
 pub use context::{Context, PeerInfo, Transport, TransportInfo};
+pub use dispatch::Service;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{CallError, ConnectError, Outcome, ServeError};
 pub use schema::{Describe, Schema};
-pub use server::{Server, ServerBuilder, ServerHandle, Service, serve};
+pub use server::{Server, ServerBuilder, ServerHandle, serve};
 pub use shmrpc_macros::{message, service};
 pub use shmrpc_transport::message::View;
 pub use shmrpc_transport::peers::Peers;

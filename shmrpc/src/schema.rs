@@ -436,8 +436,8 @@ mod tests {
 
     #[test]
     fn recursion_is_seen_through_containers() {
-        assert!(<HashMap<u8, Option<Box<(u8, Node)>>> as Schema>::RECURSIVE);
-        assert!(!<HashMap<u8, Option<Box<(u8, String)>>> as Schema>::RECURSIVE);
+        const { assert!(<HashMap<u8, Option<Box<(u8, Node)>>> as Schema>::RECURSIVE) };
+        const { assert!(!<HashMap<u8, Option<Box<(u8, String)>>> as Schema>::RECURSIVE) };
     }
 
     #[test]

@@ -12,20 +12,10 @@ use shmrpc_transport::shm::lane::{Incoming, ServingLane};
 use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy};
 
 use crate::context::Context;
-use crate::dispatch::{Answered, Failure, Request, fail, panic_text};
+use crate::dispatch::{Failure, Request, Service, fail, panic_text};
 use crate::endpoint::Endpoint;
 use crate::error::ServeError;
 use crate::greeting::{self, Table};
-use crate::schema::ServiceSchema;
-
-/// Something that can be served. `#[shmrpc::service]` generates an implementation, such as `KvServer`.
-pub trait Service: Send + Sync + 'static {
-    #[doc(hidden)]
-    fn schema(&self) -> ServiceSchema;
-
-    #[doc(hidden)]
-    fn dispatch(&self, method: u16, request: Request<'_>) -> Answered;
-}
 
 /// Serves one service at one endpoint until SIGINT or SIGTERM; then calls in flight finish, for 5 s at most.
 ///
@@ -98,7 +88,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Bytes of a message that this server takes. 64 MiB by default.
+    /// Bytes of a message that this server takes. 64 MiB by default, just under 2 GiB at most.
     pub fn max_message(mut self, bytes: u64) -> Self {
         self.policy.max_message = bytes;
         self
@@ -209,7 +199,7 @@ impl Drop for ServerHandle {
     fn drop(&mut self) {
         self.listeners.clear();
         for connection in self.shared.connections() {
-            connection.die(Death { reason: "the server was shut down".into(), poisoned: false });
+            connection.die(Death { reason: "the server was shut down".into(), peer_closed: false });
         }
     }
 }
@@ -251,7 +241,10 @@ impl Host for Shared {
         application: &[u8],
     ) -> Result<(Vec<u8>, Box<dyn Events>), String> {
         if self.state.lock().connections.len() >= self.max_connections {
-            return Err(format!("{} connections are open, which is this server's limit", self.max_connections));
+            return Err(format!(
+                "{} connections are open, which is this server's limit",
+                self.max_connections
+            ));
         }
         let (answer, table) = greeting::answer(&self.services, application)?;
         let shared = self.this.upgrade().ok_or("the server is shutting down")?;

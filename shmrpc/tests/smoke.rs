@@ -4,7 +4,11 @@ use shmrpc::prelude::*;
 
 #[derive(Debug, Clone, PartialEq)]
 #[shmrpc::message]
-pub struct Entry { pub key: String, pub value: Vec<u8>, pub version: u64 }
+pub struct Entry {
+    pub key: String,
+    pub value: Vec<u8>,
+    pub version: u64,
+}
 
 #[shmrpc::service]
 pub trait Kv {
@@ -16,13 +20,21 @@ pub trait Kv {
 }
 struct S;
 impl Kv for S {
-    fn add(&self, a: u32, b: u32) -> u32 { a + b }
+    fn add(&self, a: u32, b: u32) -> u32 {
+        a + b
+    }
     fn get(&self, key: &str) -> Result<Entry, String> {
-        if key.is_empty() { return Err("empty".into()) }
+        if key.is_empty() {
+            return Err("empty".into());
+        }
         Ok(Entry { key: key.into(), value: vec![7; 100000], version: 3 })
     }
-    fn sum(&self, samples: &[f32]) -> f32 { samples.iter().sum() }
-    fn touch(&self, key: &str) { println!("touched {key}"); }
+    fn sum(&self, samples: &[f32]) -> f32 {
+        samples.iter().sum()
+    }
+    fn touch(&self, key: &str) {
+        println!("touched {key}");
+    }
 }
 
 #[test]
@@ -42,7 +54,9 @@ fn smoke() {
     assert!(v.is_in_place());
     assert_eq!(kv.sum(&vec![1.0; 5_000_000]).unwrap(), 5e6);
     let t = std::time::Instant::now();
-    for i in 0..1000000 { kv.add(i, 1).unwrap(); }
+    for i in 0..1000000 {
+        kv.add(i, 1).unwrap();
+    }
     println!("{:?} per call", t.elapsed() / 1000000);
     drop(server);
     println!("{:?}", kv.add(1, 2));

@@ -12,7 +12,7 @@ use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Archived, Deserialize, Place, Serialize};
 
 use super::{MAX_DEPTH, Short, Valid, validate};
-use crate::shm::slot::INLINE;
+use crate::slot::INLINE;
 
 /// What messages are encoded with.
 pub type Encoder<'a> = Strategy<Sink<'a>, Error>;
@@ -21,7 +21,9 @@ pub type Encoder<'a> = Strategy<Sink<'a>, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// The value needs more bytes than the peer takes.
-    #[error("the message is larger than the {max} bytes the peer takes (at least {needed}); send less or raise max_message")]
+    #[error(
+        "the message is larger than the {max} bytes the peer takes (at least {needed}); send less or raise max_message"
+    )]
     TooLarge {
         /// Bytes known to be needed.
         needed: u64,

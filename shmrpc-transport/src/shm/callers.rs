@@ -1,15 +1,15 @@
 //! The lanes of a client: which thread calls on which.
 
 use std::cell::{Cell, RefCell};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::connection::{Connection, Death};
 use super::exclusive::{Exclusive, Taken};
-use super::lane::CallerLane;
+use super::lane::{CallerLane, NotOpened};
 use crate::sys::futex::Until;
 
 /// How often a thread that waits for a lane looks for overdue replies.
@@ -169,17 +169,22 @@ impl Callers {
             return Ok(None);
         }
         let Some(place) = self.lanes.get(index as usize) else { return Ok(None) };
-        match CallerLane::open(&self.connection, index, until).map_err(NoLane::Dead)? {
-            Some(lane) => {
+        match CallerLane::open(&self.connection, index, until) {
+            Ok(lane) => {
                 place.0.get_or_init(|| Exclusive::new(lane));
                 self.open.store(index + 1, Ordering::Release);
                 LAST.set(index);
                 // Another thread may have been faster; then the caller looks again.
                 Ok(self.try_lane(index))
             }
-            None if index == 0 => Err(NoLane::Refused),
-            None => {
-                tracing::debug!(open = index, "the server refused a further lane; those that are open are shared");
+            Err(NotOpened::Dead(death)) => Err(NoLane::Dead(death)),
+            Err(NotOpened::TimedOut) => Err(NoLane::TimedOut),
+            Err(NotOpened::Refused) if index == 0 => Err(NoLane::Refused),
+            Err(NotOpened::Refused) => {
+                tracing::debug!(
+                    open = index,
+                    "the server refused a further lane; those that are open are shared"
+                );
                 *limit = index;
                 Ok(None)
             }
@@ -277,6 +282,6 @@ impl Lease<'_> {
 
 impl Drop for Callers {
     fn drop(&mut self) {
-        self.connection.die(Death { reason: "the client was dropped".into(), poisoned: false });
+        self.connection.die(Death { reason: "the client was dropped".into(), peer_closed: false });
     }
 }

@@ -3,21 +3,22 @@
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::arena::{Arena, BLOCKS, Block, UNIT};
 use super::consumer::Consumer;
 use super::producer::Producer;
-use super::arena::{Arena, BLOCKS, Block, UNIT};
 use super::segment::{ARENA_OFFSET, BASE_LEN, MAX_LANES, Segment, Side};
-use super::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Kind, Slot};
 use crate::message::{Buffer, Encode, EncodeError, Grow, Loan, Message, Pool, encode};
 use crate::peers::PeerCredentials;
+use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Kind, Slot};
 use crate::sys::futex::{Stop, Until};
-use crate::sys::socket::{Frame, FrameReader, Socket};
+use crate::sys::membarrier;
+use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
 use crate::sys::watcher::{Next, Source};
 
 /// How long a message may wait for the announcement of the segment it lies in. The announcement was sent first, so
@@ -45,13 +46,24 @@ pub trait Events: Send + Sync {
     fn closed(&self, connection: &Connection);
 }
 
+/// What a peer says to a lane that we open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneAnswer {
+    /// Somebody serves it.
+    Served,
+    /// Nobody will serve it.
+    Refused,
+    /// Nothing, in the time it had.
+    TimedOut,
+}
+
 /// A connection that can no longer be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
     /// For people.
     pub reason: String,
-    /// Whether the peer broke the protocol, rather than went away.
-    pub poisoned: bool,
+    /// Whether the peer closed the connection: then it takes no more messages, and its counters are final.
+    pub peer_closed: bool,
 }
 
 impl fmt::Display for Death {
@@ -170,6 +182,17 @@ impl Connection {
         self.death.get()
     }
 
+    /// Whether a message that was just taken may be run. No, if the connection has ended: the peer may have been told
+    /// that the message was not taken.
+    ///
+    /// Stands after the store of `taken`; partner: the barrier in [`Connection::die`], after its stores of the stop
+    /// words, which reaches every thread, so that this side needs none.
+    #[inline(always)]
+    pub(crate) fn may_run(&self, lane: u32) -> bool {
+        compiler_fence(Ordering::SeqCst);
+        !self.stop(lane).is_some_and(Stop::is_set) || self.death.get().is_none()
+    }
+
     /// Whether the peer said that it takes no new calls.
     pub fn is_going_away(&self) -> bool {
         self.going_away.load(Ordering::Relaxed)
@@ -180,10 +203,13 @@ impl Connection {
         if self.death.set(death).is_err() {
             return;
         }
-        self.socket.shutdown();
         for stop in &self.stops {
             stop.set();
         }
+        // A lane that takes a message now either shows the peer that it did, before the peer can see the end, or sees
+        // the end itself and runs nothing (`Connection::may_run`).
+        membarrier::everywhere();
+        self.socket.shutdown();
         // Whoever checks `death` and then waits holds the lock in between, so none of them misses this.
         drop(self.answers.lock());
         self.answered.notify_all();
@@ -195,14 +221,13 @@ impl Connection {
     /// Ends the connection because the peer broke the protocol.
     pub(crate) fn poison(&self, what: &dyn fmt::Display) -> Death {
         tracing::warn!(peer = ?self.peer, "connection poisoned: {what}");
-        let death = Death { reason: format!("the peer broke the protocol: {what}"), poisoned: true };
-        self.die(death);
+        self.die(Death { reason: format!("the peer broke the protocol: {what}"), peer_closed: false });
         self.last_words()
     }
 
     /// Why the connection ended; for use once it has.
     pub(crate) fn last_words(&self) -> Death {
-        self.death.get().cloned().unwrap_or(Death { reason: "closed".into(), poisoned: false })
+        self.death.get().cloned().unwrap_or(Death { reason: "closed".into(), peer_closed: false })
     }
 
     /// Tells the peer that no new calls are taken, and ends the waits of the lanes that have nothing to do; what was
@@ -217,8 +242,8 @@ impl Connection {
     /// Asks the peer to serve `lane`, and waits for its answer.
     ///
     /// # Errors
-    /// [`Death`] if the connection ends first. `Ok(false)` means that the peer refused, or did not answer in time.
-    pub fn open_lane(&self, lane: u32, until: &mut Until) -> Result<bool, Death> {
+    /// [`Death`] if the connection ends first.
+    pub fn open_lane(&self, lane: u32, until: &mut Until) -> Result<LaneAnswer, Death> {
         if let Some(answer) = self.answers.lock().get_mut(lane as usize) {
             *answer = None;
         }
@@ -231,10 +256,10 @@ impl Connection {
                 return Err(self.last_words());
             }
             if let Some(Some(answer)) = answers.get(lane as usize) {
-                return Ok(*answer);
+                return Ok(if *answer { LaneAnswer::Served } else { LaneAnswer::Refused });
             }
             match until.left() {
-                Some(left) if left.is_zero() => return Ok(false),
+                Some(left) if left.is_zero() => return Ok(LaneAnswer::TimedOut),
                 Some(left) => drop(self.answered.wait_for(&mut answers, left)),
                 None => self.answered.wait(&mut answers),
             }
@@ -316,8 +341,7 @@ impl Connection {
         let segment = self.segment(at.segment).ok_or_else(|| bad("segment"))?;
         let start = segment.range(at.offset, u64::from(length)).ok_or_else(|| bad("offset and length"))?;
         let release_to = Arc::clone(&self.own_base);
-        let loan =
-            BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at };
+        let loan = BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at };
         message.admit(loan, self.trusted, &self.pool);
         Ok(())
     }
@@ -343,12 +367,10 @@ impl Connection {
                 Err(format!("no such lane: {}", header.block))
             }
             Kind::LaneOpen if header.call_id == 0 => {
+                // A caller whose first question timed out asks again: the lane has its thread already.
                 let bit = 1 << header.block;
-                if self.opened.load(Ordering::Relaxed) & bit != 0 {
-                    return Err(format!("lane {} was opened twice", header.block));
-                }
-                let served =
-                    header.block < self.limits.lanes && self.events.lane_opened(self, header.block);
+                let served = self.opened.load(Ordering::Relaxed) & bit != 0
+                    || header.block < self.limits.lanes && self.events.lane_opened(self, header.block);
                 if served {
                     self.opened.fetch_or(bit, Ordering::Relaxed);
                 }
@@ -384,8 +406,9 @@ impl Connection {
             return Err(format!("segment {} out of turn", frame.header.block));
         }
         let cap = self.limits.receive_max.saturating_mul(8).max(1 << 23);
-        if length > cap {
-            return Err(format!("a segment of {length} bytes is above {cap}"));
+        let held: u64 = arrived.iter().flatten().map(|segment| segment.len() as u64).sum();
+        if length > cap.saturating_sub(held) {
+            return Err(format!("a segment of {length} bytes beside {held} is above {cap}"));
         }
         let segment = Segment::accept(fd, length).map_err(|error| error.to_string())?;
         arrived.push(Some(Arc::new(segment)));
@@ -399,7 +422,7 @@ impl Connection {
         let sent = self.socket.send(header, &[], &[]);
         drop(order);
         if let Err(error) = sent {
-            self.die(Death { reason: format!("the peer is gone: {error}"), poisoned: false });
+            self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
         }
     }
 
@@ -444,7 +467,7 @@ impl Connection {
         let sent = self.socket.send(header, &length.to_le_bytes(), &[fd.as_raw_fd()]);
         drop(order);
         if let Err(error) = sent {
-            self.die(Death { reason: format!("the peer is gone: {error}"), poisoned: false });
+            self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
             return Err(EncodeError::NoMemory { cap: sending.cap });
         }
         tracing::debug!(segment = id, length, "arena grown");
@@ -493,11 +516,8 @@ impl Source for Watched {
                 Ok(None) if connection.death.get().is_some() => return Next::Done,
                 Ok(None) => return Next::Keep,
                 Err(error) => {
-                    let poisoned = !matches!(
-                        error,
-                        crate::sys::socket::ReadError::Closed | crate::sys::socket::ReadError::System(_)
-                    );
-                    connection.die(Death { reason: error.to_string(), poisoned });
+                    let peer_closed = matches!(error, ReadError::Closed);
+                    connection.die(Death { reason: error.to_string(), peer_closed });
                     return Next::Done;
                 }
             }

@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use super::ladder::Ladder;
-use super::slot::{ASLEEP, BadHeader, Header, INLINE_WORDS, LaneSide, SLOTS};
+use crate::slot::{ASLEEP, BadHeader, Header, INLINE_WORDS, LaneSide, SLOTS};
 use crate::sync::{Ordering, fence_release, fence_seq_cst, relax};
 use crate::sys::futex::{self, Stop, Until};
 

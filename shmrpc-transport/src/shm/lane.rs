@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{BadBlock, Connection, Death, Encoded};
+use super::connection::{BadBlock, Connection, Death, Encoded, LaneAnswer};
 use super::consumer::{Consumer, Wait};
 use super::producer::{BadCredit, Producer};
 use super::segment::Side;
-use super::slot::{BadHeader, Header, Kind};
 use crate::message::{Encode, EncodeError, Message};
+use crate::slot::{BadHeader, Header, Kind};
 use crate::sync::fence_seq_cst;
 use crate::sys::futex::{Stop, Until};
 
@@ -58,6 +58,17 @@ pub struct CallerLane {
     overdue: Option<u32>,
 }
 
+/// A lane that could not be opened.
+#[derive(Debug)]
+pub(crate) enum NotOpened {
+    /// The peer serves no further lane.
+    Refused,
+    /// The peer did not answer in time.
+    TimedOut,
+    /// The connection ended.
+    Dead(Death),
+}
+
 /// What a caller sends.
 #[derive(Debug)]
 pub struct Outgoing<'a, T> {
@@ -87,27 +98,22 @@ impl Reply {
 }
 
 impl CallerLane {
-    /// Opens `lane` at the peer. `Ok(None)` if the peer refuses.
+    /// Opens `lane` at the peer.
     ///
     /// # Errors
-    /// [`Death`] if the connection ends first.
+    /// [`NotOpened`] says why there is no lane.
     pub(crate) fn open(
         connection: &Arc<Connection>,
         lane: u32,
         until: &mut Until,
-    ) -> Result<Option<Self>, Death> {
-        let Some((producer, consumer)) = connection.rings(lane) else { return Ok(None) };
-        if !connection.open_lane(lane, until)? {
-            return Ok(None);
+    ) -> Result<Self, NotOpened> {
+        let Some((producer, consumer)) = connection.rings(lane) else { return Err(NotOpened::Refused) };
+        match connection.open_lane(lane, until).map_err(NotOpened::Dead)? {
+            LaneAnswer::Served => {}
+            LaneAnswer::Refused => return Err(NotOpened::Refused),
+            LaneAnswer::TimedOut => return Err(NotOpened::TimedOut),
         }
-        Ok(Some(Self {
-            connection: Arc::clone(connection),
-            lane,
-            producer,
-            consumer,
-            next_call: 0,
-            overdue: None,
-        }))
+        Ok(Self { connection: Arc::clone(connection), lane, producer, consumer, next_call: 0, overdue: None })
     }
 
     /// Whether the lane can carry a call now: takes an overdue reply off it if that has come.
@@ -199,13 +205,14 @@ impl CallerLane {
     #[cold]
     fn wait_for_credit(&mut self, until: &mut Until) -> Result<(), Box<NoReply>> {
         let connection = Arc::clone(&self.connection);
-        let none = match connection.stop(self.lane).map(|stop| wait_for_credit(&mut self.producer, stop, until)) {
+        let none = match connection
+            .stop(self.lane)
+            .map(|stop| wait_for_credit(&mut self.producer, stop, until))
+        {
             Some(Ok(Wait::Ready)) => return Ok(()),
             Some(Ok(Wait::TimedOut)) => NoReply::TimedOut { published: false },
             Some(Err(bad)) => NoReply::Dead { taken: false, death: connection.poison(&bad) },
-            Some(Ok(Wait::Stopped)) | None => {
-                NoReply::Dead { taken: false, death: connection.last_words() }
-            }
+            Some(Ok(Wait::Stopped)) | None => NoReply::Dead { taken: false, death: connection.last_words() },
         };
         Err(Box::new(none))
     }
@@ -234,8 +241,10 @@ impl CallerLane {
             }
             Ok(_) => {
                 let request = self.producer.position().wrapping_sub(1);
-                let taken = self.producer.was_taken(request);
-                Box::new(NoReply::Dead { taken, death: self.connection.last_words() })
+                let death = self.connection.last_words();
+                // Only the counter of a peer that has ended is its last word.
+                let taken = !death.peer_closed || self.producer.was_taken(request);
+                Box::new(NoReply::Dead { taken, death })
             }
             Err(bad) => self.broken(&bad.into()),
         }
@@ -328,7 +337,7 @@ impl ServingLane {
             }
         }
         match self.take(incoming) {
-            Ok(()) => true,
+            Ok(()) => self.connection.may_run(self.lane),
             Err(broken) => self.poisoned(&broken),
         }
     }

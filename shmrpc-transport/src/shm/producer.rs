@@ -2,7 +2,7 @@
 
 use core::ops::Deref;
 
-use super::slot::{ASLEEP, Header, INLINE_WORDS, LaneSide, SLOTS, Slot, halves};
+use crate::slot::{ASLEEP, Header, INLINE_WORDS, LaneSide, SLOTS, Slot, halves};
 use crate::sync::{Ordering, fence_seq_cst};
 use crate::sys::futex::{self, Stop, Until};
 

@@ -15,14 +15,17 @@ use parking_lot::Mutex;
 
 use super::connection::{Connection, Events, Limits, Parts, Watched};
 use super::segment::{BASE_LEN, MAX_LANES, Segment, SegmentError};
-use super::slot::{Header, Kind};
 use crate::peers::{PeerCredentials, Peers};
+use crate::slot::{Header, Kind};
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
 
 pub use hello::{Hello, HelloError, VERSION};
 
 mod hello;
+
+/// The largest message that relative pointers of 32 bits can span, with room to spare.
+const LARGEST: u64 = (1 << 31) - (1 << 16);
 
 /// Who may talk, whose large messages are read in place, and how large messages may be.
 #[derive(Debug, Clone)]
@@ -111,8 +114,8 @@ pub fn connect(
     events: Box<dyn Events>,
 ) -> Result<Met, MeetError> {
     let deadline = Instant::now() + timeout;
-    let stream = UnixStream::connect(path)
-        .map_err(|error| MeetError::Nobody { path: path.to_owned(), error })?;
+    let stream =
+        UnixStream::connect(path).map_err(|error| MeetError::Nobody { path: path.to_owned(), error })?;
     let socket =
         Socket::new(stream).map_err(|error| MeetError::System { what: "cannot set up the socket", error })?;
     let (own_base, fd) = Segment::create(BASE_LEN)?;
@@ -150,8 +153,8 @@ pub fn connect(
     let peer_base = accept_base(&mut reader, &theirs)?;
     let limits = Limits {
         lanes: theirs.lanes().min(MAX_LANES),
-        send_max: theirs.max_message(),
-        receive_max: policy.max_message,
+        send_max: theirs.max_message().min(LARGEST),
+        receive_max: policy.max_message.min(LARGEST),
     };
     let trusted = policy.trust.contains(&peer);
     let parts = Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events };
@@ -425,8 +428,7 @@ struct Greeted {
 
 impl Arriving {
     fn greet(&self, frame: &Frame, socket: &Socket, reader: &mut FrameReader) -> Result<Greeted, MeetError> {
-        let peer =
-            reader.credentials().ok_or_else(|| MeetError::Refused("no credentials came".into()))?;
+        let peer = reader.credentials().ok_or_else(|| MeetError::Refused("no credentials came".into()))?;
         if !self.policy.allow.contains(&peer) {
             return Err(MeetError::Refused(format!(
                 "user {} may not talk to this server, only {}",
@@ -444,7 +446,11 @@ impl Arriving {
         socket
             .send(Header::new(Kind::Hello), &hello.to_bytes(), &[fd.as_raw_fd()])
             .map_err(|error| MeetError::System { what: "cannot answer the hello", error })?;
-        let limits = Limits { lanes, send_max, receive_max: self.policy.max_message };
+        let limits = Limits {
+            lanes,
+            send_max: send_max.min(LARGEST),
+            receive_max: self.policy.max_message.min(LARGEST),
+        };
         Ok(Greeted { limits, peer, own_base, peer_base, events })
     }
 

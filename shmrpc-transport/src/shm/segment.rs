@@ -22,7 +22,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::arena::BLOCKS;
-use super::slot::LaneSide;
+use crate::slot::LaneSide;
 use crate::sync::Word;
 
 /// Lanes that one connection may have.

@@ -119,7 +119,12 @@ mod kernel {
     /// False if the kernel has no futex_waitv.
     fn wait_either(word: &Word, expected: u32, stop: &AtomicU32, timeout: Option<Duration>) -> bool {
         let waiters = [
-            Waiter { value: u64::from(expected), address: word.as_ptr() as u64, flags: SIZE_U32, reserved: 0 },
+            Waiter {
+                value: u64::from(expected),
+                address: word.as_ptr() as u64,
+                flags: SIZE_U32,
+                reserved: 0,
+            },
             Waiter { value: 0, address: stop.as_ptr() as u64, flags: SIZE_U32 | PRIVATE, reserved: 0 },
         ];
         // futex_waitv takes an absolute time.
@@ -144,7 +149,13 @@ mod kernel {
         let timeout = timespec(timeout);
         // SAFETY: the kernel reads the word, which the reference keeps mapped, and the time, which outlives the call.
         unsafe {
-            libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, core::ptr::from_ref(&timeout))
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT,
+                expected,
+                core::ptr::from_ref(&timeout),
+            )
         };
     }
 

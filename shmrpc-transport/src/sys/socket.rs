@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 
 use crate::peers::PeerCredentials;
-use crate::shm::slot::{BadHeader, HEADER, Header};
+use crate::slot::{BadHeader, HEADER, Header};
 
 /// Payload bytes that a control frame may have.
 pub(crate) const MAX_CONTROL: usize = 1 << 20;
@@ -79,7 +79,9 @@ impl Socket {
                     control = &[];
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => self.wait(PollFlags::POLLOUT, Duration::from_millis(STUCK_MS.into()))?,
+                Err(Errno::EAGAIN) => {
+                    self.wait(PollFlags::POLLOUT, Duration::from_millis(STUCK_MS.into()))?
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -182,8 +184,7 @@ impl FrameReader {
                     self.fds.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
                 }
                 ControlMessageOwned::ScmCredentials(by) => {
-                    self.credentials =
-                        Some(PeerCredentials { pid: by.pid(), uid: by.uid(), gid: by.gid() });
+                    self.credentials = Some(PeerCredentials { pid: by.pid(), uid: by.uid(), gid: by.gid() });
                 }
                 _ => {}
             }
@@ -203,7 +204,7 @@ impl FrameReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::slot::Kind;
+    use crate::slot::Kind;
 
     fn pair() -> (Socket, Socket) {
         let (a, b) = UnixStream::pair().unwrap();

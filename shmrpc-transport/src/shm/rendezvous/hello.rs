@@ -27,19 +27,25 @@ pub enum HelloError {
     #[error("the other end does not speak shmrpc")]
     Magic,
     /// Another version.
-    #[error("the other end speaks version {found} of the wire format, and we speak {VERSION}; use the same shmrpc on both sides")]
+    #[error(
+        "the other end speaks version {found} of the wire format, and we speak {VERSION}; use the same shmrpc on both sides"
+    )]
     Version {
         /// The other end's version.
         found: u32,
     },
     /// Another archive format.
-    #[error("the other end archives differently ({found:#x}, ours is {FORMATS:#x}); build both with the same rkyv features")]
+    #[error(
+        "the other end archives differently ({found:#x}, ours is {FORMATS:#x}); build both with the same rkyv features"
+    )]
     Formats {
         /// The other end's facts.
         found: u32,
     },
     /// Another memory layout.
-    #[error("the other end's memory has {found} bytes where {expected} are due; use the same shmrpc on both sides")]
+    #[error(
+        "the other end's memory has {found} bytes where {expected} are due; use the same shmrpc on both sides"
+    )]
     Geometry {
         /// Bytes announced.
         found: u64,

@@ -9,7 +9,8 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{self, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, thread};
@@ -53,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .arg(SERVER)
         .stdin(Stdio::piped()) // closed when we end, however we end: see `server`
         .stdout(Stdio::piped())
+        .process_group(0) // Ctrl-C ends us; the server then tidies up and ends by itself
         .spawn()?;
     let mut endpoint = String::new();
     BufReader::new(server.stdout.take().ok_or("no stdout")?).read_line(&mut endpoint)?;
@@ -65,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn session(endpoint: &str) -> Result<(), Box<dyn Error>> {
-    let kv = wait_for(endpoint)?;
+    let kv = KvClient::connect(endpoint)?;
     for (typed, expected) in SESSION {
         let words: Vec<&str> = typed.split(' ').collect();
         let answer = Command::parse(&words)?.run(&kv).unwrap_or_else(|error| format!("error: {error}"));
@@ -77,6 +79,19 @@ fn session(endpoint: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Serves until standard input ends, which it takes for a SIGTERM.
+fn server() -> Result<(), Box<dyn Error>> {
+    let dir = private_dir::PrivateDir::new("kv")?;
+    let endpoint = dir.endpoint();
+    thread::spawn(move || {
+        drop(wait_for(&endpoint)); // from here on, signals are handled
+        drop(writeln!(io::stdout(), "{endpoint}"));
+        drop(io::copy(&mut io::stdin(), &mut io::sink()));
+        signal_hook::low_level::raise(signal_hook::consts::SIGTERM)
+    });
+    Ok(shmrpc::serve(&dir.endpoint(), KvServer::new(Store::default()))?)
+}
+
 /// Connects to a server that may still be starting.
 fn wait_for(endpoint: &str) -> Result<KvClient, ConnectError> {
     let begin = Instant::now();
@@ -86,15 +101,4 @@ fn wait_for(endpoint: &str) -> Result<KvClient, ConnectError> {
             result => return result,
         }
     }
-}
-
-/// Serves, and takes the end of standard input for a SIGTERM.
-fn server() -> Result<(), Box<dyn Error>> {
-    let dir = private_dir::PrivateDir::new("kv")?;
-    println!("{}", dir.endpoint());
-    thread::spawn(|| {
-        io::copy(&mut io::stdin(), &mut io::sink())?;
-        signal_hook::low_level::raise(signal_hook::consts::SIGTERM)
-    });
-    Ok(shmrpc::serve(&dir.endpoint(), KvServer::new(Store::default()))?)
 }

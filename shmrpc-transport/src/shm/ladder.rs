@@ -37,6 +37,8 @@ const CROWDED: Duration = Duration::from_nanos(1_500);
 /// What a turn that somebody took adds to the crowd, from where it counts as one, and what it is at most. One long
 /// turn may have been an interrupt.
 const CROWD: [u32; 3] = [4, 14, 24];
+/// Slow waits on a crowded core of which one sleeps at once.
+const SLEEP_EVERY: u32 = 4;
 /// Turns of a slow wait on a crowded core, at most: whoever goes on for long there starves the others.
 const CROWDED_TURNS: u32 = 2;
 /// Waits between two turns for others, if somebody took the last one, and if nobody did.
@@ -60,6 +62,14 @@ impl Ladder {
         }
         let start = Instant::now();
         self.since = Some(start);
+        if self.is_crowded() {
+            // Whoever shares its core with its partner stays there while both only take turns; a thread that is
+            // woken is put on an idle core if there is one.
+            self.crowd -= 1;
+            if self.crowd.is_multiple_of(SLEEP_EVERY) {
+                return false;
+            }
+        }
         let found = self.turns(stamp, start, &ready);
         if found {
             self.patience = (self.patience * 2).min(PATIENCE[1]);

@@ -266,7 +266,11 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
     loop {
         let file = File::options().create(true).truncate(false).write(true).open(&lock_path)?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-            let text = format!("a server already listens at {} ({errno})", path.display());
+            if errno != nix::errno::Errno::EAGAIN {
+                return errno.into();
+            }
+            let text =
+                format!("a server already listens at {}; stop it or choose another name", path.display());
             io::Error::new(io::ErrorKind::AddrInUse, text)
         })?;
         // The server that held it may have removed the file before it let go: then ours is nobody's lock.

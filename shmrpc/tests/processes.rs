@@ -1,0 +1,319 @@
+//! Two real processes: what a killed server leaves to its clients, and a killed client to its server.
+//!
+//! The children are this test program again, with a test's name and an endpoint in the environment.
+#![allow(missing_docs, reason = "tests")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use shmrpc::prelude::*;
+use support::{BOUND, Gate, Keeper, Place, gate, until};
+
+const ENDPOINT: &str = "SHMRPC_TEST_ENDPOINT";
+
+#[shmrpc::service]
+pub trait Node {
+    fn pid(&self) -> u32;
+    fn blob(&self, length: u32) -> Vec<u8>;
+    /// Returns when the process's gate opens; in a child, never.
+    fn wait(&self) -> u32;
+}
+
+fn pattern(index: usize) -> u8 {
+    u8::try_from(index % 251).unwrap()
+}
+
+fn blob(length: u32) -> Vec<u8> {
+    (0..usize::try_from(length).unwrap()).map(pattern).collect()
+}
+
+/// What a child serves.
+struct InChild;
+
+impl Node for InChild {
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+    fn blob(&self, length: u32) -> Vec<u8> {
+        blob(length)
+    }
+    fn wait(&self) -> u32 {
+        say("waiting");
+        loop {
+            thread::park();
+        }
+    }
+}
+
+/// What the parent serves.
+struct InParent(Gate);
+
+impl Node for InParent {
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+    fn blob(&self, length: u32) -> Vec<u8> {
+        blob(length)
+    }
+    fn wait(&self) -> u32 {
+        self.0.pass();
+        42
+    }
+}
+
+fn in_parent() -> (NodeServer<InParent>, Keeper) {
+    let (gate, keeper) = gate();
+    (NodeServer::new(InParent(gate)), keeper)
+}
+
+/// Tells the parent, on a line of its own.
+fn say(word: &str) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("\n{word}\n").as_bytes()).unwrap();
+    out.flush().unwrap();
+}
+
+/// Returns when the parent is gone or has closed our stdin.
+fn until_orphaned() {
+    let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
+}
+
+// The children's parts. They return at once when they run as tests.
+
+#[test]
+fn child_server() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let _server = Server::builder().service(NodeServer::new(InChild)).listen(endpoint).start().unwrap();
+    say("ready");
+    until_orphaned();
+    // A handler may be parked for ever; the process ends all the same.
+}
+
+#[test]
+fn child_serve() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    thread::spawn(|| {
+        until_orphaned();
+        std::process::exit(3);
+    });
+    shmrpc::serve(&endpoint, NodeServer::new(InChild)).unwrap();
+    say("served");
+}
+
+#[test]
+fn child_client() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let client = NodeClient::connect(endpoint).unwrap();
+    assert_ne!(client.pid(), Ok(std::process::id()));
+    say("ready");
+    until_orphaned();
+}
+
+#[test]
+fn child_client_that_waits() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    thread::spawn(|| {
+        until_orphaned();
+        std::process::exit(3);
+    });
+    let client = NodeClient::builder().timeout(Duration::MAX).connect(endpoint).unwrap();
+    let _ = client.wait();
+}
+
+/// A child process, killed on drop.
+struct Process {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(part: &str, place: &Place) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", part, "--nocapture"])
+            .env(ENDPOINT, place.endpoint())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Waits until the child says this word.
+    fn says(&mut self, word: &str) {
+        let mut line = String::new();
+        while line.trim() != word {
+            line.clear();
+            assert_ne!(
+                self.lines.read_line(&mut line).unwrap(),
+                0,
+                "the child ended without saying {word:?}"
+            );
+        }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// Waits until the child ends by itself. Its stdin stays open meanwhile.
+    fn ends(&mut self) -> ExitStatus {
+        let stdin = self.child.stdin.take();
+        let mut rest = Vec::new();
+        self.lines.read_to_end(&mut rest).unwrap();
+        let status = self.child.wait().unwrap();
+        drop(stdin);
+        status
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn connect(place: &Place) -> NodeClient {
+    NodeClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap()
+}
+
+fn gone<T: std::fmt::Debug>(result: Result<T, CallError>) -> Outcome {
+    let error = result.unwrap_err();
+    assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+    error.outcome()
+}
+
+#[test]
+fn a_server_in_another_process_answers() {
+    let place = Place::new();
+    let mut process = Process::start("child_server", &place);
+    process.says("ready");
+    let client = connect(&place);
+    assert_eq!(client.pid(), Ok(process.child.id()));
+    assert_eq!(client.transport().peer().pid.to_string(), process.child.id().to_string());
+    assert_eq!(client.blob(100_000).unwrap(), blob(100_000));
+    // It ends by itself when its stdin ends.
+    drop(process.child.stdin.take());
+    assert!(process.ends().success());
+    assert_eq!(gone(client.pid()), Outcome::NotRun);
+    assert!(!place.socket().exists());
+}
+
+#[test]
+fn a_server_killed_in_a_call_leaves_the_call_unknown_and_the_path_free() {
+    let place = Place::new();
+    let mut process = Process::start("child_server", &place);
+    process.says("ready");
+    let client = connect(&place);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.with_timeout(Duration::MAX).wait());
+        process.says("waiting");
+        process.kill();
+        assert_eq!(gone(waiting.join().unwrap()), Outcome::Unknown);
+    });
+    assert_eq!(gone(client.pid()), Outcome::NotRun);
+    assert!(place.socket().exists(), "a killed server cannot tidy up");
+
+    // A new server takes the path over, in this process and then in another.
+    let (service, _keeper) = in_parent();
+    let server = Server::builder().service(service).listen(place.endpoint()).start().unwrap();
+    assert_eq!(connect(&place).pid(), Ok(std::process::id()));
+    server.shutdown(BOUND).unwrap();
+    let mut process = Process::start("child_server", &place);
+    process.says("ready");
+    assert_eq!(connect(&place).pid(), Ok(process.child.id()));
+    assert_eq!(gone(client.pid()), Outcome::NotRun, "a connection is never mended");
+}
+
+#[test]
+fn every_thread_learns_that_the_server_was_killed() {
+    let place = Place::new();
+    let mut process = Process::start("child_server", &place);
+    process.says("ready");
+    let client = connect(&place).with_timeout(Duration::MAX);
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..16).map(|_| scope.spawn(|| client.wait())).collect();
+        for _ in 0..16 {
+            process.says("waiting");
+        }
+        process.kill();
+        for thread in waiting {
+            assert_eq!(gone(thread.join().unwrap()), Outcome::Unknown);
+        }
+    });
+}
+
+#[test]
+fn a_view_outlives_the_process_that_wrote_it() {
+    let place = Place::new();
+    let mut process = Process::start("child_server", &place);
+    process.says("ready");
+    let client = connect(&place);
+    let large = client.view().blob(1 << 20).unwrap();
+    let small = client.view().blob(100).unwrap();
+    process.kill();
+    assert_eq!(gone(client.pid()), Outcome::NotRun);
+    assert_eq!(large.as_slice(), blob(1 << 20));
+    drop(client);
+    // Nor does it need the client.
+    assert_eq!(large.as_slice(), blob(1 << 20));
+    assert_eq!(small.as_slice(), blob(100));
+}
+
+#[test]
+fn serve_ends_well_on_sigterm() {
+    let place = Place::new();
+    let mut process = Process::start("child_serve", &place);
+    // `serve` says nothing when it listens; that it answers is the sign, and its signals are set before.
+    until("the child serves", || NodeClient::connect(place.endpoint()).is_ok());
+    let client = connect(&place);
+    assert_eq!(client.pid(), Ok(process.child.id()));
+    process.terminate();
+    process.says("served");
+    let status = process.ends();
+    assert!(status.success(), "{status}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the socket and its lock are gone");
+    assert_eq!(gone(client.pid()), Outcome::NotRun);
+}
+
+#[test]
+fn a_killed_client_is_forgotten() {
+    let place = Place::new();
+    let (service, _keeper) = in_parent();
+    let server = Server::builder().service(service).listen(place.endpoint()).start().unwrap();
+    for _ in 0..3 {
+        let mut process = Process::start("child_client", &place);
+        process.says("ready");
+        assert_eq!(server.connections(), 1);
+        process.kill();
+        until("the connection ends", || server.connections() == 0);
+    }
+    assert_eq!(connect(&place).pid(), Ok(std::process::id()));
+}
+
+#[test]
+fn a_client_killed_in_a_call_gives_its_lane_back() {
+    let place = Place::new();
+    let (service, keeper) = in_parent();
+    let server = Server::builder().service(service).listen(place.endpoint()).max_lanes(1).start().unwrap();
+    let mut process = Process::start("child_client_that_waits", &place);
+    keeper.entered();
+    assert_eq!(server.connections(), 1);
+    process.kill();
+    until("the connection ends", || server.connections() == 0);
+    // The handler returns into nothing, and then the one lane is for somebody else.
+    keeper.release();
+    until("the lane is free", || connect(&place).pid() == Ok(std::process::id()));
+    server.shutdown(BOUND).unwrap();
+}

@@ -1,0 +1,88 @@
+//! What the tests share: a place of their own, and a gate that a handler waits at.
+#![allow(dead_code, reason = "each test crate uses a part")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives up. No test waits that long unless something is broken.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+/// A directory of this test's own, removed on drop.
+pub(crate) struct Place(PathBuf);
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("shmrpc-test-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("s")
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("shm:{}", self.socket().display())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Where a handler says that it is in, and waits until it is let out.
+pub(crate) struct Gate {
+    entered: Sender<()>,
+    release: Mutex<Receiver<()>>,
+}
+
+/// The test's side of a [`Gate`]. Dropping it lets everybody out.
+pub(crate) struct Keeper {
+    entered: Receiver<()>,
+    release: Sender<()>,
+}
+
+pub(crate) fn gate() -> (Gate, Keeper) {
+    let (enter, entered) = channel();
+    let (release, released) = channel();
+    (Gate { entered: enter, release: Mutex::new(released) }, Keeper { entered, release })
+}
+
+impl Gate {
+    pub(crate) fn pass(&self) {
+        let _ = self.entered.send(());
+        let _ = self.release.lock().unwrap().recv();
+    }
+}
+
+impl Keeper {
+    /// Waits until a handler is in.
+    pub(crate) fn entered(&self) {
+        self.entered.recv_timeout(BOUND).expect("no handler came to the gate");
+    }
+
+    /// Lets one handler out.
+    pub(crate) fn release(&self) {
+        self.release.send(()).unwrap();
+    }
+}
+
+/// Waits until something holds that no channel reports.
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + BOUND;
+    while !holds() {
+        assert!(Instant::now() < end, "never came: {what}");
+        std::thread::yield_now();
+    }
+}

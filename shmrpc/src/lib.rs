@@ -69,8 +69,8 @@ mod channel;
 mod greeting;
 mod dispatch;
 mod context;
-mod endpoint;
 mod error;
+mod endpoint;
 #[doc(hidden)]
 pub mod arg;
 mod schema;

@@ -1,5 +1,6 @@
 //! One thread's calls on one client run in the order in which it made them, one-way calls included.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
 
 mod support;
 

@@ -1,9 +1,10 @@
 //! Every way in which a call, a connection or a server can fail: which error it is, and what may have happened.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
 
 mod support;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub trait Work {
 
 struct Worker {
     gate: Gate,
-    served: Mutex<u32>,
+    served: Arc<Mutex<u32>>,
 }
 
 impl Worker {
@@ -80,7 +81,7 @@ impl Work for Worker {
 /// The same service as a later client knows it.
 mod newer {
     #[shmrpc::service]
-    pub trait Work {
+    pub(crate) trait Work {
         fn brand_new(&self, value: u32) -> u32;
         #[oneway]
         fn brand_new_oneway(&self);
@@ -91,7 +92,7 @@ mod newer {
 /// The same service with another parameter.
 mod other {
     #[shmrpc::service]
-    pub trait Work {
+    pub(crate) trait Work {
         fn half(&self, value: u64) -> u32;
     }
 }
@@ -104,7 +105,7 @@ pub trait Play {
 
 fn worker() -> (ServerBuilder, Keeper) {
     let (gate, keeper) = gate();
-    let server = Server::builder().service(WorkServer::new(Worker { gate, served: Mutex::default() }));
+    let server = Server::builder().service(WorkServer::new(Worker { gate, served: Arc::default() }));
     (server, keeper)
 }
 
@@ -258,19 +259,39 @@ fn deadline_exceeded_leaves_other_lanes_alone() {
 
 #[test]
 fn disconnected_after_the_server_is_gone() {
-    let (server, client, _keeper, _place) = start(|server| server);
+    let (server, client, keeper, _place) = start(|server| server);
     assert_eq!(client.half(8), Ok(4));
     drop(server);
+    // No thread of the server is left that could take a call.
+    keeper.abandoned();
     for _ in 0..3 {
-        let error = client.served().unwrap_err();
+        let error = client.half(8).unwrap_err();
         assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
         assert_eq!(error.outcome(), Outcome::NotRun, "{error:?}");
     }
 }
 
 #[test]
-fn disconnected_while_the_handler_runs() {
-    let (server, client, keeper, _place) = start(|server| server);
+fn disconnected_at_once_when_the_server_is_dropped() {
+    // Many times, since the lane's thread may still be on its way out when the call comes.
+    for round in 0..100 {
+        let place = Place::new();
+        let (gate, _keeper) = gate();
+        let served = Arc::<Mutex<u32>>::default();
+        let service = WorkServer::new(Worker { gate, served: Arc::clone(&served) });
+        let server = Server::builder().service(service).listen(place.endpoint()).start().unwrap();
+        let client = WorkClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
+        assert_eq!(client.half(8), Ok(4));
+        drop(server);
+        let error = client.half(8).unwrap_err();
+        assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+        assert_eq!(*served.lock().unwrap(), 1, "a dropped server runs nothing");
+        assert_eq!(error.outcome(), Outcome::NotRun, "round {round}: {error:?}");
+    }
+}
+
+/// Leaves a call without its reply: the server is dropped while the handler runs.
+fn cut_off(server: ServerHandle, client: &WorkClient, keeper: &Keeper) {
     thread::scope(|scope| {
         let waiting = scope.spawn(|| client.wait());
         keeper.entered();
@@ -279,10 +300,39 @@ fn disconnected_while_the_handler_runs() {
         assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
         assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
     });
-    keeper.release();
+}
+
+#[test]
+fn disconnected_while_the_handler_runs() {
+    let (server, client, keeper, _place) = start(|server| server);
+    cut_off(server, &client, &keeper);
+    // The handler is still in; nobody can take what comes now.
     let error = client.served().unwrap_err();
     assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
-    assert_eq!(error.outcome(), Outcome::NotRun);
+    assert_eq!(error.outcome(), Outcome::NotRun, "{error:?}");
+    keeper.release();
+}
+
+#[test]
+fn disconnected_and_then_the_handler_replies() {
+    let (server, client, keeper, _place) = start(|server| server);
+    cut_off(server, &client, &keeper);
+    keeper.release();
+    // The late reply is in the ring, and the lane's thread is gone: what comes now cannot run.
+    keeper.abandoned();
+    for _ in 0..3 {
+        let error = client.served().unwrap_err();
+        assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+        assert_eq!(error.outcome(), Outcome::NotRun, "{error:?}");
+    }
+}
+
+#[test]
+fn a_server_that_ended_drops_its_services() {
+    let (server, client, keeper, _place) = start(|server| server);
+    assert_eq!(client.half(8), Ok(4));
+    server.shutdown(BOUND).unwrap();
+    keeper.abandoned();
 }
 
 #[test]
@@ -320,7 +370,7 @@ fn endpoints_that_are_none() {
     assert!(matches!(error, ServeError::Incomplete(_)), "{error:?}");
     let (server, _keeper) = worker();
     let (gate, _other) = gate();
-    let twice = server.service(WorkServer::new(Worker { gate, served: Mutex::default() }));
+    let twice = server.service(WorkServer::new(Worker { gate, served: Arc::default() }));
     let error = twice.listen(place.endpoint()).start().unwrap_err();
     assert!(matches!(error, ServeError::Duplicate("Work")), "{error:?}");
 }

@@ -2,6 +2,7 @@
 //!
 //! The children are this test program again, with a test's name and an endpoint in the environment.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
 
 mod support;
 

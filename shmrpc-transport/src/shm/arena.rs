@@ -101,6 +101,10 @@ impl Arena {
 
     /// Looks at up to `most` lent blocks and takes those back that the peer has released.
     pub fn reclaim(&mut self, most: usize, released: impl Fn(u32) -> u32) {
+        if most >= self.lent.len() {
+            // All of them, each once: a block that fills a gap comes from behind.
+            self.glance = 0;
+        }
         for _ in 0..most.min(self.lent.len()) {
             if self.glance >= self.lent.len() {
                 self.glance = 0;

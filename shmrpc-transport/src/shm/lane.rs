@@ -240,6 +240,8 @@ impl CallerLane {
                 Box::new(NoReply::TimedOut { published: true })
             }
             Ok(_) => {
+                // A reply may still come, and no other call may take it for its own.
+                self.overdue = Some(call_id);
                 let request = self.producer.position().wrapping_sub(1);
                 let death = self.connection.last_words();
                 // Only the counter of a peer that has ended is its last word.
@@ -335,6 +337,10 @@ impl ServingLane {
                 Ok(Wait::Ready) => {}
                 other => return self.ended(other),
             }
+        }
+        // Not taken at all, if the end is known; taken and not run, if it comes meanwhile.
+        if !self.connection.may_run(self.lane) {
+            return false;
         }
         match self.take(incoming) {
             Ok(()) => self.connection.may_run(self.lane),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up. No test waits that long unless something is broken.
@@ -70,6 +70,12 @@ impl Keeper {
     /// Waits until a handler is in.
     pub(crate) fn entered(&self) {
         self.entered.recv_timeout(BOUND).expect("no handler came to the gate");
+    }
+
+    /// Waits until the gate is dropped, and so the service that it is in.
+    pub(crate) fn abandoned(&self) {
+        let end = self.entered.recv_timeout(BOUND);
+        assert_eq!(end, Err(RecvTimeoutError::Disconnected), "the service is still there");
     }
 
     /// Lets one handler out.

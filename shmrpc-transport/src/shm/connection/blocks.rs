@@ -1,0 +1,275 @@
+//! Payloads of a connection: encoded into a slot or into a block of our arena, read from a slot or from the peer's.
+
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Connection, Death, MAX_SEGMENTS, Sending};
+use crate::message::{Buffer, Encode, EncodeError, Grow, Loan, Message, encode};
+use crate::shm::arena::{BLOCKS, Block, UNIT};
+use crate::shm::segment::Segment;
+use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Kind, Slot};
+use crate::sys::futex::Until;
+
+/// How long a message may wait for the announcement of the segment it lies in. The announcement was sent first, so
+/// only a watcher that lags makes this wait at all.
+const ANNOUNCEMENT: Duration = Duration::from_secs(5);
+/// Room that a growing message gets beyond what it asked for, so that its root does not make it move again.
+const HEADROOM: usize = 512;
+
+impl Connection {
+    /// Encodes a value for the peer: into the bytes of `slot`, or into lent memory. With `recursive`, what was
+    /// encoded is validated as the peer will do it, so that it refuses nothing that we sent.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; nothing was sent, and the slot is as good as before.
+    #[inline(always)]
+    pub(crate) fn encode<T: Encode>(
+        self: &Arc<Self>,
+        value: &T,
+        recursive: bool,
+        until: &mut Until,
+        slot: &Slot,
+    ) -> Result<Encoded, EncodeError> {
+        let inline = Buffer { start: slot.payload_start(), capacity: INLINE };
+        let mut growth = Growth { connection: self, block: None, until };
+        // SAFETY: the slot was claimed and not yet published, so this thread alone writes to it; its payload has
+        // INLINE bytes, all in atomics, so writing through a shared reference is allowed. The peer maps it read-only
+        // and looks at it after the stamp.
+        let length = unsafe { encode(value, recursive, inline, &mut growth) }?;
+        // An inline length always fits; a longer one was checked against `send_max` while it grew.
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        match growth.block {
+            None => Ok(Encoded { length, flags: 0, block: 0 }),
+            Some(mut block) => {
+                block.shrink(length);
+                let (id, at) = block.lend();
+                slot.write_payload(&at.to_words());
+                Ok(Encoded { length, flags: FLAG_BLOCK, block: id })
+            }
+        }
+    }
+
+    /// Completes a message whose slot's payload lies in it.
+    ///
+    /// # Errors
+    /// [`BadBlock`] if it names memory that the peer does not have.
+    #[inline(always)]
+    pub(crate) fn receive(&self, header: Header, message: &mut Message) -> Result<(), Box<BadBlock>> {
+        message.set_inline(header.length);
+        if header.flags & FLAG_BLOCK == 0 { Ok(()) } else { self.receive_block(header, message) }
+    }
+
+    #[inline(never)]
+    fn receive_block(&self, header: Header, message: &mut Message) -> Result<(), Box<BadBlock>> {
+        let at = BlockRef::from_words(message.words_mut());
+        let (id, length) = (header.block, header.length);
+        let bad = |what| Box::new(BadBlock { what, id, at, length });
+        if id >= BLOCKS {
+            return Err(bad("id"));
+        }
+        if u64::from(length) > self.limits.receive_max {
+            return Err(bad("length above max_message"));
+        }
+        if !at.offset.is_multiple_of(UNIT) {
+            return Err(bad("offset not a multiple of 64"));
+        }
+        let segment = self.segment(at.segment).ok_or_else(|| bad("segment"))?;
+        let start = segment.range(at.offset, u64::from(length)).ok_or_else(|| bad("offset and length"))?;
+        let release_to = Arc::clone(&self.own_base);
+        let loan = BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at };
+        message.admit(loan, self.trusted, &self.pool);
+        Ok(())
+    }
+
+    fn segment(&self, id: u32) -> Option<Arc<Segment>> {
+        let id = id as usize;
+        let mut arrived = self.arrived.lock();
+        loop {
+            if let Some(segment) = arrived.get(id) {
+                return segment.clone();
+            }
+            if self.death.get().is_some() || self.arrival.wait_for(&mut arrived, ANNOUNCEMENT).timed_out() {
+                return None;
+            }
+        }
+    }
+
+    /// Takes memory to send from, growing the arena by a segment if there is none.
+    fn allocate(&self, bytes: u64) -> Result<Option<(Block, NonNull<u8>)>, EncodeError> {
+        let mut sending = self.sending.lock();
+        let released = |id| self.peer_base.release_word(id).map_or(0, |word| word.load(Ordering::Acquire));
+        let mut block = sending.arena.allocate(bytes, released);
+        if block.is_none() && self.grow_arena(&mut sending, bytes)? {
+            block = sending.arena.allocate(bytes, released);
+        }
+        let Some(block) = block else { return Ok(None) };
+        let segment = sending.segments.get(block.segment as usize);
+        let start = segment.and_then(|segment| segment.range(block.offset, block.capacity));
+        match start {
+            Some(start) => Ok(Some((block, start))),
+            None => Err(EncodeError::NoMemory { cap: sending.cap }),
+        }
+    }
+
+    /// Adds a segment with room for `bytes`. False if the cap leaves none.
+    fn grow_arena(&self, sending: &mut Sending, bytes: u64) -> Result<bool, EncodeError> {
+        let left = sending.cap.saturating_sub(sending.bytes);
+        let last = sending.segments.last().map_or(0, |segment| segment.len() as u64);
+        let wanted = bytes.checked_next_power_of_two().unwrap_or(bytes).max(last.saturating_mul(2));
+        let length = if wanted <= left { wanted } else { bytes.next_multiple_of(4096) };
+        if length > left || sending.segments.len() >= MAX_SEGMENTS {
+            return Ok(false);
+        }
+        let Ok(size) = usize::try_from(length) else { return Ok(false) };
+        let (segment, fd) = match Segment::create(size) {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::warn!(%error, "the arena cannot grow");
+                return Ok(false);
+            }
+        };
+        let id = u32::try_from(sending.segments.len()).unwrap_or(u32::MAX);
+        let mut header = Header::new(Kind::SegmentAdd);
+        header.block = id;
+        let order = self.send_order.lock();
+        let sent = self.socket.send(header, &length.to_le_bytes(), &[fd.as_raw_fd()]);
+        drop(order);
+        if let Err(error) = sent {
+            self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
+            return Err(EncodeError::NoMemory { cap: sending.cap });
+        }
+        tracing::debug!(segment = id, length, "arena grown");
+        sending.arena.add_segment(id, 0, length);
+        sending.bytes += length;
+        sending.segments.push(Arc::new(segment));
+        Ok(true)
+    }
+}
+
+/// A slot that names memory which the peer does not have.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("bad block ({what}): id {id}, {length} bytes, {at:?}")]
+pub struct BadBlock {
+    what: &'static str,
+    id: u32,
+    length: u32,
+    at: BlockRef,
+}
+
+/// What a header says about a payload that was encoded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encoded {
+    pub(crate) length: u32,
+    pub(crate) flags: u8,
+    pub(crate) block: u32,
+}
+
+/// A block that goes back to its arena when dropped.
+#[derive(Debug)]
+struct OwnedBlock {
+    connection: Arc<Connection>,
+    /// `None` once it was lent.
+    block: Option<Block>,
+}
+
+impl OwnedBlock {
+    fn shrink(&mut self, length: u32) {
+        if let Some(block) = &mut self.block {
+            self.connection.sending.lock().arena.shrink(block, length.into());
+        }
+    }
+
+    #[inline(never)]
+    fn lend(mut self) -> (u32, BlockRef) {
+        let Some(block) = self.block.take() else {
+            return (0, BlockRef { segment: 0, generation: 0, offset: 0 });
+        };
+        let at = BlockRef { segment: block.segment, generation: block.generation, offset: block.offset };
+        let id = block.id;
+        self.connection.sending.lock().arena.lend(block);
+        (id, at)
+    }
+}
+
+impl Drop for OwnedBlock {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.connection.sending.lock().arena.free(block);
+        }
+    }
+}
+
+/// Finds blocks for a message that grows.
+struct Growth<'a> {
+    connection: &'a Arc<Connection>,
+    block: Option<OwnedBlock>,
+    until: &'a mut Until,
+}
+
+// SAFETY: `grow` returns the memory of a block that it owns until it is dropped or asked again; no other message has
+// it, by the arena's promise, and the peer was not told of it.
+unsafe impl Grow for Growth<'_> {
+    fn grow(&mut self, old: Buffer, used: usize, needed: usize) -> Result<Buffer, EncodeError> {
+        let max = self.connection.limits.send_max;
+        if needed as u64 > max {
+            return Err(EncodeError::TooLarge { needed: needed as u64, max });
+        }
+        let roomy = needed.saturating_add(HEADROOM).next_power_of_two();
+        let mut pause = Duration::from_micros(20);
+        let (block, start) = loop {
+            if let Some(found) = self.connection.allocate(roomy as u64)? {
+                break found;
+            }
+            if let Some(found) = self.connection.allocate(needed.saturating_add(HEADROOM) as u64)? {
+                break found;
+            }
+            // Everything is lent. The peer gives it back without a word, so look again, ever more rarely.
+            if self.until.is_over() || self.connection.death.get().is_some() {
+                return Err(EncodeError::NoMemory { cap: self.connection.sending.lock().cap });
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(2));
+        };
+        let capacity = usize::try_from(block.capacity).unwrap_or(usize::MAX);
+        // SAFETY: the new block has room for `needed >= used` bytes, and the old buffer has `used` of them; they are
+        // different memory.
+        unsafe { core::ptr::copy_nonoverlapping(old.start.as_ptr(), start.as_ptr(), used) };
+        self.block = Some(OwnedBlock { connection: Arc::clone(self.connection), block: Some(block) });
+        Ok(Buffer { start, capacity })
+    }
+}
+
+/// A block of the peer that a message of ours lies in.
+struct BlockLoan {
+    start: NonNull<u8>,
+    length: usize,
+    _segment: Arc<Segment>,
+    release_to: Arc<Segment>,
+    id: u32,
+    at: BlockRef,
+}
+
+// SAFETY: the pointer leads into a mapping that the loan keeps, and is only read.
+unsafe impl Send for BlockLoan {}
+// SAFETY: the same.
+unsafe impl Sync for BlockLoan {}
+
+// SAFETY: `receive_block` checked that the bytes lie inside the segment, whose mapping the loan keeps; its offset is
+// a multiple of 64, and this process maps the segment read-only.
+unsafe impl Loan for BlockLoan {
+    fn bytes(&self) -> (*const u8, usize) {
+        (self.start.as_ptr(), self.length)
+    }
+}
+
+impl Drop for BlockLoan {
+    fn drop(&mut self) {
+        if let Some(word) = self.release_to.release_word(self.id) {
+            // Release: our reads of the block come before; pairs with the Acquire load in `Connection::allocate`.
+            word.store(self.at.generation, Ordering::Release);
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The arena against a simple reference: a map of who owns each unit.
 #![cfg(not(loom))]
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::HashMap;
 

@@ -1,5 +1,12 @@
 //! Any value of a rich set of types survives both ways: by value, as `&Archived<T>`, as a View; trusted or not.
-#![allow(missing_docs, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::mem_forget,
+    reason = "tests"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -68,7 +75,7 @@ pub struct Everything {
 pub trait Echo {
     fn everything(&self, value: Everything) -> Everything;
     fn archived(&self, value: &Archived<Everything>) -> String;
-    fn refused(&self, value: Everything) -> Result<(), Everything>;
+    fn refused(&self, value: Everything) -> Result<(), Box<Everything>>;
     fn float_bits(&self, value: f64, other: f32) -> (u64, u32);
     fn text(&self, value: &str) -> String;
     fn bytes(&self, value: &[u8]) -> Vec<u8>;
@@ -92,8 +99,8 @@ impl Echo for Mirror {
     fn archived(&self, value: &Archived<Everything>) -> String {
         format!("{} {} {}", value.text, value.shapes.len(), value.numbers.middle.2)
     }
-    fn refused(&self, value: Everything) -> Result<(), Everything> {
-        Err(value)
+    fn refused(&self, value: Everything) -> Result<(), Box<Everything>> {
+        Err(Box::new(value))
     }
     fn float_bits(&self, value: f64, other: f32) -> (u64, u32) {
         (value.to_bits(), other.to_bits())
@@ -247,7 +254,7 @@ proptest! {
             prop_assert_eq!(&client.view().everything(value.clone()).unwrap().to_owned().unwrap(), &value);
             let told = format!("{} {} {}", value.text, value.shapes.len(), value.numbers.middle.2);
             prop_assert_eq!(client.archived(&value).unwrap(), told);
-            prop_assert_eq!(client.refused(value.clone()), Err(CallError::Service(value.clone())));
+            prop_assert_eq!(client.refused(value.clone()), Err(CallError::Service(Box::new(value.clone()))));
         }
     }
 

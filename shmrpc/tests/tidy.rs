@@ -1,5 +1,5 @@
 //! The rules of the layout: who may use whom, how long a file may be, where unsafe code may stand.
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

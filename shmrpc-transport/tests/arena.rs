@@ -77,7 +77,7 @@ proptest! {
         let mut words: HashMap<u32, u32> = HashMap::new();
         for step in steps {
             // What was released counts as free for the reference when the arena may have seen it.
-            let mut settle = |reference: &mut Reference, lent: &mut Vec<(u32, u32, u32, u64, u64)>| {
+            let settle = |reference: &mut Reference, lent: &mut Vec<(u32, u32, u32, u64, u64)>| {
                 lent.retain(|(id, generation, segment, offset, capacity)| {
                     let back = words.get(id) == Some(generation);
                     if back {

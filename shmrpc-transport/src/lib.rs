@@ -13,6 +13,7 @@ pub mod sys;
 #[cfg(not(loom))]
 pub mod peers;
 pub mod slot;
+// unsafe: a prefetch.
 pub mod sync;
 
 #[cfg(not(target_endian = "little"))]

@@ -84,6 +84,27 @@ impl Wide {
     }
 }
 
+/// Asks for the cache line of `word`, so that the store that comes soon does not wait for it. Changes nothing else.
+///
+/// The peer has polled that line, so its copy must go before ours can be written: 20 to 30 ns on the way of a call
+/// (`report`, 2-core guest), which pass while the message is being made.
+#[inline(always)]
+pub(crate) fn own_soon(word: &Word) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    // SAFETY: a prefetch accesses nothing in the eyes of the program, and faults on no address. Processors without
+    // the instruction run it as one that does nothing.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) word.as_ptr(), options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(all(target_arch = "aarch64", not(loom)))]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("prfm pstl1keep, [{}]", in(reg) word.as_ptr(), options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(any(loom, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    let _ = word;
+}
+
 /// Orders every earlier access before every later one, for all threads that also fence.
 ///
 /// Its callers name their partner: it always stands between "write mine" and "read theirs" on both sides.

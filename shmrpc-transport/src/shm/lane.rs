@@ -406,6 +406,8 @@ impl ServingLane {
 
     #[inline(always)]
     fn take(&mut self, incoming: &mut Incoming) -> Result<(), Broken> {
+        // The caller waits for the reply now, and so polls the line that it will lie in.
+        self.producer.expect_to_publish();
         let header = self.consumer.take(incoming.message.words_mut())?;
         let Header { call_id, method, kind, timeout_ms, .. } = header;
         if !matches!(kind, Kind::Request | Kind::OneWay) {

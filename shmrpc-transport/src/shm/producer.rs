@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use crate::slot::{ASLEEP, Header, INLINE_WORDS, LaneSide, SLOTS, Slot, halves};
-use crate::sync::{Ordering, fence_seq_cst};
+use crate::sync::{Ordering, fence_seq_cst, own_soon};
 use crate::sys::futex::{self, Stop, Until};
 
 /// Sends through the ring in `own`, which the peer only reads.
@@ -82,6 +82,12 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
         let taken = self.peer.taken.load(Ordering::Acquire);
         let ahead = self.next.wrapping_sub(taken);
         !(ahead <= SLOTS && self.next.wrapping_sub(position) <= ahead)
+    }
+
+    /// Prepares for a message that comes soon, so that publishing it is faster.
+    #[inline(always)]
+    pub(crate) fn expect_to_publish(&self) {
+        own_soon(&self.own.slot(self.next).stamp);
     }
 
     /// Publishes one message; the caller has seen [`Producer::try_claim`] say yes.

@@ -12,12 +12,14 @@ pub type PeerInfo = PeerCredentials;
 #[derive(Debug)]
 pub struct Context {
     peer: PeerCredentials,
-    timeout_ms: u32,
+    /// That of the call being served, as it travels.
+    pub(crate) timeout_ms: u32,
 }
 
 impl Context {
-    pub(crate) fn new(peer: PeerCredentials, timeout_ms: u32) -> Self {
-        Self { peer, timeout_ms }
+    /// Calls of `peer`.
+    pub(crate) fn new(peer: PeerCredentials) -> Self {
+        Self { peer, timeout_ms: 0 }
     }
 
     /// Who calls.

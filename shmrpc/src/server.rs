@@ -312,20 +312,24 @@ impl Drop for Place {
 
 /// Serves one lane, inline and in order, until its connection ends.
 fn serve_lane(mut lane: ServingLane, table: &Table) {
-    let peer = lane.connection().peer();
+    let methods: Box<[Method<'_>]> = table.iter().map(|(service, index)| (&**service, *index)).collect();
+    let mut context = Context::new(lane.connection().peer());
     let mut incoming = Incoming::empty();
     while lane.next(&mut incoming) {
-        serve_one(&mut lane, table, peer, &mut incoming);
+        serve_one(&mut lane, &methods, &mut context, &mut incoming);
         lane.finish();
     }
 }
 
+/// A service, and the index of the method in it.
+type Method<'a> = (&'a dyn Service, u16);
+
 #[inline(always)]
-fn serve_one(lane: &mut ServingLane, table: &Table, peer: PeerCredentials, incoming: &mut Incoming) {
-    let context = Context::new(peer, incoming.timeout_ms);
-    let known = table.get(usize::from(incoming.method));
+fn serve_one(lane: &mut ServingLane, methods: &[Method<'_>], context: &mut Context, incoming: &mut Incoming) {
+    context.timeout_ms = incoming.timeout_ms;
+    let known = methods.get(usize::from(incoming.method));
     let run = AssertUnwindSafe(|| {
-        let request = Request { lane, incoming, context: &context };
+        let request = Request { lane, incoming, context };
         match known {
             Some((service, index)) => service.dispatch(*index, request),
             None => request.unknown_method(),

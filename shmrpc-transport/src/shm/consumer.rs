@@ -49,12 +49,18 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
     /// [`BadHeader`]: the peer wrote what no correct peer writes; the lane is of no more use.
     #[inline(always)]
     pub fn take(&mut self, payload: &mut [u64; INLINE_WORDS]) -> Result<Header, BadHeader> {
-        let header = self.peer.slot(self.next).read(payload);
+        let header = self.peer.slot(self.next).read(payload)?;
         self.next = self.next.wrapping_add(1);
         // The handler's effects come after this store, in the eyes of whoever looks after our death.
         self.own.taken.store(self.next, Ordering::Relaxed);
         fence_release();
-        header
+        Ok(header)
+    }
+
+    /// The next wait is for what follows a message of `bytes` bytes, sent or received.
+    #[inline(always)]
+    pub(crate) fn follows(&mut self, bytes: u32) {
+        self.ladder.follows(bytes);
     }
 
     /// Gives the credits of all messages taken so far back to the peer.

@@ -15,7 +15,9 @@ use crate::sys::futex::yield_now;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ladder {
     spins: u32,
+    /// For what follows a small message; [`Ladder::weight`] times as long after a large one.
     patience: Duration,
+    weight: u32,
     /// Stamp at which the next turn for others is due.
     turn_at: u32,
     /// When the wait that is now slow began to be.
@@ -32,6 +34,9 @@ const PATIENCE: [Duration; 2] = if cfg!(loom) {
 } else {
     [Duration::from_micros(5), Duration::from_micros(100)]
 };
+/// Bytes of a message that earn what follows it one more measure of patience: 100 us for what takes about as long to
+/// copy and to read.
+const HEAVY: u32 = 1 << 20;
 /// A turn that took longer let somebody else run.
 const CROWDED: Duration = Duration::from_nanos(1_500);
 /// What a turn that somebody took adds to the crowd, from where it counts as one, and what it is at most. One long
@@ -44,7 +49,7 @@ const CROWDED_TURNS: u32 = 2;
 /// Waits between two turns for others, if somebody took the last one, and if nobody did.
 const TURN_EVERY: [u32; 2] = [16, 1024];
 /// Looks between two turns while nobody else wants the core.
-const LOOKS: u32 = 16;
+const LOOKS: u32 = 64;
 
 impl Ladder {
     /// Looks that the first, short spin takes for the message with this stamp: none if a turn for others is due.
@@ -52,6 +57,13 @@ impl Ladder {
     #[inline(always)]
     pub(crate) fn spins(&self, stamp: u32) -> u32 {
         if stamp.wrapping_sub(self.turn_at) > u32::MAX / 2 { self.spins } else { 0 }
+    }
+
+    /// What is waited for next follows a message of `bytes` bytes. Whoever has just worked for long on one may look for
+    /// as long again; the time lost if nothing comes stays in proportion.
+    #[inline(always)]
+    pub(crate) fn follows(&mut self, bytes: u32) {
+        self.weight = 1 + bytes / HEAVY;
     }
 
     /// Goes on after the short spin, until `ready` says yes or patience ends. True if it said yes.
@@ -82,7 +94,8 @@ impl Ladder {
     pub(crate) fn slept(&mut self) {
         let Some(since) = self.since.take() else { return };
         let [least, most] = PATIENCE;
-        self.patience = if since.elapsed() < most * 2 { most } else { (self.patience / 2).max(least) };
+        let worth = most * 2 * self.weight;
+        self.patience = if since.elapsed() < worth { most } else { (self.patience / 2).max(least) };
     }
 
     fn turns(&mut self, stamp: u32, start: Instant, ready: &impl Fn() -> bool) -> bool {
@@ -110,7 +123,7 @@ impl Ladder {
                     }
                 }
             }
-            if now - start > self.patience || (self.is_crowded() && turns >= CROWDED_TURNS) {
+            if now - start > self.patience * self.weight || (self.is_crowded() && turns >= CROWDED_TURNS) {
                 return false;
             }
             before = Instant::now();
@@ -128,6 +141,13 @@ impl Ladder {
 
 impl Default for Ladder {
     fn default() -> Self {
-        Self { spins: SPINS[1], patience: PATIENCE[1], turn_at: TURN_EVERY[1], since: None, crowd: 0 }
+        Self {
+            spins: SPINS[1],
+            patience: PATIENCE[1],
+            weight: 1,
+            turn_at: TURN_EVERY[1],
+            since: None,
+            crowd: 0,
+        }
     }
 }

@@ -199,6 +199,7 @@ impl CallerLane {
         self.next_call = call_id.wrapping_add(1);
         self.producer.publish_written(Header { call_id, method, kind, flags, length, block, timeout_ms });
         self.producer.notify();
+        self.consumer.follows(length);
         Ok(call_id)
     }
 
@@ -409,7 +410,8 @@ impl ServingLane {
         // The caller waits for the reply now, and so polls the line that it will lie in.
         self.producer.expect_to_publish();
         let header = self.consumer.take(incoming.message.words_mut())?;
-        let Header { call_id, method, kind, timeout_ms, .. } = header;
+        let Header { call_id, method, kind, timeout_ms, length, .. } = header;
+        self.consumer.follows(length);
         if !matches!(kind, Kind::Request | Kind::OneWay) {
             return Err(Broken::Kind(kind));
         }

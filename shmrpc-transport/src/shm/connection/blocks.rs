@@ -59,13 +59,15 @@ impl Connection {
     #[inline(always)]
     pub(crate) fn receive(&self, header: Header, message: &mut Message) -> Result<(), Box<BadBlock>> {
         message.set_inline(header.length);
-        if header.flags & FLAG_BLOCK == 0 { Ok(()) } else { self.receive_block(header, message) }
+        match header.flags & FLAG_BLOCK {
+            0 => Ok(()),
+            _ => self.receive_block(header.block, header.length, message),
+        }
     }
 
     #[inline(never)]
-    fn receive_block(&self, header: Header, message: &mut Message) -> Result<(), Box<BadBlock>> {
+    fn receive_block(&self, id: u32, length: u32, message: &mut Message) -> Result<(), Box<BadBlock>> {
         let at = BlockRef::from_words(message.words_mut());
-        let (id, length) = (header.block, header.length);
         let bad = |what| Box::new(BadBlock { what, id, at, length });
         if id >= BLOCKS {
             return Err(bad("id"));

@@ -105,7 +105,8 @@ pub struct Header {
     pub flags: u8,
     /// Payload bytes.
     pub length: u32,
-    /// Block id, if [`FLAG_BLOCK`] is set; else zero. Frames that open or reset a lane: the lane.
+    /// Block id, if [`FLAG_BLOCK`] is set; else zero. Frames that open or reset a lane: the lane. Frames that add or
+    /// retire a segment: the segment.
     pub block: u32,
     /// Time the caller will wait from now, in milliseconds; 0 means for ever.
     pub timeout_ms: u32,

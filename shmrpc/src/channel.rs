@@ -162,7 +162,8 @@ impl Channel {
                 CallError::Overloaded("the server has no thread left to serve this client".into())
             }
             NoLane::TimedOut => CallError::Overloaded(format!(
-                "every lane was in use for {:?}, or a one-way call before this one has not run yet",
+                "for {:?} every lane was in use, or the server did not answer when asked for one more, or a one-way \
+                 call before this one did not end",
                 self.timeout
             )),
             NoLane::Dead(death) => CallError::Disconnected { reason: death.reason, outcome: Outcome::NotRun },

@@ -8,26 +8,28 @@
 use core::time::Duration;
 use std::time::Instant;
 
+use self::crowd::{Advice, Crowd};
 use crate::sync::relax;
 use crate::sys::futex::yield_now;
+
+mod crowd;
 
 /// The state of one receiver's ladder.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ladder {
     spins: u32,
-    /// For what follows a small message; [`Ladder::weight`] times as long after a large one.
+    /// For what follows a small message; `weight` times as long after a large one.
     patience: Duration,
     weight: u32,
     /// Stamp at which the next turn for others is due.
     turn_at: u32,
     /// When the wait that is now slow began to be.
     since: Option<Instant>,
-    /// How sure it is that others want the core: grows with each turn that somebody took, shrinks with each other.
-    crowd: u32,
+    crowd: Crowd,
 }
 
-/// Looks with a pause between them (about 25 ns each), at least and at most.
-const SPINS: [u32; 2] = if cfg!(loom) { [0, 0] } else { [8, 64] };
+/// Looks with a pause between them (about 25 ns each): at least in a crowd, at least, and at most.
+const SPINS: [u32; 3] = if cfg!(loom) { [0, 0, 0] } else { [1, 8, 64] };
 /// Time for turns of `sched_yield`, at least and at most.
 const PATIENCE: [Duration; 2] = if cfg!(loom) {
     [Duration::ZERO, Duration::ZERO]
@@ -37,16 +39,9 @@ const PATIENCE: [Duration; 2] = if cfg!(loom) {
 /// Bytes of a message that earn what follows it one more measure of patience: 100 us for what takes about as long to
 /// copy and to read.
 const HEAVY: u32 = 1 << 20;
-/// A turn that took longer let somebody else run.
-const CROWDED: Duration = Duration::from_nanos(1_500);
-/// What a turn that somebody took adds to the crowd, from where it counts as one, and what it is at most. One long
-/// turn may have been an interrupt.
-const CROWD: [u32; 3] = [4, 14, 24];
-/// Slow waits on a crowded core of which one sleeps at once.
-const SLEEP_EVERY: u32 = 4;
 /// Turns of a slow wait on a crowded core, at most: whoever goes on for long there starves the others.
 const CROWDED_TURNS: u32 = 2;
-/// Waits between two turns for others, if somebody took the last one, and if nobody did.
+/// Waits between two turns for others, in a crowd and elsewhere.
 const TURN_EVERY: [u32; 2] = [16, 1024];
 /// Looks between two turns while nobody else wants the core.
 const LOOKS: u32 = 64;
@@ -68,24 +63,35 @@ impl Ladder {
 
     /// Goes on after the short spin, until `ready` says yes or patience ends. True if it said yes.
     pub(crate) fn climb(&mut self, stamp: u32, ready: impl Fn() -> bool) -> bool {
-        self.spins = (self.spins / 2).max(SPINS[0]);
+        let [least_in_crowd, least, most] = SPINS;
+        if self.spins(stamp) > 0 {
+            self.spins = (self.spins / 2).max(if self.crowd.is_there() { least_in_crowd } else { least });
+        }
         if self.patience.is_zero() {
             return false;
         }
         let start = Instant::now();
         self.since = Some(start);
-        if self.is_crowded() {
-            // Whoever shares its core with its partner stays there while both only take turns; a thread that is
-            // woken is put on an idle core if there is one.
-            self.crowd -= 1;
-            if self.crowd.is_multiple_of(SLEEP_EVERY) {
+        match self.crowd.advice() {
+            Advice::Turns => {}
+            Advice::Look if look(most, &ready) => {
+                self.spins = most;
+                return true;
+            }
+            Advice::Look => {}
+            Advice::Sleep => return false,
+            Advice::Rest => {
+                self.turn_at = stamp.wrapping_add(TURN_EVERY[1]);
                 return false;
             }
         }
-        let found = self.turns(stamp, start, &ready);
+        let found = self.turns(start, &ready);
         if found {
             self.patience = (self.patience * 2).min(PATIENCE[1]);
-            self.spins = (self.spins * 4).min(SPINS[1]);
+            if !self.crowd.is_there() {
+                self.spins = (self.spins * 4).min(most);
+            }
+            self.turn_at = stamp.wrapping_add(self.turn_every());
         }
         found
     }
@@ -98,56 +104,48 @@ impl Ladder {
         self.patience = if since.elapsed() < worth { most } else { (self.patience / 2).max(least) };
     }
 
-    fn turns(&mut self, stamp: u32, start: Instant, ready: &impl Fn() -> bool) -> bool {
+    fn turn_every(&self) -> u32 {
+        let [in_crowd, elsewhere] = TURN_EVERY;
+        if self.crowd.is_there() { in_crowd } else { elsewhere }
+    }
+
+    fn turns(&mut self, start: Instant, ready: &impl Fn() -> bool) -> bool {
         let mut before = start;
         let mut turns = 0;
         loop {
             yield_now();
             turns += 1;
-            if ready() {
-                self.turn_at = stamp.wrapping_add(self.turn_every());
+            let now = Instant::now();
+            self.crowd.turn_took(now - before);
+            let crowded = self.crowd.is_there();
+            if ready() || !crowded && look(LOOKS, ready) {
                 return true;
             }
-            let now = Instant::now();
-            self.crowd = if now - before > CROWDED {
-                (self.crowd + CROWD[0]).min(CROWD[2])
-            } else {
-                self.crowd.saturating_sub(1)
-            };
-            if !self.is_crowded() {
-                for _ in 0..LOOKS {
-                    relax();
-                    if ready() {
-                        self.turn_at = stamp.wrapping_add(self.turn_every());
-                        return true;
-                    }
-                }
-            }
-            if now - start > self.patience * self.weight || (self.is_crowded() && turns >= CROWDED_TURNS) {
+            if now - start > self.patience * self.weight || crowded && turns >= CROWDED_TURNS {
                 return false;
             }
             before = Instant::now();
         }
     }
+}
 
-    fn is_crowded(&self) -> bool {
-        self.crowd >= CROWD[1]
-    }
-
-    fn turn_every(&self) -> u32 {
-        if self.is_crowded() { TURN_EVERY[0] } else { TURN_EVERY[1] }
-    }
+/// Looks up to `most` times. True if `ready` said yes.
+fn look(most: u32, ready: &impl Fn() -> bool) -> bool {
+    (0..most).any(|_| {
+        relax();
+        ready()
+    })
 }
 
 impl Default for Ladder {
     fn default() -> Self {
         Self {
-            spins: SPINS[1],
+            spins: SPINS[2],
             patience: PATIENCE[1],
             weight: 1,
             turn_at: TURN_EVERY[1],
             since: None,
-            crowd: 0,
+            crowd: Crowd::default(),
         }
     }
 }

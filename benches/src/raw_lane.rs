@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use shmrpc_transport::{
-    peers::PeerCredentials,
+    peers::PeerInfo,
     shm::{
         connection::{Connection, Death, Events, LaneAnswer},
         consumer::{Consumer, Wait},
@@ -32,11 +32,7 @@ pub(crate) fn serve(path: &Path) -> Result<Listener> {
 struct Echo;
 
 impl Host for Echo {
-    fn welcome(
-        &self,
-        _: &PeerCredentials,
-        _: &[u8],
-    ) -> std::result::Result<(Vec<u8>, Box<dyn Events>), String> {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> std::result::Result<(Vec<u8>, Box<dyn Events>), String> {
         Ok((Vec::new(), Box::new(Echo)))
     }
 

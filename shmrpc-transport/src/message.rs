@@ -351,8 +351,10 @@ impl Pool {
 
 impl Drop for Copied {
     fn drop(&mut self) {
-        let mut buffers = self.pool.buffers.lock();
-        if buffers.len() < KEPT {
+        // No waiting: in a forked child nobody is left to unlock what another thread of the parent had locked.
+        if let Some(mut buffers) = self.pool.buffers.try_lock()
+            && buffers.len() < KEPT
+        {
             buffers.push(core::mem::take(&mut self.buffer));
         }
     }

@@ -1,6 +1,8 @@
 //! Who is at the other end, and sets of such users.
 
 use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// A process, by the kernel's word at the time it said hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,47 @@ impl PeerCredentials {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
         }
+    }
+}
+
+/// The process at the other end of a connection.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    credentials: PeerCredentials,
+    pidfd: Option<Arc<OwnedFd>>,
+}
+
+impl PeerInfo {
+    /// What the kernel said when the peer said hello. `pidfd` stands for that process.
+    pub(crate) fn new(credentials: PeerCredentials, pidfd: Option<OwnedFd>) -> Self {
+        Self { credentials, pidfd: pidfd.map(Arc::new) }
+    }
+
+    /// Its ids, as they were when it said hello.
+    pub fn credentials(&self) -> &PeerCredentials {
+        &self.credentials
+    }
+
+    /// Process id, in our pid namespace; 0 if it has none there. Another process may have it later:
+    /// [`PeerInfo::pidfd`] does not change hands.
+    pub fn pid(&self) -> i32 {
+        self.credentials.pid
+    }
+
+    /// Effective user id.
+    pub fn uid(&self) -> u32 {
+        self.credentials.uid
+    }
+
+    /// Effective group id.
+    pub fn gid(&self) -> u32 {
+        self.credentials.gid
+    }
+
+    /// A descriptor that stands for this process and for no other (`pidfd_open(2)`): to signal it, to wait for its
+    /// end. `None` where the kernel gives none.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(|pidfd| pidfd.as_fd())
     }
 }
 

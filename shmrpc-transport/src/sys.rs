@@ -1,11 +1,13 @@
 //! The system's edge: futexes, sockets with descriptors, the watcher thread.
 
-#[cfg(not(loom))]
-pub mod fork;
 pub mod futex;
 #[cfg(not(loom))]
 pub(crate) mod membarrier;
 #[cfg(not(loom))]
+pub(crate) mod watcher;
+#[cfg(not(loom))]
 pub(crate) mod socket;
 #[cfg(not(loom))]
-pub(crate) mod watcher;
+pub(crate) mod process;
+#[cfg(not(loom))]
+pub mod fork;

@@ -168,7 +168,7 @@ fn describe(connection: &Connection, endpoint: &Endpoint, failed: &[ConnectError
         endpoint: endpoint.to_string(),
         reason,
         reads_in_place: connection.is_trusted(),
-        peer: connection.peer(),
+        peer: connection.peer().clone(),
     }
 }
 

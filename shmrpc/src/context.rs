@@ -3,28 +3,25 @@
 use std::fmt;
 use std::time::Duration;
 
-use shmrpc_transport::peers::PeerCredentials;
-
-/// Who calls: the process at the other end, by the kernel's word when it connected.
-pub type PeerInfo = PeerCredentials;
+use shmrpc_transport::peers::PeerInfo;
 
 /// What a handler may know about the call it serves. A parameter `ctx: &Context` is not sent.
 #[derive(Debug)]
 pub struct Context {
-    peer: PeerCredentials,
+    peer: PeerInfo,
     /// That of the call being served, as it travels.
     pub(crate) timeout_ms: u32,
 }
 
 impl Context {
     /// Calls of `peer`.
-    pub(crate) fn new(peer: PeerCredentials) -> Self {
+    pub(crate) fn new(peer: PeerInfo) -> Self {
         Self { peer, timeout_ms: 0 }
     }
 
     /// Who calls.
-    pub fn peer(&self) -> PeerInfo {
-        self.peer
+    pub fn peer(&self) -> &PeerInfo {
+        &self.peer
     }
 
     /// How long the caller said that it would wait, counted from when it sent the call; `None` means for ever.
@@ -42,13 +39,13 @@ pub enum Transport {
 }
 
 /// Which transport a client uses, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct TransportInfo {
     pub(crate) transport: Transport,
     pub(crate) endpoint: String,
     pub(crate) reason: String,
     pub(crate) reads_in_place: bool,
-    pub(crate) peer: PeerCredentials,
+    pub(crate) peer: PeerInfo,
 }
 
 impl TransportInfo {
@@ -73,8 +70,8 @@ impl TransportInfo {
     }
 
     /// The server's process.
-    pub fn peer(&self) -> PeerInfo {
-        self.peer
+    pub fn peer(&self) -> &PeerInfo {
+        &self.peer
     }
 }
 
@@ -82,6 +79,12 @@ impl fmt::Display for TransportInfo {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how =
             if self.reads_in_place { "large results read in place" } else { "large results copied once" };
-        write!(out, "shared memory to process {} at {}, {how}: {}", self.peer.pid, self.endpoint, self.reason)
+        write!(
+            out,
+            "shared memory to process {} at {}, {how}: {}",
+            self.peer.pid(),
+            self.endpoint,
+            self.reason
+        )
     }
 }

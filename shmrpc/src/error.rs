@@ -176,6 +176,9 @@ pub enum ServeError {
     /// The signal handler could not be set.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
+    /// A forked child cannot shut its parent's server down.
+    #[error("this server belongs to the parent of this forked process; shut it down there")]
+    Forked,
     /// Calls were still in flight when the time to shut down was over.
     #[error("{lanes} lanes were still busy after {timeout:?}; their calls were cut off")]
     StillBusy {

@@ -79,7 +79,7 @@ mod schema;
 pub mod private;
 
 pub use client::{Client, ClientBuilder};
-pub use context::{Context, PeerInfo, Transport, TransportInfo};
+pub use context::{Context, Transport, TransportInfo};
 pub use dispatch::Service;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{CallError, ConnectError, Outcome, ServeError};
@@ -87,7 +87,7 @@ pub use schema::{Describe, Schema};
 pub use server::{Server, ServerBuilder, ServerHandle, serve};
 pub use shmrpc_macros::{message, service};
 pub use shmrpc_transport::message::View;
-pub use shmrpc_transport::peers::Peers;
+pub use shmrpc_transport::peers::{PeerInfo, Peers};
 
 /// A value as it lies in a message: what a handler sees of a `&Archived<T>` parameter, and a [`View`] derefs to.
 pub type Archived<T> = shmrpc_transport::rkyv::Archived<T>;

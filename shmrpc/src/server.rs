@@ -6,10 +6,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use shmrpc_transport::peers::{PeerCredentials, Peers};
+use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::shm::connection::{Connection, Death, Events};
 use shmrpc_transport::shm::lane::{Incoming, ServingLane};
 use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy};
+use shmrpc_transport::sys::fork::Generation;
 
 use crate::context::Context;
 use crate::dispatch::{Failure, Request, Service, fail, panic_text};
@@ -146,7 +147,7 @@ impl ServerBuilder {
                 listening.push(endpoint);
             }
         }
-        Ok(ServerHandle { shared, listeners, endpoints: listening })
+        Ok(ServerHandle { shared, listeners, endpoints: listening, process: Generation::current() })
     }
 }
 
@@ -164,6 +165,7 @@ pub struct ServerHandle {
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
     endpoints: Vec<Endpoint>,
+    process: Generation,
 }
 
 impl ServerHandle {
@@ -182,6 +184,9 @@ impl ServerHandle {
     /// # Errors
     /// [`ServeError::StillBusy`] if handlers had not returned after `timeout`; their calls were cut off.
     pub fn shutdown(mut self, timeout: Duration) -> Result<(), ServeError> {
+        if !self.process.is_current() {
+            return Err(ServeError::Forked);
+        }
         let deadline = Instant::now() + timeout;
         self.listeners.clear();
         for connection in self.shared.connections() {
@@ -198,6 +203,10 @@ impl ServerHandle {
 impl Drop for ServerHandle {
     fn drop(&mut self) {
         self.listeners.clear();
+        if !self.process.is_current() {
+            // A forked child: the server is its parent's, and so are the locks of this memory.
+            return;
+        }
         for connection in self.shared.connections() {
             connection.die(Death { reason: "the server was shut down".into(), peer_closed: false });
         }
@@ -235,11 +244,7 @@ impl Shared {
 }
 
 impl Host for Shared {
-    fn welcome(
-        &self,
-        _peer: &PeerCredentials,
-        application: &[u8],
-    ) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+    fn welcome(&self, _peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
         if self.state.lock().connections.len() >= self.max_connections {
             return Err(format!(
                 "{} connections are open, which is this server's limit",
@@ -313,7 +318,7 @@ impl Drop for Place {
 /// Serves one lane, inline and in order, until its connection ends.
 fn serve_lane(mut lane: ServingLane, table: &Table) {
     let methods: Box<[Method<'_>]> = table.iter().map(|(service, index)| (&**service, *index)).collect();
-    let mut context = Context::new(lane.connection().peer());
+    let mut context = Context::new(lane.connection().peer().clone());
     let mut incoming = Incoming::empty();
     while lane.next(&mut incoming) {
         serve_one(&mut lane, &methods, &mut context, &mut incoming);

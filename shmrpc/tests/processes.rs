@@ -202,7 +202,7 @@ fn a_server_in_another_process_answers() {
     process.says("ready");
     let client = connect(&place);
     assert_eq!(client.pid(), Ok(process.child.id()));
-    assert_eq!(client.transport().peer().pid.to_string(), process.child.id().to_string());
+    assert_eq!(client.transport().peer().pid().to_string(), process.child.id().to_string());
     assert_eq!(client.blob(100_000).unwrap(), blob(100_000));
     // It ends by itself when its stdin ends.
     drop(process.child.stdin.take());

@@ -1,9 +1,10 @@
 //! What both sides of one connection know: its memory, its socket, its limits, and whether it lives.
 
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -12,12 +13,13 @@ use super::consumer::Consumer;
 use super::producer::Producer;
 use super::segment::{ARENA_OFFSET, BASE_LEN, MAX_LANES, Segment, Side};
 use crate::message::Pool;
-use crate::peers::PeerCredentials;
+use crate::peers::PeerInfo;
 use crate::slot::{Header, Kind};
+use crate::sys::fork::Generation;
 use crate::sys::futex::{Stop, Until};
 use crate::sys::membarrier;
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
-use crate::sys::watcher::{Next, Source};
+use crate::sys::watcher::{Next, Source, Token, Watcher};
 
 pub use self::blocks::BadBlock;
 pub(crate) use self::blocks::Encoded;
@@ -73,8 +75,9 @@ impl fmt::Display for Death {
 /// One connection over shared memory.
 pub struct Connection {
     id: u64,
+    process: Generation,
     limits: Limits,
-    peer: PeerCredentials,
+    peer: PeerInfo,
     trusted: bool,
     own_base: Arc<Segment>,
     peer_base: Arc<Segment>,
@@ -85,6 +88,8 @@ pub struct Connection {
     socket: Socket,
     send_order: Mutex<()>,
     reader: Mutex<FrameReader>,
+    /// Held while frames are handled, so that they are in the order in which they came.
+    reading: Mutex<()>,
     stops: Box<[Stop]>,
     answers: Mutex<[Option<bool>; MAX_LANES as usize]>,
     answered: Condvar,
@@ -92,6 +97,8 @@ pub struct Connection {
     /// Lanes that the peer has opened, one bit each.
     opened: AtomicU64,
     death: OnceLock<Death>,
+    /// Where the end of the peer's process is watched for.
+    mourner: OnceLock<Token>,
     events: Box<dyn Events>,
 }
 
@@ -108,7 +115,7 @@ struct Sending {
 /// What a connection is made of, when the two sides have shaken hands.
 pub(crate) struct Parts {
     pub(crate) limits: Limits,
-    pub(crate) peer: PeerCredentials,
+    pub(crate) peer: PeerInfo,
     pub(crate) trusted: bool,
     pub(crate) own_base: Segment,
     pub(crate) peer_base: Segment,
@@ -133,6 +140,7 @@ impl Connection {
         };
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            process: Generation::current(),
             limits,
             peer,
             trusted,
@@ -145,12 +153,14 @@ impl Connection {
             socket,
             send_order: Mutex::new(()),
             reader: Mutex::new(reader),
+            reading: Mutex::default(),
             stops: (0..MAX_LANES).map(|_| Stop::default()).collect(),
             answers: Mutex::new([None; MAX_LANES as usize]),
             answered: Condvar::new(),
             going_away: false.into(),
             opened: AtomicU64::new(0),
             death: OnceLock::new(),
+            mourner: OnceLock::new(),
             events,
         })
     }
@@ -166,8 +176,8 @@ impl Connection {
     }
 
     /// Who is at the other end.
-    pub fn peer(&self) -> PeerCredentials {
-        self.peer
+    pub fn peer(&self) -> &PeerInfo {
+        &self.peer
     }
 
     /// Whether the peer is in our trust set: its large messages are read in place.
@@ -196,9 +206,10 @@ impl Connection {
         self.going_away.load(Ordering::Relaxed)
     }
 
-    /// Ends the connection. The first reason stays; every wait of every lane ends.
+    /// Ends the connection. The first reason stays; every wait of every lane ends. In a forked child it does nothing
+    /// but remember the reason: the connection is its parent's.
     pub fn die(&self, death: Death) {
-        if self.death.set(death).is_err() {
+        if self.death.set(death).is_err() || !self.process.is_current() {
             return;
         }
         for stop in &self.stops {
@@ -208,6 +219,9 @@ impl Connection {
         // the end itself and runs nothing (`Connection::may_run`).
         membarrier::everywhere();
         self.socket.shutdown();
+        if let Some(token) = self.mourner.get() {
+            unwatch(*token);
+        }
         // Whoever checks `death` and then waits holds the lock in between, so none of them misses this.
         drop(self.answers.lock());
         self.answered.notify_all();
@@ -337,8 +351,31 @@ impl Connection {
         Ok(())
     }
 
+    /// Handles all frames that have arrived. Ends the connection if the peer closed it or broke the protocol.
+    fn read_frames(self: &Arc<Self>) {
+        let _order = self.reading.lock();
+        while self.death.get().is_none() {
+            let frame = self.reader.lock().next(&self.socket);
+            match frame {
+                Ok(Some(frame)) => {
+                    if let Err(what) = self.handle(&frame) {
+                        self.poison(&what);
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    let peer_closed = matches!(error, ReadError::Closed);
+                    self.die(Death { reason: error.to_string(), peer_closed });
+                }
+            }
+        }
+    }
+
     /// Sends a frame that needs no payload; a socket that does not take it ends the connection.
     fn tell(&self, header: Header) {
+        if !self.process.is_current() {
+            return;
+        }
         let order = self.send_order.lock();
         let sent = self.socket.send(header, &[], &[]);
         drop(order);
@@ -363,9 +400,32 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// The watcher's end of a connection.
+/// Lets the watcher look after a connection: its socket, and the end of the peer's process.
+pub(crate) fn watch(connection: &Arc<Connection>) -> io::Result<()> {
+    let watcher = Watcher::get()?;
+    watcher.watch(Arc::new(Watched(Arc::clone(connection))))?;
+    if let Some(pidfd) = connection.peer.pidfd() {
+        let mourner = Mourner { pidfd: pidfd.try_clone_to_owned()?, connection: Arc::downgrade(connection) };
+        let token = watcher.watch(Arc::new(mourner))?;
+        let token = connection.mourner.get_or_init(|| token);
+        if connection.death.get().is_some() {
+            unwatch(*token);
+        }
+    }
+    // Frames that came with the hello lie in the reader already and make no descriptor readable.
+    connection.read_frames();
+    Ok(())
+}
+
+fn unwatch(token: Token) {
+    if let Ok(watcher) = Watcher::get() {
+        watcher.unwatch(token);
+    }
+}
+
+/// The socket of a connection, as the watcher sees it.
 #[derive(Debug)]
-pub(crate) struct Watched(pub(crate) Arc<Connection>);
+struct Watched(Arc<Connection>);
 
 impl Source for Watched {
     fn fd(&self) -> BorrowedFd<'_> {
@@ -373,24 +433,28 @@ impl Source for Watched {
     }
 
     fn ready(&self) -> Next {
-        let connection = &self.0;
-        loop {
-            let frame = connection.reader.lock().next(&connection.socket);
-            match frame {
-                Ok(Some(frame)) => {
-                    if let Err(what) = connection.handle(&frame) {
-                        connection.poison(&what);
-                        return Next::Done;
-                    }
-                }
-                Ok(None) if connection.death.get().is_some() => return Next::Done,
-                Ok(None) => return Next::Keep,
-                Err(error) => {
-                    let peer_closed = matches!(error, ReadError::Closed);
-                    connection.die(Death { reason: error.to_string(), peer_closed });
-                    return Next::Done;
-                }
-            }
+        self.0.read_frames();
+        if self.0.death.get().is_some() { Next::Done } else { Next::Keep }
+    }
+}
+
+/// The peer's process, as the watcher sees it. A child of the peer may hold its socket open; it does not hold this.
+struct Mourner {
+    pidfd: OwnedFd,
+    connection: Weak<Connection>,
+}
+
+impl Source for Mourner {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    fn ready(&self) -> Next {
+        if let Some(connection) = self.connection.upgrade() {
+            // What the peer said last still counts: a published reply may lie in a segment announced just before.
+            connection.read_frames();
+            connection.die(Death { reason: "the peer's process ended".into(), peer_closed: true });
         }
+        Next::Done
     }
 }

@@ -1,22 +1,23 @@
 //! How two processes meet: a Unix socket, a hello each way, and the memory that they pass.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 
-use super::connection::{Connection, Events, Limits, Parts, Watched};
+use super::connection::{self, Connection, Death, Events, Limits, Parts};
 use super::segment::{BASE_LEN, MAX_LANES, Segment, SegmentError};
-use crate::peers::{PeerCredentials, Peers};
+use crate::peers::{PeerInfo, Peers};
 use crate::slot::{Header, Kind};
+use crate::sys::fork::Generation;
+use crate::sys::process;
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
 
@@ -141,11 +142,11 @@ pub fn connect(
             Err(error) => return Err(MeetError::System { what: "cannot wait for the hello", error }),
         }
     };
-    let peer = reader.credentials().ok_or_else(|| MeetError::Ended("it came without credentials".into()))?;
-    if !policy.allow.contains(&peer) {
+    let peer = identify(&socket, &mut reader).map_err(|reason| MeetError::Ended(reason.into()))?;
+    if !policy.allow.contains(peer.credentials()) {
         return Err(MeetError::NotAllowed {
             path: path.to_owned(),
-            uid: peer.uid,
+            uid: peer.uid(),
             allow: policy.allow.to_string(),
         });
     }
@@ -156,12 +157,28 @@ pub fn connect(
         send_max: theirs.max_message().min(LARGEST),
         receive_max: policy.max_message.min(LARGEST),
     };
-    let trusted = policy.trust.contains(&peer);
+    let trusted = policy.trust.contains(peer.credentials());
     let parts = Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events };
     let connection = Connection::new(parts);
-    let watched = Arc::new(Watched(Arc::clone(&connection)));
-    watch(watched).map_err(|error| MeetError::System { what: "cannot watch the socket", error })?;
+    connection::watch(&connection)
+        .map_err(|error| MeetError::System { what: "cannot watch the socket", error })?;
     Ok(Met { connection, application: theirs.into_application() })
+}
+
+/// Who sent the hello that `reader` holds, by the kernel's word.
+fn identify(socket: &Socket, reader: &mut FrameReader) -> Result<PeerInfo, &'static str> {
+    socket.stop_asking_who();
+    let credentials = reader.credentials().ok_or("the hello came without credentials")?;
+    let pidfd = match reader.take_pidfd() {
+        Some(pidfd) => Some(pidfd),
+        // Before Linux 6.5: by the id, which may have gone to another process if the peer has ended since. Then the
+        // socket is what tells of its end.
+        None => process::open(credentials.pid).ok(),
+    };
+    if pidfd.as_ref().is_some_and(process::has_ended) {
+        return Err("the peer's process has ended");
+    }
+    Ok(PeerInfo::new(credentials, pidfd))
 }
 
 fn watch(source: Arc<dyn Source>) -> io::Result<Token> {
@@ -190,11 +207,7 @@ pub trait Host: Send + Sync {
     ///
     /// # Errors
     /// The reason, for the peer to read.
-    fn welcome(
-        &self,
-        peer: &PeerCredentials,
-        application: &[u8],
-    ) -> Result<(Vec<u8>, Box<dyn Events>), String>;
+    fn welcome(&self, peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String>;
     /// The connection stands.
     fn connected(&self, connection: &Arc<Connection>);
 }
@@ -208,7 +221,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Listener {
     path: PathBuf,
     token: Token,
-    _lock: Option<Flock<File>>,
+    lock: File,
+    process: Generation,
 }
 
 impl Listener {
@@ -226,7 +240,7 @@ impl Listener {
         let arriving = Arc::new(Mutex::new(0));
         let door = Door { listener, policy, host, arriving };
         let token = watch(Arc::new(door))?;
-        Ok(Self { path: path.to_owned(), token, _lock: Some(lock) })
+        Ok(Self { path: path.to_owned(), token, lock, process: Generation::current() })
     }
 
     /// The socket's path.
@@ -237,6 +251,10 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            // A forked child: its parent listens on.
+            return;
+        }
         if let Ok(watcher) = Watcher::get() {
             watcher.unwatch(self.token);
         }
@@ -244,6 +262,10 @@ impl Drop for Listener {
             if let Err(error) = fs::remove_file(&path) {
                 tracing::debug!(?path, %error, "was not there to be removed");
             }
+        }
+        // Not left to the closing of the file: a forked child may hold it open too.
+        if let Err(error) = self.lock.unlock() {
+            tracing::debug!(%error, "the lock was not ours any more");
         }
     }
 }
@@ -261,28 +283,31 @@ fn lock_path(path: &Path) -> PathBuf {
 }
 
 /// Takes the lock that the server of `path` holds while it lives.
-fn lock(path: &Path) -> io::Result<Flock<File>> {
+fn lock(path: &Path) -> io::Result<File> {
     let lock_path = lock_path(path);
     loop {
-        let file = File::options().create(true).truncate(false).write(true).open(&lock_path)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-            if errno != nix::errno::Errno::EAGAIN {
-                return errno.into();
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&lock_path)?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::Error(error) => error,
+            TryLockError::WouldBlock => {
+                let text =
+                    format!("a server already listens at {}; stop it or choose another name", path.display());
+                io::Error::new(io::ErrorKind::AddrInUse, text)
             }
-            let text =
-                format!("a server already listens at {}; stop it or choose another name", path.display());
-            io::Error::new(io::ErrorKind::AddrInUse, text)
         })?;
         // The server that held it may have removed the file before it let go: then ours is nobody's lock.
-        let same = match (fs::metadata(&lock_path), lock.metadata()) {
-            (Ok(named), Ok(held)) => {
-                use std::os::unix::fs::MetadataExt;
-                named.ino() == held.ino() && named.dev() == held.dev()
-            }
+        let same = match (fs::metadata(&lock_path), file.metadata()) {
+            (Ok(named), Ok(held)) => named.ino() == held.ino() && named.dev() == held.dev(),
             _ => false,
         };
         if same {
-            return Ok(lock);
+            return Ok(file);
         }
     }
 }
@@ -424,7 +449,7 @@ impl Source for Arriving {
 /// What became of a hello.
 struct Greeted {
     limits: Limits,
-    peer: PeerCredentials,
+    peer: PeerInfo,
     own_base: Segment,
     peer_base: Segment,
     events: Box<dyn Events>,
@@ -432,11 +457,12 @@ struct Greeted {
 
 impl Arriving {
     fn greet(&self, frame: &Frame, socket: &Socket, reader: &mut FrameReader) -> Result<Greeted, MeetError> {
-        let peer = reader.credentials().ok_or_else(|| MeetError::Refused("no credentials came".into()))?;
-        if !self.policy.allow.contains(&peer) {
+        let peer = identify(socket, reader).map_err(|reason| MeetError::Refused(reason.into()))?;
+        if !self.policy.allow.contains(peer.credentials()) {
             return Err(MeetError::Refused(format!(
                 "user {} may not talk to this server, only {}",
-                peer.uid, self.policy.allow
+                peer.uid(),
+                self.policy.allow
             )));
         }
         let theirs = open_hello(frame)?;
@@ -460,15 +486,12 @@ impl Arriving {
 
     fn install(&self, greeted: Greeted, socket: Socket, reader: FrameReader) -> Next {
         let Greeted { limits, peer, own_base, peer_base, events } = greeted;
-        let trusted = self.policy.trust.contains(&peer);
+        let trusted = self.policy.trust.contains(peer.credentials());
         let parts = Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events };
         let connection = Connection::new(parts);
         self.host.connected(&connection);
-        let watched = Arc::new(Watched(connection));
-        // Frames that came with the hello lie in the reader already and make no descriptor readable.
-        match watch(Arc::clone(&watched) as Arc<dyn Source>) {
-            Ok(_) => drop(watched.ready()),
-            Err(error) => tracing::warn!(%error, "cannot watch a peer"),
+        if let Err(error) = connection::watch(&connection) {
+            connection.die(Death { reason: format!("it cannot be watched: {error}"), peer_closed: false });
         }
         Next::Done
     }

@@ -13,6 +13,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg, setsockopt, sockopt,
 };
 
+use super::process;
 use crate::peers::PeerCredentials;
 use crate::slot::{BadHeader, HEADER, Header};
 
@@ -52,11 +53,20 @@ pub(crate) enum ReadError {
 }
 
 impl Socket {
-    /// Takes over a connected stream; it becomes non-blocking and reports credentials.
+    /// Takes over a connected stream; it becomes non-blocking and reports who sends, until
+    /// [`Socket::stop_asking_who`].
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         setsockopt(&stream, sockopt::PassCred, &true)?;
+        if !process::pass_pidfd(stream.as_fd(), true) {
+            tracing::trace!("the kernel knows no SO_PASSPIDFD");
+        }
         Ok(Self { stream })
+    }
+
+    /// The peer has said who it is: from now on frames come without a descriptor of their sender's process.
+    pub(crate) fn stop_asking_who(&self) {
+        process::pass_pidfd(self.stream.as_fd(), false);
     }
 
     /// Sends one frame, with the descriptors that belong to it and with our credentials.
@@ -123,6 +133,7 @@ pub(crate) struct FrameReader {
     bytes: Vec<u8>,
     fds: VecDeque<OwnedFd>,
     credentials: Option<PeerCredentials>,
+    pidfd: Option<OwnedFd>,
 }
 
 impl FrameReader {
@@ -141,6 +152,11 @@ impl FrameReader {
     /// Who sent the bytes, by the kernel's word.
     pub(crate) fn credentials(&self) -> Option<PeerCredentials> {
         self.credentials
+    }
+
+    /// A descriptor of the process that sent the first bytes, if the kernel gave one.
+    pub(crate) fn take_pidfd(&mut self) -> Option<OwnedFd> {
+        self.pidfd.take()
     }
 
     /// The oldest descriptor that no frame has claimed.
@@ -164,7 +180,7 @@ impl FrameReader {
     /// Reads once. False if nothing is there.
     fn fill(&mut self, socket: &Socket) -> Result<bool, ReadError> {
         let mut piece = [0; 4096];
-        let mut control = cmsg_space!([RawFd; MAX_DESCRIPTORS], UnixCredentials);
+        let mut control = cmsg_space!([RawFd; MAX_DESCRIPTORS], UnixCredentials, RawFd);
         let mut parts = [IoSliceMut::new(&mut piece)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
         let message = loop {
@@ -185,6 +201,12 @@ impl FrameReader {
                 }
                 ControlMessageOwned::ScmCredentials(by) => {
                     self.credentials = Some(PeerCredentials { pid: by.pid(), uid: by.uid(), gid: by.gid() });
+                }
+                ControlMessageOwned::Unknown(part) => {
+                    let head = part.cmsg_header;
+                    let pidfd = process::pidfd_in(head.cmsg_level, head.cmsg_type, &part.data_bytes);
+                    // The first one stays: it came with the hello. A later one is closed here.
+                    self.pidfd = self.pidfd.take().or(pidfd);
                 }
                 _ => {}
             }
@@ -222,6 +244,8 @@ mod tests {
         let frame = reader.next(&b).unwrap().unwrap();
         assert_eq!((frame.header.kind, frame.payload), (Kind::Hello, payload));
         assert!(reader.take_descriptor().is_some());
+        assert!(reader.take_pidfd().is_none_or(|pidfd| !process::has_ended(&pidfd)));
+        b.stop_asking_who();
         assert_eq!(reader.credentials().unwrap(), PeerCredentials::own());
         assert_eq!(reader.next(&b).unwrap().unwrap().header.kind, Kind::Ping);
         assert!(reader.next(&b).unwrap().is_none());

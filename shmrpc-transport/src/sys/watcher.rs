@@ -11,6 +11,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
+use super::fork::Generation;
+
 /// Something with a descriptor that becomes readable.
 pub(crate) trait Source: Send + Sync {
     /// What to watch.
@@ -37,6 +39,9 @@ pub(crate) struct Token(u64);
 
 /// The watcher of this process.
 pub(crate) struct Watcher {
+    process: Generation,
+    /// The watcher of a forked child, in that child.
+    child: OnceLock<Box<Watcher>>,
     epoll: Epoll,
     wake: EventFd,
     sources: Mutex<Sources>,
@@ -51,23 +56,35 @@ struct Sources {
 const WAKE: u64 = 0;
 
 impl Watcher {
-    /// The watcher of this process; its thread starts with the first call.
+    /// The watcher of this process; its thread starts with the first call. A forked child has no threads of its
+    /// parent, and gets one of its own.
     pub(crate) fn get() -> io::Result<&'static Self> {
-        static WATCHER: OnceLock<Watcher> = OnceLock::new();
+        static FIRST: OnceLock<Box<Watcher>> = OnceLock::new();
         static START: Mutex<()> = Mutex::new(());
-        if let Some(watcher) = WATCHER.get() {
-            return Ok(watcher);
+        let mut place = &FIRST;
+        loop {
+            match place.get() {
+                Some(watcher) if watcher.process.is_current() => return Ok(watcher),
+                Some(parents) => place = &parents.child,
+                None => {
+                    let _one = START.lock();
+                    if place.get().is_none() {
+                        let made = Self::new()?;
+                        let watcher = place.get_or_init(|| made);
+                        let thread = std::thread::Builder::new().name("shmrpc-watcher".into());
+                        thread.spawn(|| watcher.run())?;
+                    }
+                }
+            }
         }
-        let _one = START.lock();
-        if let Some(watcher) = WATCHER.get() {
-            return Ok(watcher);
-        }
+    }
+
+    fn new() -> io::Result<Box<Self>> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        let watcher = WATCHER.get_or_init(|| Self { epoll, wake, sources: Mutex::default() });
-        std::thread::Builder::new().name("shmrpc-watcher".into()).spawn(|| watcher.run())?;
-        Ok(watcher)
+        let (child, sources) = (OnceLock::new(), Mutex::default());
+        Ok(Box::new(Self { process: Generation::current(), child, epoll, wake, sources }))
     }
 
     /// Watches `source` until it says that it is done.

@@ -11,6 +11,7 @@ use crate::message::{Buffer, Encode, EncodeError, Grow, Loan, Message, encode};
 use crate::shm::arena::{BLOCKS, Block, UNIT};
 use crate::shm::segment::Segment;
 use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Kind, Slot};
+use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
 
 /// How long a message may wait for the announcement of the segment it lies in. The announcement was sent first, so
@@ -81,7 +82,9 @@ impl Connection {
         let segment = self.segment(at.segment).ok_or_else(|| bad("segment"))?;
         let start = segment.range(at.offset, u64::from(length)).ok_or_else(|| bad("offset and length"))?;
         let release_to = Arc::clone(&self.own_base);
-        let loan = BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at };
+        let process = self.process;
+        let loan =
+            BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at, process };
         message.admit(loan, self.trusted, &self.pool);
         Ok(())
     }
@@ -252,6 +255,7 @@ struct BlockLoan {
     release_to: Arc<Segment>,
     id: u32,
     at: BlockRef,
+    process: Generation,
 }
 
 // SAFETY: the pointer leads into a mapping that the loan keeps, and is only read.
@@ -269,7 +273,10 @@ unsafe impl Loan for BlockLoan {
 
 impl Drop for BlockLoan {
     fn drop(&mut self) {
-        if let Some(word) = self.release_to.release_word(self.id) {
+        // In a forked child the message is its parent's, who may still read it.
+        if self.process.is_current()
+            && let Some(word) = self.release_to.release_word(self.id)
+        {
             // Release: our reads of the block come before; pairs with the Acquire load in `Connection::allocate`.
             word.store(self.at.generation, Ordering::Release);
         }

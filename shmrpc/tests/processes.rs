@@ -6,15 +6,12 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use shmrpc::prelude::*;
+use support::process::{ENDPOINT, Process, say, until_orphaned};
 use support::{BOUND, Gate, Keeper, Place, gate, until};
-
-const ENDPOINT: &str = "SHMRPC_TEST_ENDPOINT";
 
 #[shmrpc::service]
 pub trait Node {
@@ -71,18 +68,6 @@ fn in_parent() -> (NodeServer<InParent>, Keeper) {
     (NodeServer::new(InParent(gate)), keeper)
 }
 
-/// Tells the parent, on a line of its own.
-fn say(word: &str) {
-    let mut out = std::io::stdout().lock();
-    out.write_all(format!("\n{word}\n").as_bytes()).unwrap();
-    out.flush().unwrap();
-}
-
-/// Returns when the parent is gone or has closed our stdin.
-fn until_orphaned() {
-    let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
-}
-
 // The children's parts. They return at once when they run as tests.
 
 #[test]
@@ -123,66 +108,6 @@ fn child_client_that_waits() {
     });
     let client = NodeClient::builder().timeout(Duration::MAX).connect(endpoint).unwrap();
     let _ = client.wait();
-}
-
-/// A child process, killed on drop.
-struct Process {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Process {
-    fn start(part: &str, place: &Place) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", part, "--nocapture"])
-            .env(ENDPOINT, place.endpoint())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
-    }
-
-    /// Waits until the child says this word.
-    fn says(&mut self, word: &str) {
-        let mut line = String::new();
-        while line.trim() != word {
-            line.clear();
-            assert_ne!(
-                self.lines.read_line(&mut line).unwrap(),
-                0,
-                "the child ended without saying {word:?}"
-            );
-        }
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    }
-
-    /// Waits until the child ends by itself. Its stdin stays open meanwhile.
-    fn ends(&mut self) -> ExitStatus {
-        let stdin = self.child.stdin.take();
-        let mut rest = Vec::new();
-        self.lines.read_to_end(&mut rest).unwrap();
-        let status = self.child.wait().unwrap();
-        drop(stdin);
-        status
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn connect(place: &Place) -> NodeClient {

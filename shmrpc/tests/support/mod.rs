@@ -1,6 +1,8 @@
 //! What the tests share: a place of their own, and a gate that a handler waits at.
 #![allow(dead_code, reason = "each test crate uses a part")]
 
+pub(crate) mod process;
+
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};

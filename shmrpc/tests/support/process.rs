@@ -1,0 +1,81 @@
+//! Child processes of the tests: the test program again, with a test's name and an endpoint in the environment.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+use super::Place;
+
+/// Where the parent says at which endpoint a child has its part.
+pub(crate) const ENDPOINT: &str = "SHMRPC_TEST_ENDPOINT";
+
+/// Tells the parent, on a line of its own.
+pub(crate) fn say(word: &str) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("\n{word}\n").as_bytes()).unwrap();
+    out.flush().unwrap();
+}
+
+/// Returns when the parent is gone or has closed our stdin.
+pub(crate) fn until_orphaned() {
+    let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
+}
+
+/// A child process, killed on drop.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Process {
+    pub(crate) fn start(part: &str, place: &Place) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", part, "--nocapture"])
+            .env(ENDPOINT, place.endpoint())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Waits until the child says this word.
+    pub(crate) fn says(&mut self, word: &str) {
+        let mut line = String::new();
+        while line.trim() != word {
+            line.clear();
+            assert_ne!(
+                self.lines.read_line(&mut line).unwrap(),
+                0,
+                "the child ended without saying {word:?}"
+            );
+        }
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// Waits until the child ends by itself. Its stdin stays open meanwhile.
+    pub(crate) fn ends(&mut self) -> ExitStatus {
+        let stdin = self.child.stdin.take();
+        let mut rest = Vec::new();
+        self.lines.read_to_end(&mut rest).unwrap();
+        let status = self.child.wait().unwrap();
+        drop(stdin);
+        status
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

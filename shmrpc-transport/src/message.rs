@@ -12,16 +12,18 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{Error, Strategy};
+use rkyv::rancor::Strategy;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 pub use self::encode::{Buffer, Encode, EncodeError, Encoder, Grow, Nested, Sink, encode};
 pub use self::number::Number;
+pub use self::refusal::Refusal;
 use crate::slot::{INLINE, INLINE_WORDS};
 
 mod encode;
 mod number;
+mod refusal;
 
 /// Payloads up to this many bytes are copied into private memory whoever sent them.
 pub const SMALL: usize = 4096;
@@ -43,9 +45,9 @@ pub trait Valid: Portable + for<'a> CheckBytes<Validator<'a>> {}
 impl<T: Portable + for<'a> CheckBytes<Validator<'a>>> Valid for T {}
 
 /// Validates archives: bounds, alignment, depth, bit patterns.
-pub type Validator<'a> = Strategy<ArchiveValidator<'a>, Error>;
+pub type Validator<'a> = Strategy<ArchiveValidator<'a>, Refusal>;
 /// Turns archives back into owned values.
-pub type Decoder = Strategy<(), Error>;
+pub type Decoder = Strategy<(), Refusal>;
 
 /// A payload that is not a valid `T`.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +55,15 @@ pub type Decoder = Strategy<(), Error>;
 pub struct Invalid {
     expected: &'static str,
     length: usize,
-    reason: Error,
+    reason: Box<str>,
+}
+
+impl Invalid {
+    #[cold]
+    #[inline(never)]
+    fn new<T>(length: usize, refusal: Refusal) -> Self {
+        Self { expected: type_name::<T>(), length, reason: refusal.reason() }
+    }
 }
 
 /// Memory of the peer that a message lies in. Dropping it releases the memory to the peer.
@@ -197,11 +207,7 @@ impl Message {
     #[inline(always)]
     pub fn access<T: Wire>(&self) -> Result<&T::Archived, Invalid> {
         let bytes = self.bytes();
-        validate::<T>(bytes).map_err(|reason| Invalid {
-            expected: type_name::<T>(),
-            length: bytes.len(),
-            reason,
-        })
+        validate::<T>(bytes).map_err(|refusal| Invalid::new::<T>(bytes.len(), refusal))
     }
 
     /// Validates the payload as a `T` and copies it out.
@@ -229,18 +235,16 @@ impl Message {
 /// [`Invalid`] if the type itself refuses (it has a `with` attribute that can fail).
 #[inline(always)]
 pub fn decode<T: Wire>(archived: &T::Archived) -> Result<T, Invalid> {
-    archived.deserialize(Strategy::<(), Error>::wrap(&mut ())).map_err(|reason| Invalid {
-        expected: type_name::<T>(),
-        length: size_of::<T::Archived>(),
-        reason,
-    })
+    archived
+        .deserialize(Strategy::<(), Refusal>::wrap(&mut ()))
+        .map_err(|refusal| Invalid::new::<T>(size_of::<T::Archived>(), refusal))
 }
 
 #[inline(always)]
-fn validate<T: Archive<Archived: Valid>>(bytes: &[u8]) -> Result<&T::Archived, Error> {
+fn validate<T: Archive<Archived: Valid>>(bytes: &[u8]) -> Result<&T::Archived, Refusal> {
     let mut validator = ArchiveValidator::with_max_depth(bytes, Some(MAX_DEPTH));
     let position = root_position::<T>(bytes.len());
-    rkyv::api::access_pos_with_context::<T::Archived, ArchiveValidator<'_>, Error>(
+    rkyv::api::access_pos_with_context::<T::Archived, ArchiveValidator<'_>, Refusal>(
         bytes,
         position,
         &mut validator,

@@ -3,8 +3,7 @@
 //! A client writes a tuple of [`Text`], [`Slice`] and [`Ref`]; its archive is that of the tuple of owned types that
 //! the server reads.
 
-use shmrpc_transport::message::{Encode, Encoder, Wire, decode};
-use shmrpc_transport::rkyv::rancor::Error;
+use shmrpc_transport::message::{Encode, Encoder, Refusal, Wire, decode};
 use shmrpc_transport::rkyv::string::{ArchivedString, StringResolver};
 use shmrpc_transport::rkyv::vec::{ArchivedVec, VecResolver};
 use shmrpc_transport::rkyv::{self, Archive, Archived, Place, Serialize};
@@ -55,7 +54,7 @@ impl Archive for Text<'_> {
 
 impl<'s> Serialize<Encoder<'s>> for Text<'_> {
     #[inline(always)]
-    fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<StringResolver, Error> {
+    fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<StringResolver, Refusal> {
         ArchivedString::serialize_from_str(self.0, encoder)
     }
 }
@@ -72,7 +71,7 @@ impl<T: Number> Archive for Slice<'_, T> {
 
 impl<'s, T: Number> Serialize<Encoder<'s>> for Slice<'_, T> {
     #[inline(always)]
-    fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<VecResolver, Error> {
+    fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<VecResolver, Refusal> {
         ArchivedVec::serialize_from_slice(self.0, encoder)
     }
 }
@@ -89,7 +88,7 @@ impl<T: Archive> Archive for Ref<'_, T> {
 
 impl<'s, T: Serialize<Encoder<'s>>> Serialize<Encoder<'s>> for Ref<'_, T> {
     #[inline(always)]
-    fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<T::Resolver, Error> {
+    fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<T::Resolver, Refusal> {
         self.0.serialize(encoder)
     }
 }

@@ -130,8 +130,9 @@ impl Request<'_> {
         if incoming.oneway {
             return Answered(());
         }
-        if let Err(error) = lane.reply(incoming.call_id, kind, value, recursive) {
-            not_encoded(lane, incoming, &error);
+        match lane.reply(incoming.call_id, kind, value, recursive) {
+            Ok(()) => incoming.answered = true,
+            Err(error) => not_encoded(lane, incoming, &error),
         }
         Answered(())
     }
@@ -150,6 +151,8 @@ fn not_encoded(lane: &mut ServingLane, incoming: &mut Incoming, error: &EncodeEr
 
 /// Bytes of text that a failure carries at most.
 const TEXT_MAX: usize = 1024;
+/// What a failure says when no block can be had: with its code it fits into a slot.
+const SHORT: &str = "no memory; drop some views";
 
 /// Answers a call with a failure.
 #[cold]
@@ -160,8 +163,15 @@ pub(crate) fn fail(lane: &mut ServingLane, incoming: &mut Incoming, failure: Fai
         return;
     }
     text.truncate(text.floor_char_boundary(TEXT_MAX));
-    if let Err(error) = lane.reply(incoming.call_id, Kind::Failure, &(failure as u32, text), false) {
-        tracing::warn!(%error, "a failure could not be reported");
+    let code = failure as u32;
+    let mut sent = lane.reply(incoming.call_id, Kind::Failure, &(code, text), false);
+    if matches!(sent, Err(EncodeError::NoMemory { .. } | EncodeError::TooMany { .. })) {
+        // There is no memory to say more; this needs none.
+        sent = lane.reply(incoming.call_id, Kind::Failure, &(code, SHORT.to_owned()), false);
+    }
+    match sent {
+        Ok(()) => incoming.answered = true,
+        Err(error) => tracing::warn!(%error, "a failure could not be reported"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use shmrpc_transport::rkyv;
-use shmrpc_transport::rkyv::rancor::Error;
+use shmrpc_transport::rkyv::rancor::BoxedError as Error;
 use shmrpc_transport::rkyv::util::AlignedVec;
 
 use crate::dispatch::Service;

@@ -1,5 +1,6 @@
 //! Servers: what is served where, a thread per lane, and an orderly end.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -187,13 +188,20 @@ impl ServerHandle {
         if !self.process.is_current() {
             return Err(ServeError::Forked);
         }
-        let deadline = Instant::now() + timeout;
+        // Without end, if that is no time that the clock can tell.
+        let deadline = Instant::now().checked_add(timeout);
         self.listeners.clear();
         for connection in self.shared.connections() {
             connection.drain();
         }
         let mut state = self.shared.state.lock();
-        while state.lanes > 0 && !self.shared.idle.wait_until(&mut state, deadline).timed_out() {}
+        while state.lanes > 0 {
+            match deadline {
+                None => self.shared.idle.wait(&mut state),
+                Some(deadline) if self.shared.idle.wait_until(&mut state, deadline).timed_out() => break,
+                Some(_) => {}
+            }
+        }
         let lanes = state.lanes;
         drop(state);
         if lanes == 0 { Ok(()) } else { Err(ServeError::StillBusy { lanes, timeout }) }
@@ -342,8 +350,22 @@ fn serve_one(lane: &mut ServingLane, methods: &[Method<'_>], context: &mut Conte
     });
     // A claim that a panic leaves behind was never published, so the lane is as it was.
     if let Err(panic) = catch_unwind(run) {
-        fail(lane, incoming, Failure::Panicked, panic_text(&*panic));
+        panicked(lane, incoming, panic);
     }
     // A one-way call's arguments go back here.
     incoming.message.clear();
+}
+
+#[cold]
+fn panicked(lane: &mut ServingLane, incoming: &mut Incoming, panic: Box<dyn Any + Send>) {
+    let text = panic_text(&*panic);
+    if incoming.answered {
+        tracing::warn!(text, "a result panicked while it was dropped; its call is answered");
+    } else {
+        fail(lane, incoming, Failure::Panicked, text);
+    }
+    // What was thrown may throw again while it is dropped. Then the rest of it stays where it is.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        Box::leak(again);
+    }
 }

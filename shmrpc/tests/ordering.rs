@@ -199,3 +199,32 @@ fn a_flood_of_oneway_calls_runs_in_order() {
     });
     book.check(1, 10_000);
 }
+
+thread_local! {
+    /// Calls when its thread ends, after that thread's other values are gone.
+    static LAST_WILL: std::cell::RefCell<Option<LastWill>> = const { std::cell::RefCell::new(None) };
+}
+
+struct LastWill(LogClient, std::sync::mpsc::Sender<Result<u32, CallError>>);
+
+impl Drop for LastWill {
+    fn drop(&mut self) {
+        self.1.send(self.0.count(7)).unwrap();
+    }
+}
+
+#[test]
+fn a_thread_that_ends_may_still_call() {
+    let place = Place::new();
+    let (book, server) = (Book::default(), Server::builder());
+    let _server = server.service(LogServer::new(book)).listen(place.endpoint()).start().unwrap();
+    let client = LogClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
+    let (sender, result) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        LAST_WILL.set(Some(LastWill(client.clone(), sender)));
+        client.record(7, 1).unwrap();
+    })
+    .join()
+    .unwrap();
+    assert_eq!(result.recv().unwrap(), Ok(1));
+}

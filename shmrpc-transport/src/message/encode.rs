@@ -6,16 +6,16 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 use std::alloc::{alloc, dealloc, handle_alloc_error};
 
-use rkyv::rancor::{Error, Fallible, Source, Strategy, fail};
+use rkyv::rancor::{Fallible, Source, Strategy, fail};
 use rkyv::ser::{Allocator, Positional, Writer};
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Archived, Deserialize, Place, Serialize};
 
-use super::{MAX_DEPTH, Short, Valid, validate};
+use super::{MAX_DEPTH, Refusal, Short, Valid, validate};
 use crate::slot::INLINE;
 
 /// What messages are encoded with.
-pub type Encoder<'a> = Strategy<Sink<'a>, Error>;
+pub type Encoder<'a> = Strategy<Sink<'a>, Refusal>;
 
 /// A value that could not be encoded. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +36,24 @@ pub enum EncodeError {
         /// Bytes that may be lent to this peer at once.
         cap: u64,
     },
+    /// The peer holds as many messages as may be out at once.
+    #[error(
+        "the peer holds {max} messages of ours, as many as may be out at once; drop views, or wait for calls in flight"
+    )]
+    TooMany {
+        /// Messages that may be out at once.
+        max: u32,
+    },
     /// The value refused, or is nested too deep.
     #[error("the message cannot be encoded: {0}")]
-    Refused(#[from] Error),
+    Refused(Box<str>),
+}
+
+impl From<Refusal> for EncodeError {
+    #[cold]
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal.reason())
+    }
 }
 
 /// A piece of memory that a message is being written into.
@@ -87,8 +102,8 @@ pub unsafe fn encode<'a, T: Encode>(
     grow: &'a mut dyn Grow,
 ) -> Result<usize, EncodeError> {
     let mut sink = Sink { buffer, length: 0, grow, failure: None };
-    if let Err(error) = rkyv::api::serialize_using::<Sink<'a>, Error>(value, &mut sink) {
-        return Err(sink.failure.take().unwrap_or(EncodeError::Refused(error)));
+    if let Err(refusal) = rkyv::api::serialize_using::<Sink<'a>, Refusal>(value, &mut sink) {
+        return Err(sink.failure.take().unwrap_or_else(|| refusal.into()));
     }
     if recursive {
         // SAFETY: the first `length` bytes of the buffer have just been written, and nobody writes to them now.
@@ -114,9 +129,9 @@ impl Positional for Sink<'_> {
     }
 }
 
-impl Writer<Error> for Sink<'_> {
+impl Writer<Refusal> for Sink<'_> {
     #[inline(always)]
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         if bytes.len() > self.buffer.capacity - self.length {
             self.make_room(bytes.len())?;
         }
@@ -132,7 +147,7 @@ impl Writer<Error> for Sink<'_> {
 impl Sink<'_> {
     #[cold]
     #[inline(never)]
-    fn make_room(&mut self, more: usize) -> Result<(), Error> {
+    fn make_room(&mut self, more: usize) -> Result<(), Refusal> {
         let needed = self.length.saturating_add(more);
         match self.grow.grow(self.buffer, self.length, needed) {
             Ok(buffer) => {
@@ -153,8 +168,8 @@ impl Sink<'_> {
 struct OutOfRoom;
 
 // SAFETY: memory comes from and goes back to the global allocator with the layout that the caller names.
-unsafe impl Allocator<Error> for Sink<'_> {
-    unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, Error> {
+unsafe impl Allocator<Refusal> for Sink<'_> {
+    unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, Refusal> {
         if layout.size() == 0 {
             let dangling = NonNull::new(core::ptr::without_provenance_mut(layout.align()));
             let dangling = dangling.unwrap_or(NonNull::dangling());
@@ -166,7 +181,7 @@ unsafe impl Allocator<Error> for Sink<'_> {
         Ok(NonNull::slice_from_raw_parts(memory, layout.size()))
     }
 
-    unsafe fn pop_alloc(&mut self, memory: NonNull<u8>, layout: Layout) -> Result<(), Error> {
+    unsafe fn pop_alloc(&mut self, memory: NonNull<u8>, layout: Layout) -> Result<(), Refusal> {
         if layout.size() != 0 {
             // SAFETY: the caller passes what `push_alloc` returned for this layout.
             unsafe { dealloc(memory.as_ptr(), layout) };

@@ -94,6 +94,11 @@ impl Arena {
         self.lent.push(block);
     }
 
+    /// Whether one more block may be taken, if there is room for it.
+    pub fn has_ids(&self) -> bool {
+        !self.spare_ids.is_empty() || self.generations.len() < BLOCKS as usize
+    }
+
     /// Blocks that the peer still holds, as far as known.
     pub fn lent(&self) -> usize {
         self.lent.len()

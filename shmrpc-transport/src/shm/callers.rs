@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -24,8 +24,7 @@ pub struct Callers {
     lanes: Box<[Padded]>,
     /// Lanes that are open: the first ones.
     open: AtomicU32,
-    /// Lanes that may be open; lowered when the server refuses one. Whoever opens a lane holds it.
-    limit: Mutex<u32>,
+    opening: Mutex<Opening>,
     waiting: AtomicU32,
     queue: Mutex<()>,
     freed: Condvar,
@@ -35,6 +34,15 @@ pub struct Callers {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Padded(OnceLock<Exclusive<CallerLane>>);
+
+/// How lanes are opened: one at a time.
+#[derive(Debug)]
+struct Opening {
+    /// Lanes that may be open; lowered when the server refuses one.
+    limit: u32,
+    /// Whether a thread waits for the server's answer. The others do not wait for that thread.
+    busy: bool,
+}
 
 /// No lane could be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,12 +73,36 @@ thread_local! {
 }
 
 /// Where this thread's latest one-way call on a connection went.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Trail {
-    connection: u64,
+    connection: Weak<Connection>,
     lane: u32,
     /// The lane's position after that call.
     position: u32,
+}
+
+impl Trail {
+    fn is_of(&self, connection: &Arc<Connection>) -> bool {
+        self.connection.as_ptr() == Arc::as_ptr(connection)
+    }
+}
+
+/// Reads or changes this thread's trails; those of connections that have ended go on the way. `None` in the destructors
+/// of a thread that ends, where there are no trails any more.
+fn with_trails<T>(work: impl FnOnce(&mut Vec<Trail>) -> T) -> Option<T> {
+    let done = TRAILS.try_with(|trails| {
+        let mut trails = trails.borrow_mut();
+        trails.retain(|trail| {
+            trail.connection.upgrade().is_some_and(|connection| connection.death().is_none())
+        });
+        let done = work(&mut trails);
+        HAS_TRAILS.set(!trails.is_empty());
+        done
+    });
+    if done.is_err() {
+        HAS_TRAILS.set(false);
+    }
+    done.ok()
 }
 
 impl Callers {
@@ -81,7 +113,7 @@ impl Callers {
             connection,
             lanes: (0..lanes).map(|_| Padded(OnceLock::new())).collect(),
             open: AtomicU32::new(0),
-            limit: Mutex::new(lanes),
+            opening: Mutex::new(Opening { limit: lanes, busy: false }),
             waiting: AtomicU32::new(0),
             queue: Mutex::new(()),
             freed: Condvar::new(),
@@ -101,6 +133,7 @@ impl Callers {
     #[inline(always)]
     pub fn lease(&self, until: &mut Until) -> Result<Lease<'_>, Box<NoLane>> {
         if !HAS_TRAILS.get()
+            && !self.connection.is_going_away()
             && let Some(lease) = self.try_lane(LAST.get())
         {
             return Ok(lease);
@@ -121,6 +154,10 @@ impl Callers {
         loop {
             if let Some(death) = self.connection.death() {
                 return Err(Box::new(NoLane::Dead(death.clone())));
+            }
+            if self.connection.is_going_away() {
+                let reason = "the server is shutting down and takes no new calls".into();
+                return Err(Box::new(NoLane::Dead(Death { reason, peer_closed: false })));
             }
             if let Some(lease) = self.try_all(until).map_err(Box::new)? {
                 return Ok(lease);
@@ -161,15 +198,20 @@ impl Callers {
         }
     }
 
-    /// Opens one more lane, if there may be one more.
+    /// Opens one more lane, if there may be one more and nobody is at it.
     fn try_open(&self, until: &mut Until) -> Result<Option<Lease<'_>>, NoLane> {
-        let mut limit = self.limit.lock();
+        let mut opening = self.opening.lock();
         let index = self.open.load(Ordering::Acquire);
-        if index >= *limit {
+        if opening.busy || index >= opening.limit {
             return Ok(None);
         }
         let Some(place) = self.lanes.get(index as usize) else { return Ok(None) };
-        match CallerLane::open(&self.connection, index, until) {
+        opening.busy = true;
+        drop(opening);
+        let opened = CallerLane::open(&self.connection, index, until);
+        let mut opening = self.opening.lock();
+        opening.busy = false;
+        let lease = match opened {
             Ok(lane) => {
                 place.0.get_or_init(|| Exclusive::new(lane));
                 self.open.store(index + 1, Ordering::Release);
@@ -185,10 +227,15 @@ impl Callers {
                     open = index,
                     "the server refused a further lane; those that are open are shared"
                 );
-                *limit = index;
+                opening.limit = index;
                 Ok(None)
             }
+        };
+        drop(opening);
+        if self.waiting.load(Ordering::SeqCst) != 0 {
+            self.wake_one();
         }
+        lease
     }
 
     #[cold]
@@ -198,24 +245,19 @@ impl Callers {
     }
 
     fn trail(&self) -> Option<Trail> {
-        TRAILS.with_borrow(|trails| {
-            trails.iter().find(|trail| trail.connection == self.connection.id()).copied()
-        })
+        with_trails(|trails| trails.iter().find(|trail| trail.is_of(&self.connection)).cloned()).flatten()
     }
 
     fn forget_trail(&self) {
-        TRAILS.with_borrow_mut(|trails| {
-            trails.retain(|trail| trail.connection != self.connection.id());
-            HAS_TRAILS.set(!trails.is_empty());
-        });
+        with_trails(|trails| trails.retain(|trail| !trail.is_of(&self.connection)));
     }
 
     fn leave_trail(&self, lane: u32, position: u32) {
-        self.forget_trail();
-        TRAILS.with_borrow_mut(|trails| {
-            trails.push(Trail { connection: self.connection.id(), lane, position });
+        let connection = Arc::downgrade(&self.connection);
+        with_trails(|trails| {
+            trails.retain(|trail| !trail.is_of(&self.connection));
+            trails.push(Trail { connection, lane, position });
         });
-        HAS_TRAILS.set(true);
     }
 
     /// Whether the server is done with everything up to the end of the trail.

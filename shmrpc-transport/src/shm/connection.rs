@@ -83,7 +83,6 @@ pub struct Connection {
     peer_base: Arc<Segment>,
     sending: Mutex<Sending>,
     arrived: Mutex<Vec<Option<Arc<Segment>>>>,
-    arrival: Condvar,
     pool: Arc<Pool>,
     socket: Socket,
     send_order: Mutex<()>,
@@ -146,7 +145,6 @@ impl Connection {
             trusted,
             sending: Mutex::new(sending),
             arrived: Mutex::new(vec![Some(Arc::clone(&peer_base))]),
-            arrival: Condvar::new(),
             own_base,
             peer_base,
             pool: Arc::default(),
@@ -225,8 +223,6 @@ impl Connection {
         // Whoever checks `death` and then waits holds the lock in between, so none of them misses this.
         drop(self.answers.lock());
         self.answered.notify_all();
-        drop(self.arrived.lock());
-        self.arrival.notify_all();
         self.events.closed(self);
     }
 
@@ -347,7 +343,6 @@ impl Connection {
         }
         let segment = Segment::accept(fd, length).map_err(|error| error.to_string())?;
         arrived.push(Some(Arc::new(segment)));
-        self.arrival.notify_all();
         Ok(())
     }
 

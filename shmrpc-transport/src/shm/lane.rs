@@ -303,6 +303,8 @@ pub struct Incoming {
     pub oneway: bool,
     /// How long the caller will wait, in milliseconds; 0 means for ever.
     pub timeout_ms: u32,
+    /// Whether a reply was published, or a failure.
+    pub answered: bool,
     /// The arguments.
     pub message: Message,
 }
@@ -311,7 +313,14 @@ impl Incoming {
     /// Nothing arrived yet.
     #[inline(always)]
     pub fn empty() -> Self {
-        Self { call_id: 0, method: 0, oneway: false, timeout_ms: 0, message: Message::empty() }
+        Self {
+            call_id: 0,
+            method: 0,
+            oneway: false,
+            timeout_ms: 0,
+            answered: false,
+            message: Message::empty(),
+        }
     }
 }
 
@@ -420,6 +429,7 @@ impl ServingLane {
         incoming.method = method;
         incoming.oneway = kind == Kind::OneWay;
         incoming.timeout_ms = timeout_ms;
+        incoming.answered = false;
         Ok(())
     }
 

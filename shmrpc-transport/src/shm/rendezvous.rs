@@ -17,6 +17,7 @@ use super::segment::{BASE_LEN, MAX_LANES, Segment, SegmentError};
 use crate::peers::{PeerInfo, Peers};
 use crate::slot::{Header, Kind};
 use crate::sys::fork::Generation;
+use crate::sys::futex::Until;
 use crate::sys::process;
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
@@ -114,7 +115,7 @@ pub fn connect(
     timeout: Duration,
     events: Box<dyn Events>,
 ) -> Result<Met, MeetError> {
-    let deadline = Instant::now() + timeout;
+    let mut until = Until::after(timeout);
     let stream =
         UnixStream::connect(path).map_err(|error| MeetError::Nobody { path: path.to_owned(), error })?;
     let socket =
@@ -133,8 +134,7 @@ pub fn connect(
             Ok(None) => {}
             Err(error) => return Err(MeetError::Ended(error.to_string())),
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        match socket.wait_readable(left) {
+        match socket.wait_readable(until.left()) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 return Err(MeetError::TimedOut(timeout));

@@ -90,7 +90,7 @@ impl Socket {
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    self.wait(PollFlags::POLLOUT, Duration::from_millis(STUCK_MS.into()))?
+                    self.wait(PollFlags::POLLOUT, Some(Duration::from_millis(STUCK_MS.into())))?
                 }
                 Err(errno) => return Err(errno.into()),
             }
@@ -98,13 +98,14 @@ impl Socket {
         Ok(())
     }
 
-    /// Waits until the socket can be read.
-    pub(crate) fn wait_readable(&self, timeout: Duration) -> io::Result<()> {
+    /// Waits until the socket can be read; without a timeout, for ever.
+    pub(crate) fn wait_readable(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.wait(PollFlags::POLLIN, timeout)
     }
 
-    fn wait(&self, what: PollFlags, timeout: Duration) -> io::Result<()> {
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    fn wait(&self, what: PollFlags, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = timeout
+            .map_or(PollTimeout::NONE, |timeout| PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX));
         let mut fds = [PollFd::new(self.stream.as_fd(), what)];
         match poll(&mut fds, timeout) {
             Ok(0) => Err(io::ErrorKind::TimedOut.into()),

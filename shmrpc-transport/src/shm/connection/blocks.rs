@@ -14,9 +14,6 @@ use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Kind, Slot};
 use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
 
-/// How long a message may wait for the announcement of the segment it lies in. The announcement was sent first, so
-/// only a watcher that lags makes this wait at all.
-const ANNOUNCEMENT: Duration = Duration::from_secs(5);
 /// Room that a growing message gets beyond what it asked for, so that its root does not make it move again.
 const HEADROOM: usize = 512;
 
@@ -40,10 +37,13 @@ impl Connection {
         // INLINE bytes, all in atomics, so writing through a shared reference is allowed. The peer maps it read-only
         // and looks at it after the stamp.
         let length = unsafe { encode(value, recursive, inline, &mut growth) }?;
-        // An inline length always fits; a longer one was checked against `send_max` while it grew.
+        let (needed, max) = (length as u64, self.limits.send_max);
+        // `send_max` is far below 4 GiB, so only what is refused next does not fit.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         match growth.block {
             None => Ok(Encoded { length, flags: 0, block: 0 }),
+            // A block may be larger than what the peer takes.
+            Some(_) if needed > max => Err(EncodeError::TooLarge { needed, max }),
             Some(mut block) => {
                 block.shrink(length);
                 let (id, at) = block.lend();
@@ -58,7 +58,11 @@ impl Connection {
     /// # Errors
     /// [`BadBlock`] if it names memory that the peer does not have.
     #[inline(always)]
-    pub(crate) fn receive(&self, header: Header, message: &mut Message) -> Result<(), Box<BadBlock>> {
+    pub(crate) fn receive(
+        self: &Arc<Self>,
+        header: Header,
+        message: &mut Message,
+    ) -> Result<(), Box<BadBlock>> {
         message.set_inline(header.length);
         match header.flags & FLAG_BLOCK {
             0 => Ok(()),
@@ -67,7 +71,12 @@ impl Connection {
     }
 
     #[inline(never)]
-    fn receive_block(&self, id: u32, length: u32, message: &mut Message) -> Result<(), Box<BadBlock>> {
+    fn receive_block(
+        self: &Arc<Self>,
+        id: u32,
+        length: u32,
+        message: &mut Message,
+    ) -> Result<(), Box<BadBlock>> {
         let at = BlockRef::from_words(message.words_mut());
         let bad = |what| Box::new(BadBlock { what, id, at, length });
         if id >= BLOCKS {
@@ -89,17 +98,14 @@ impl Connection {
         Ok(())
     }
 
-    fn segment(&self, id: u32) -> Option<Arc<Segment>> {
-        let id = id as usize;
-        let mut arrived = self.arrived.lock();
-        loop {
-            if let Some(segment) = arrived.get(id) {
-                return segment.clone();
-            }
-            if self.death.get().is_some() || self.arrival.wait_for(&mut arrived, ANNOUNCEMENT).timed_out() {
-                return None;
-            }
-        }
+    /// The peer's segment `id`. It was announced before the first slot that names it, so what the watcher has not read
+    /// yet lies in the socket.
+    fn segment(self: &Arc<Self>, id: u32) -> Option<Arc<Segment>> {
+        let known = || self.arrived.lock().get(id as usize).cloned().flatten();
+        known().or_else(|| {
+            self.read_frames();
+            known()
+        })
     }
 
     /// Takes memory to send from, growing the arena by a segment if there is none.
@@ -107,6 +113,9 @@ impl Connection {
         let mut sending = self.sending.lock();
         let released = |id| self.peer_base.release_word(id).map_or(0, |word| word.load(Ordering::Acquire));
         let mut block = sending.arena.allocate(bytes, released);
+        if block.is_none() && !sending.arena.has_ids() {
+            return Err(EncodeError::TooMany { max: BLOCKS });
+        }
         if block.is_none() && self.grow_arena(&mut sending, bytes)? {
             block = sending.arena.allocate(bytes, released);
         }

@@ -7,7 +7,7 @@
 //!  +-----------------+---------+---------+-------------------------------------------+
 //! ```
 
-use rkyv::rancor::Error;
+use rkyv::rancor::BoxedError as Error;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 

@@ -1,0 +1,239 @@
+//! What happens at the limits: of a message, of the messages that may be out, of time, of what a panic may do.
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
+
+mod support;
+
+use std::panic::panic_any;
+use std::thread;
+use std::time::Duration;
+
+use shmrpc::ServerBuilder;
+use shmrpc::prelude::*;
+use support::process::{ENDPOINT, Process, say, until_orphaned};
+use support::{BOUND, Gate, Keeper, Place, gate, until};
+
+/// A result that panics when the server drops it.
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub struct Bomb {
+    pub armed: bool,
+}
+
+fn on_a_lane() -> bool {
+    thread::current().name().is_some_and(|name| name.starts_with("shmrpc-lane"))
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(!(self.armed && on_a_lane()), "a result that cannot be dropped");
+    }
+}
+
+/// What a handler throws: it panics when it is dropped, and so does what it throws then.
+struct Thrown(u32);
+
+impl Drop for Thrown {
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            panic_any(Thrown(self.0 - 1));
+        }
+    }
+}
+
+#[shmrpc::service]
+pub trait Edge {
+    fn count(&self, a: &[u8], b: &[u8]) -> u32;
+    fn bytes(&self, length: u32) -> Vec<u8>;
+    fn bomb(&self, armed: bool) -> Bomb;
+    fn throw(&self, deep: u32);
+    fn wait(&self) -> u32;
+}
+
+struct Here(Gate);
+
+impl Edge for Here {
+    fn count(&self, a: &[u8], b: &[u8]) -> u32 {
+        u32::try_from(a.len() + b.len()).unwrap()
+    }
+    fn bytes(&self, length: u32) -> Vec<u8> {
+        vec![7; usize::try_from(length).unwrap()]
+    }
+    fn bomb(&self, armed: bool) -> Bomb {
+        Bomb { armed }
+    }
+    fn throw(&self, deep: u32) {
+        panic_any(Thrown(deep));
+    }
+    fn wait(&self) -> u32 {
+        self.0.pass();
+        42
+    }
+}
+
+fn start(options: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (ServerHandle, EdgeClient, Keeper, Place) {
+    let place = Place::new();
+    let (gate, keeper) = gate();
+    let server = options(Server::builder().service(EdgeServer::new(Here(gate))));
+    let server = server.listen(place.endpoint()).start().unwrap();
+    let client = EdgeClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
+    (server, client, keeper, place)
+}
+
+#[test]
+fn child_server() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let (gate, keeper) = gate();
+    let _server = Server::builder().service(EdgeServer::new(Here(gate))).listen(endpoint).start().unwrap();
+    say("ready");
+    keeper.entered();
+    say("waiting");
+    until_orphaned();
+}
+
+/// A limit that is no power of two, so that blocks are larger than it.
+const LIMIT: u32 = 1_000_000;
+
+#[test]
+fn arguments_around_the_limit_pass_or_are_refused() {
+    let (_server, client, _keeper, _place) = start(|server| server.max_message(LIMIT.into()));
+    let mut passed = 0;
+    for length in LIMIT - 40..LIMIT + 40 {
+        let bytes = vec![1; usize::try_from(length).unwrap()];
+        match client.count(&bytes, &[]) {
+            Ok(found) => {
+                assert_eq!(found, length);
+                passed += 1;
+            }
+            Err(error) => {
+                assert!(
+                    matches!(&error, CallError::NotEncoded(text) if text.contains("1000000")),
+                    "{error:?}"
+                );
+            }
+        }
+    }
+    assert!((1..80).contains(&passed), "{passed} passed");
+    let error = client.count(&vec![1; 900_000], &vec![1; 600_000]).unwrap_err();
+    assert!(matches!(error, CallError::NotEncoded(_)), "{error:?}");
+    assert_eq!(client.count(&vec![1; 600_000], &vec![1; 300_000]), Ok(900_000));
+}
+
+#[test]
+fn results_around_the_limit_pass_or_are_refused() {
+    let (_server, _, _keeper, place) = start(|server| server);
+    let builder = EdgeClient::builder().timeout(BOUND).max_message(LIMIT.into());
+    let client = builder.connect(place.endpoint()).unwrap();
+    let mut passed = 0;
+    for length in LIMIT - 40..LIMIT + 40 {
+        match client.bytes(length) {
+            Ok(bytes) => {
+                assert_eq!(bytes.len(), usize::try_from(length).unwrap());
+                passed += 1;
+            }
+            Err(error) => assert!(matches!(error, CallError::BadReply(_)), "{error:?}"),
+        }
+    }
+    assert!((1..80).contains(&passed), "{passed} passed");
+}
+
+#[test]
+fn a_result_finds_no_block_while_all_are_held_as_views() {
+    let (_server, client, _keeper, _place) = start(|server| server.max_lanes(1));
+    let mut views = Vec::new();
+    let error = loop {
+        match client.view().bytes(4200) {
+            Ok(view) => views.push(view),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(views.len(), 4096);
+    assert_eq!(error, CallError::BadReply("no memory; drop some views".into()));
+    assert_eq!(error.outcome(), Outcome::Ran);
+    // What fits into a slot passes, on the same lane; and the rest as soon as there is room.
+    assert_eq!(client.count(&[1], &[2]), Ok(2));
+    views.truncate(4095);
+    assert_eq!(client.bytes(4200).unwrap(), [7; 4200]);
+}
+
+#[test]
+fn times_without_end_are_times_without_end() {
+    let place = Place::new();
+    let (gate, keeper) = gate();
+    let server =
+        Server::builder().service(EdgeServer::new(Here(gate))).listen(place.endpoint()).start().unwrap();
+    let client = EdgeClient::builder()
+        .timeout(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .connect(place.endpoint())
+        .unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.wait());
+        keeper.entered();
+        let ended = scope.spawn(|| server.shutdown(Duration::MAX));
+        keeper.release();
+        assert_eq!(waiting.join().unwrap(), Ok(42));
+        ended.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_thread_that_opens_a_lane_keeps_no_other_waiting() {
+    let place = Place::new();
+    let mut process = Process::start("child_server", &place);
+    process.says("ready");
+    let client = EdgeClient::connect(place.endpoint()).unwrap().with_timeout(Duration::MAX);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| client.wait());
+        process.says("waiting");
+        process.stop();
+        // It needs a second lane, and the server does not answer.
+        let second = scope.spawn(|| client.count(&[1], &[2]));
+        for _ in 0..5 {
+            let error = client.with_timeout(Duration::from_millis(20)).count(&[1], &[2]).unwrap_err();
+            assert_eq!(error.outcome(), Outcome::NotRun, "{error:?}");
+        }
+        process.go_on();
+        assert_eq!(second.join().unwrap(), Ok(2));
+        process.kill();
+        assert!(matches!(first.join().unwrap(), Err(CallError::Disconnected { .. })));
+    });
+}
+
+#[test]
+fn a_server_that_drains_refuses_new_calls_at_once() {
+    let (server, client, keeper, place) = start(|server| server);
+    let idle = EdgeClient::connect(place.endpoint()).unwrap();
+    assert_eq!(idle.count(&[1], &[2]), Ok(2));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.wait());
+        keeper.entered();
+        let ended = scope.spawn(|| server.shutdown(BOUND));
+        let short = idle.with_timeout(Duration::from_millis(50));
+        until("the client knows", || {
+            let error = short.count(&[1], &[2]);
+            matches!(error, Err(CallError::Disconnected { ref reason, .. }) if reason.contains("shutting down"))
+        });
+        keeper.release();
+        assert_eq!(waiting.join().unwrap(), Ok(42));
+        ended.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_result_that_panics_while_it_is_dropped_is_a_result() {
+    let (_server, client, _keeper, _place) = start(|server| server.max_lanes(1));
+    for armed in [true, false, true] {
+        assert_eq!(client.bomb(armed), Ok(Bomb { armed }));
+    }
+}
+
+#[test]
+fn what_a_handler_throws_may_throw_again() {
+    let (_server, client, _keeper, _place) = start(|server| server.max_lanes(1));
+    for deep in [0, 1, 2, 3] {
+        let error = client.throw(deep).unwrap_err();
+        assert!(matches!(error, CallError::Panicked(_)), "{error:?}");
+    }
+    assert_eq!(client.count(&[1], &[2]), Ok(2));
+}

@@ -105,6 +105,21 @@ impl Method {
     pub(crate) fn sent(&self) -> impl Iterator<Item = &Param> {
         self.params.iter().filter(|param| !matches!(param.kind, ParamKind::Context))
     }
+
+    /// The types that have to be messages, as written.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &Type> {
+        let sent = self.params.iter().filter_map(|param| match &param.kind {
+            ParamKind::Owned => Some(&param.written),
+            ParamKind::Archived(inner) => Some(inner),
+            ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Context => None,
+        });
+        let returned: Vec<&Type> = match &self.reply {
+            Reply::OneWay => vec![],
+            Reply::Plain(ok) => vec![ok],
+            Reply::Fallible { ok, err } => vec![ok, err],
+        };
+        sent.chain(returned)
+    }
 }
 
 impl Message {

@@ -68,9 +68,10 @@ pub(crate) fn message(message: &Message) -> TokenStream {
     let Message { krate, item: _, cfgs, name, generics, recursive: _, shape } = message;
     let mut generics = generics.clone();
     for parameter in generics.type_params_mut() {
-        parameter.bounds.push(parse_quote!(#krate::Schema));
+        parameter.bounds.push(parse_quote!(#krate::Message));
     }
     generics.make_where_clause().predicates.extend(fields_are_messages(message));
+    let is_message = is_message(message);
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     let recursive = recursive(message);
     let wire = wire_name(name);
@@ -94,10 +95,49 @@ pub(crate) fn message(message: &Message) -> TokenStream {
                 #describe
             }
         }
+
+        #is_message
     }
 }
 
-/// `where FieldType: Schema`, for the sake of what rustc says if it is not so: it checks this before it looks at what
+/// `impl Message` of a message. Whether a generic one can travel, rkyv decides for each of its arguments.
+fn is_message(message: &Message) -> TokenStream {
+    let Message { krate, item: _, cfgs, name, generics, recursive: _, shape: _ } = message;
+    let mut generics = generics.clone();
+    for parameter in generics.type_params_mut() {
+        parameter.bounds.push(parse_quote!(#krate::Message));
+    }
+    let predicates = &mut generics.make_where_clause().predicates;
+    predicates.extend(fields_are_messages(message));
+    if !message.generics.params.is_empty() {
+        predicates.push(parse_quote!(Self: #krate::private::Wire));
+    }
+    let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
+    quote! {
+        #(#cfgs)*
+        #[automatically_derived]
+        impl #impl_generics #krate::Message for #name #type_generics #where_clause {}
+    }
+}
+
+/// `where T: Message` for each type that a service sends, on the type as the user wrote it. rustc says once for each
+/// place what does not hold, and assumes it from then on: so it names a type that is no message, and not every use of
+/// it. A predicate cannot have a `#[cfg]`, so methods that have one are left out.
+pub(crate) fn messages(service: &Service) -> Option<TokenStream> {
+    let krate = &service.krate;
+    let mut predicates: Vec<WherePredicate> = Vec::new();
+    let always = service.methods.iter().filter(|method| method.cfgs.is_empty());
+    for ty in always.flat_map(Method::messages) {
+        let bound = on(ty.span(), quote!(: #krate::Message));
+        let predicate = parse_quote!(#ty #bound);
+        if !predicates.contains(&predicate) {
+            predicates.push(predicate);
+        }
+    }
+    (!predicates.is_empty()).then(|| quote!(#(#predicates),*))
+}
+
+/// `where FieldType: Message`, for the sake of what rustc says if it is not so: it checks this before it looks at what
 /// rkyv derives. Left out where the types are generic or go in a circle.
 fn fields_are_messages(message: &Message) -> Vec<WherePredicate> {
     let Message { krate, generics, recursive, .. } = message;
@@ -107,7 +147,7 @@ fn fields_are_messages(message: &Message) -> Vec<WherePredicate> {
     let mut predicates = Vec::new();
     for (cfgs, field) in message.fields() {
         let ty = &field.ty;
-        let bound = on(ty.span(), quote!(: #krate::Schema));
+        let bound = on(ty.span(), quote!(: #krate::Message));
         let predicate = parse_quote!(#ty #bound);
         if cfgs.is_empty() && !predicates.contains(&predicate) {
             predicates.push(predicate);

@@ -94,15 +94,15 @@ pub type Archived<T> = shmrpc_transport::rkyv::Archived<T>;
 
 /// A type that can be a parameter or a result of a method: plain data, or a type with `#[shmrpc::message]`.
 ///
-/// It is implemented for whatever has a [`Schema`] and rkyv's traits; nobody implements it by hand.
+/// `#[shmrpc::message]` implements it, as it is for the types of the standard library that can travel; nobody
+/// implements it by hand. Not for whatever has a [`Schema`] and rkyv's traits: rustc would then name those where a
+/// type is no message.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a shmrpc message",
     label = "cannot be sent to another process",
     note = "add `#[shmrpc::message]` to the struct or enum, or send a type that is made of messages"
 )]
 pub trait Message: Schema + shmrpc_transport::message::Wire {}
-
-impl<T: Schema + shmrpc_transport::message::Wire> Message for T {}
 
 /// Everything that a service, its server and its clients need.
 pub mod prelude {

@@ -5,5 +5,5 @@ pub use crate::channel::Channel;
 pub use crate::dispatch::{Answered, Request};
 pub use crate::schema::{MethodSchema, ServiceSchema};
 pub use shmrpc_macros::discard;
-pub use shmrpc_transport::message::Nested;
+pub use shmrpc_transport::message::{Nested, Wire};
 pub use shmrpc_transport::rkyv;

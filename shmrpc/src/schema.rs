@@ -6,7 +6,7 @@
 //! u64   String   Vec<u8>   [u8;16]   Option<(u32,bool)>   Result<u64,String>   ()
 //! struct Entry{key:String,value:Vec<u8>,version:u64}     struct Meters(f64)     struct Marker
 //! enum KvError{NotFound(String),Conflict{expected:u64,found:u64}}               enum Level{Low=1,High=9}
-//! struct Node{value:u32,children:Vec<Node#1>}            // `Node#1`: the first type that this text defined
+//! struct Node{value:u32,child:Option<Box<Node#1>>}            // `Node#1`: the first type that this text defined
 //! ```
 //!
 //! Names of types, fields and variants, their order and their types are part of it; module paths, names of
@@ -24,6 +24,10 @@ use std::num::{
 };
 use std::ops::{Bound, Range, RangeFrom, RangeInclusive, RangeTo, RangeToInclusive};
 use std::time::Duration;
+
+use shmrpc_transport::message::Wire;
+
+use crate::{Archived, Message};
 
 /// A type that can be sent: `#[shmrpc::message]` implements it, as do the types of the standard library that can travel.
 #[diagnostic::on_unimplemented(
@@ -248,10 +252,12 @@ macro_rules! primitives {
                 to.primitive(stringify!($type));
             }
         }
+
+        impl Message for $type {}
     )* };
 }
 
-primitives! { u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64 bool char str String CString Duration }
+primitives! { u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64 bool char String CString Duration }
 primitives! { NonZeroU8 NonZeroU16 NonZeroU32 NonZeroU64 NonZeroU128 }
 primitives! { NonZeroI8 NonZeroI16 NonZeroI32 NonZeroI64 NonZeroI128 }
 primitives! { Ipv4Addr Ipv6Addr IpAddr SocketAddrV4 SocketAddrV6 SocketAddr }
@@ -265,6 +271,8 @@ macro_rules! generics {
                 to.generic(stringify!($type), &[$($parameter::describe),*]);
             }
         }
+
+        impl<$($parameter: Message),*> Message for $type<$($parameter),*> where Self: Wire {}
     )* };
 }
 
@@ -273,16 +281,22 @@ generics! { Option<T> Result<T, E> Range<T> RangeInclusive<T> RangeFrom<T> Range
 /// Types that hold any number of elements. A count of elements that take no bytes is bounded by nothing.
 macro_rules! collections {
     ($($type:ident<$($parameter:ident),*> $(+ $hasher:ident)?;)*) => { $(
-        impl<$($parameter: Schema,)* $($hasher: 'static)?> Schema for $type<$($parameter,)* $($hasher)?> {
+        impl<$($parameter: Message,)* $($hasher: 'static)?> Schema for $type<$($parameter,)* $($hasher)?> {
             const RECURSIVE: bool = {
-                assert_takes_bytes::<($($parameter,)*)>();
+                assert_takes_bytes(&[$(size_of::<Archived<$parameter>>()),*]);
                 Describe::any(&[$($parameter::RECURSIVE),*])
             };
 
             fn describe(to: &mut Describe) {
-                const { assert_takes_bytes::<($($parameter,)*)>() };
+                const { assert_takes_bytes(&[$(size_of::<Archived<$parameter>>()),*]) };
                 to.generic(stringify!($type), &[$($parameter::describe),*]);
             }
+        }
+
+        impl<$($parameter: Message,)* $($hasher: 'static)?> Message for $type<$($parameter,)* $($hasher)?>
+        where
+            Self: Wire,
+        {
         }
     )* };
 }
@@ -292,11 +306,17 @@ collections! {
     HashSet<T> + S; HashMap<K, V> + S;
 }
 
-impl<T: Schema> Schema for [T] {
+impl Schema for str {
+    fn describe(to: &mut Describe) {
+        to.primitive("str");
+    }
+}
+
+impl<T: Message> Schema for [T] {
     const RECURSIVE: bool = T::RECURSIVE;
 
     fn describe(to: &mut Describe) {
-        const { assert_takes_bytes::<T>() };
+        const { assert_takes_bytes(&[size_of::<Archived<T>>()]) };
         to.text.push('[');
         T::describe(to);
         to.text.push(']');
@@ -313,6 +333,8 @@ impl<T: Schema, const N: usize> Schema for [T; N] {
     }
 }
 
+impl<T: Message, const N: usize> Message for [T; N] where Self: Wire {}
+
 impl<T: Schema + ?Sized> Schema for Box<T> {
     const RECURSIVE: bool = T::RECURSIVE;
 
@@ -321,11 +343,15 @@ impl<T: Schema + ?Sized> Schema for Box<T> {
     }
 }
 
+impl<T: Schema + ?Sized> Message for Box<T> where Self: Wire {}
+
 impl Schema for () {
     fn describe(to: &mut Describe) {
         to.primitive("()");
     }
 }
+
+impl Message for () {}
 
 macro_rules! tuples {
     ($($first:ident $($rest:ident)*)?) => { $(
@@ -340,17 +366,24 @@ macro_rules! tuples {
             }
         }
 
+        impl<$first: Message, $($rest: Message),*> Message for ($first, $($rest,)*) where Self: Wire {}
+
         tuples! { $($rest)* }
     )? };
 }
 
 tuples! { T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12 }
 
-const fn assert_takes_bytes<T>() {
-    assert!(
-        size_of::<T>() != 0,
-        "shmrpc: elements of a collection must not be zero-sized: send their number instead"
-    );
+/// Refuses elements whose archived parts have these sizes, if all are zero.
+const fn assert_takes_bytes(sizes: &[usize]) {
+    let mut rest = sizes;
+    while let [size, tail @ ..] = rest {
+        if *size != 0 {
+            return;
+        }
+        rest = tail;
+    }
+    panic!("shmrpc: elements of a collection must not be zero-sized: send their number instead");
 }
 
 #[cfg(test)]
@@ -367,7 +400,7 @@ mod tests {
         fn describe(to: &mut Describe) {
             to.structure::<Self>("Node", |to| {
                 to.field::<u32>("value");
-                to.field::<Vec<Node>>("children");
+                to.field::<Option<Box<Node>>>("child");
             });
         }
     }
@@ -399,10 +432,10 @@ mod tests {
 
     #[test]
     fn a_type_is_defined_once() {
-        assert_eq!(Describe::text_of::<Node>(), "struct Node{value:u32,children:Vec<Node#1>}");
+        assert_eq!(Describe::text_of::<Node>(), "struct Node{value:u32,child:Option<Box<Node#1>>}");
         assert_eq!(
             Describe::text_of::<(Shape, Shape, Node)>(),
-            "(enum Shape{Dot,Round{radius:f32},Path(struct Node{value:u32,children:Vec<Node#2>},(u8))},Shape#1,Node#2)"
+            "(enum Shape{Dot,Round{radius:f32},Path(struct Node{value:u32,child:Option<Box<Node#2>>},(u8))},Shape#1,Node#2)"
         );
     }
 
@@ -420,7 +453,7 @@ mod tests {
         }
         assert_eq!(
             Describe::text_of::<(Node, other::Node, other::Node, Node)>(),
-            "(struct Node{value:u32,children:Vec<Node#1>},struct Node(bool),Node#2,Node#1)"
+            "(struct Node{value:u32,child:Option<Box<Node#1>>},struct Node(bool),Node#2,Node#1)"
         );
     }
 
@@ -436,7 +469,7 @@ mod tests {
 
     #[test]
     fn recursion_is_seen_through_containers() {
-        const { assert!(<HashMap<u8, Option<Box<(u8, Node)>>> as Schema>::RECURSIVE) };
+        const { assert!(<Result<u8, Option<Box<(u8, Node)>>> as Schema>::RECURSIVE) };
         const { assert!(!<HashMap<u8, Option<Box<(u8, String)>>> as Schema>::RECURSIVE) };
     }
 

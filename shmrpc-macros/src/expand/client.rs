@@ -25,6 +25,7 @@ fn client(service: &Service) -> TokenStream {
         format!(" Connects to the first of the comma-separated endpoints that serves [`{name}`].");
     let calls = methods.iter().map(|method| call(service, method));
     let schema = schema::service(service);
+    let bounds = bounds(service);
     quote! {
         #(#cfgs)*
         #[doc = #doc]
@@ -32,7 +33,7 @@ fn client(service: &Service) -> TokenStream {
         #vis struct #client(#krate::private::Channel);
 
         #(#cfgs)*
-        impl #krate::Client for #client {
+        impl #krate::Client for #client #bounds {
             type View = #view;
 
             fn from_channel(channel: #krate::private::Channel) -> Self {
@@ -54,7 +55,7 @@ fn client(service: &Service) -> TokenStream {
 
         #(#cfgs)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
-        impl #client {
+        impl #client #bounds {
             #[doc = #connect_doc]
             ///
             /// # Errors
@@ -80,6 +81,7 @@ fn view(service: &Service) -> TokenStream {
     let view = format_ident!("{name}View");
     let doc = format!(" Calls of the [`{name}`] service whose results are read where they arrived.");
     let calls = methods.iter().map(|method| view_call(service, method));
+    let bounds = bounds(service);
     quote! {
         #(#cfgs)*
         #[doc = #doc]
@@ -88,7 +90,7 @@ fn view(service: &Service) -> TokenStream {
 
         #(#cfgs)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
-        impl #view {
+        impl #view #bounds {
             #(#calls)*
         }
     }
@@ -127,6 +129,10 @@ fn view_call(service: &Service, method: &Method) -> Option<TokenStream> {
         ),
     };
     Some(quote!(#head -> ::core::result::Result<#result> { self.0.#body }))
+}
+
+fn bounds(service: &Service) -> Option<TokenStream> {
+    schema::messages(service).map(|bounds| quote!(where #bounds))
 }
 
 /// Docs, attributes and signature up to the result.

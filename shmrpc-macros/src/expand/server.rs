@@ -15,6 +15,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let doc = format!(" Serves an implementation of [`{name}`].");
     let (method, request) = (local("method"), local("request"));
     let arms = methods.iter().map(|method| arm(service, method, &implementation, &request));
+    let messages = schema::messages(service);
     quote! {
         #(#cfgs)*
         #[doc = #doc]
@@ -43,6 +44,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         impl<#implementation> #krate::Service for #server<#implementation>
         where
             #implementation: #name + ::core::marker::Send + ::core::marker::Sync + 'static,
+            #messages
         {
             fn schema(&self) -> #krate::private::ServiceSchema {
                 <#client as #krate::Client>::schema()

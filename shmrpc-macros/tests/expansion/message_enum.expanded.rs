@@ -1,8 +1,8 @@
 #[automatically_derived]
 impl ::shmrpc::Schema for KvError
 where
-    String: ::shmrpc::Schema,
-    u64: ::shmrpc::Schema,
+    String: ::shmrpc::Message,
+    u64: ::shmrpc::Message,
 {
     const RECURSIVE: bool = ::shmrpc::Describe::any(
         &[<String as ::shmrpc::Schema>::RECURSIVE, <u64 as ::shmrpc::Schema>::RECURSIVE],
@@ -35,6 +35,12 @@ where
         );
     }
 }
+#[automatically_derived]
+impl ::shmrpc::Message for KvError
+where
+    String: ::shmrpc::Message,
+    u64: ::shmrpc::Message,
+{}
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum KvError {

@@ -1,5 +1,5 @@
 #[automatically_derived]
-impl<T: ::shmrpc::Schema> ::shmrpc::Schema for Tree<T> {
+impl<T: ::shmrpc::Message> ::shmrpc::Schema for Tree<T> {
     const RECURSIVE: bool = true;
     fn describe(to: &mut ::shmrpc::Describe) {
         to.structure::<
@@ -13,6 +13,11 @@ impl<T: ::shmrpc::Schema> ::shmrpc::Schema for Tree<T> {
         );
     }
 }
+#[automatically_derived]
+impl<T: ::shmrpc::Message> ::shmrpc::Message for Tree<T>
+where
+    Self: ::shmrpc::private::Wire,
+{}
 #[derive(
     ::shmrpc::private::rkyv::Archive,
     ::shmrpc::private::rkyv::Serialize,

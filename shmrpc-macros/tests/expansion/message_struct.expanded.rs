@@ -1,5 +1,5 @@
 #[automatically_derived]
-impl<T: ::shmrpc::Schema> ::shmrpc::Schema for Entry<T> {
+impl<T: ::shmrpc::Message> ::shmrpc::Schema for Entry<T> {
     const RECURSIVE: bool = ::shmrpc::Describe::any(
         &[
             <String as ::shmrpc::Schema>::RECURSIVE,
@@ -21,6 +21,11 @@ impl<T: ::shmrpc::Schema> ::shmrpc::Schema for Entry<T> {
         );
     }
 }
+#[automatically_derived]
+impl<T: ::shmrpc::Message> ::shmrpc::Message for Entry<T>
+where
+    Self: ::shmrpc::private::Wire,
+{}
 #[derive(
     ::shmrpc::private::rkyv::Archive,
     ::shmrpc::private::rkyv::Serialize,

@@ -20,7 +20,12 @@ pub trait Kv {
 /// Blocking client of the [`Kv`] service.
 #[derive(::core::clone::Clone, ::core::fmt::Debug)]
 pub struct KvClient(::shmrpc::private::Channel);
-impl ::shmrpc::Client for KvClient {
+impl ::shmrpc::Client for KvClient
+where
+    Entry: ::shmrpc::Message,
+    KvError: ::shmrpc::Message,
+    u64: ::shmrpc::Message,
+{
     type View = KvView;
     fn from_channel(channel: ::shmrpc::private::Channel) -> Self {
         Self(channel)
@@ -63,7 +68,12 @@ impl ::shmrpc::Client for KvClient {
     }
 }
 #[allow(dead_code, reason = "a program may use a part of a service")]
-impl KvClient {
+impl KvClient
+where
+    Entry: ::shmrpc::Message,
+    KvError: ::shmrpc::Message,
+    u64: ::shmrpc::Message,
+{
     /// Connects to the first of the comma-separated endpoints that serves [`Kv`].
     ///
     /// # Errors
@@ -154,7 +164,12 @@ impl KvClient {
 #[derive(::core::clone::Clone, ::core::fmt::Debug)]
 pub struct KvView(::shmrpc::private::Channel);
 #[allow(dead_code, reason = "a program may use a part of a service")]
-impl KvView {
+impl KvView
+where
+    Entry: ::shmrpc::Message,
+    KvError: ::shmrpc::Message,
+    u64: ::shmrpc::Message,
+{
     /// Reads an entry.
     #[inline]
     pub fn get(
@@ -245,6 +260,9 @@ impl<Implementation> ::core::fmt::Debug for KvServer<Implementation> {
 impl<Implementation> ::shmrpc::Service for KvServer<Implementation>
 where
     Implementation: Kv + ::core::marker::Send + ::core::marker::Sync + 'static,
+    Entry: ::shmrpc::Message,
+    KvError: ::shmrpc::Message,
+    u64: ::shmrpc::Message,
 {
     fn schema(&self) -> ::shmrpc::private::ServiceSchema {
         <KvClient as ::shmrpc::Client>::schema()

@@ -3,7 +3,7 @@
 mod types;
 
 use syn::meta::ParseNestedMeta;
-use syn::{Attribute, Token};
+use syn::{Attribute, Token, Type};
 
 use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant};
@@ -67,6 +67,13 @@ fn parameters(method: &Method, errors: &Errors) {
             );
         }
     }
+}
+
+/// Whether the rules have nothing to say against a type of a service; rustc may have.
+pub(crate) fn is_fine(ty: &Type) -> bool {
+    let errors = Errors::new();
+    Types { place: Place::Parameter, errors: &errors }.check(ty);
+    errors.finish().is_ok()
 }
 
 fn reply(reply: &Reply, errors: &Errors) {

@@ -3,7 +3,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Fields, WherePredicate, parse_quote};
+use syn::{Fields, Type, WherePredicate, parse_quote};
 
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
 use crate::syntax::wire_name;
@@ -122,12 +122,13 @@ fn is_message(message: &Message) -> TokenStream {
 
 /// `where T: Message` for each type that a service sends, on the type as the user wrote it. rustc says once for each
 /// place what does not hold, and assumes it from then on: so it names a type that is no message, and not every use of
-/// it. A predicate cannot have a `#[cfg]`, so methods that have one are left out.
-pub(crate) fn messages(service: &Service) -> Option<TokenStream> {
+/// it. A predicate cannot have a `#[cfg]`, so methods that have one are left out, and so are types that are not
+/// `asked` about.
+pub(crate) fn messages(service: &Service, asked: impl Fn(&Type) -> bool) -> Option<TokenStream> {
     let krate = &service.krate;
     let mut predicates: Vec<WherePredicate> = Vec::new();
     let always = service.methods.iter().filter(|method| method.cfgs.is_empty());
-    for ty in always.flat_map(Method::messages) {
+    for ty in always.flat_map(Method::messages).filter(|ty| asked(ty)) {
         let bound = on(ty.span(), quote!(: #krate::Message));
         let predicate = parse_quote!(#ty #bound);
         if !predicates.contains(&predicate) {

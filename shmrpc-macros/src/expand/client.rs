@@ -132,7 +132,7 @@ fn view_call(service: &Service, method: &Method) -> Option<TokenStream> {
 }
 
 fn bounds(service: &Service) -> Option<TokenStream> {
-    schema::messages(service).map(|bounds| quote!(where #bounds))
+    schema::messages(service, |_| true).map(|bounds| quote!(where #bounds))
 }
 
 /// Docs, attributes and signature up to the result.

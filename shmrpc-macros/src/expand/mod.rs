@@ -9,7 +9,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 use crate::errors::Errors;
-use crate::{args, check, parse};
+use crate::{args, check, parse, schema};
 
 /// All of `#[shmrpc::service]`.
 pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStream {
@@ -27,7 +27,18 @@ pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
         let server = server::expand(&service);
         quote!(#client #server)
     } else {
-        TokenStream::new()
+        // What rustc has to say of the other types comes in the same go.
+        let bounds = schema::messages(&service, check::is_fine);
+        let cfgs = &service.cfgs;
+        bounds.map_or(TokenStream::new(), |bounds| {
+            quote! {
+                #(#cfgs)*
+                const _: () = {
+                    #[allow(dead_code, reason = "only its bounds matter")]
+                    fn what_is_sent() where #bounds {}
+                };
+            }
+        })
     };
     quote!(#item #refused #generated)
 }

@@ -15,7 +15,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let doc = format!(" Serves an implementation of [`{name}`].");
     let (method, request) = (local("method"), local("request"));
     let arms = methods.iter().map(|method| arm(service, method, &implementation, &request));
-    let messages = schema::messages(service);
+    let messages = schema::messages(service, |_| true);
     quote! {
         #(#cfgs)*
         #[doc = #doc]

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+use kv_service::{KvClient, KvServer};
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -16,15 +17,12 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use command::Command;
-use service::{KvClient, KvServer};
 use shmrpc::ConnectError;
 use store::Store;
 
 mod private_dir;
 #[path = "kv/command.rs"]
 mod command;
-#[path = "kv/service.rs"]
-mod service;
 #[path = "kv/store.rs"]
 mod store;
 

@@ -7,19 +7,17 @@
 
 #![forbid(unsafe_code)]
 
+use kv_service::KvClient;
 use std::env;
 use std::error::Error;
 use std::process::ExitCode;
 
 use command::Command;
-use service::KvClient;
 
 #[path = "kv/command.rs"]
 mod command;
 #[path = "kv/endpoint.rs"]
 mod endpoint;
-#[path = "kv/service.rs"]
-mod service;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();

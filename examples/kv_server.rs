@@ -6,16 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+use kv_service::KvServer;
 use std::env;
 use std::process::ExitCode;
 
-use service::KvServer;
 use store::Store;
 
 #[path = "kv/endpoint.rs"]
 mod endpoint;
-#[path = "kv/service.rs"]
-mod service;
 #[path = "kv/store.rs"]
 mod store;
 

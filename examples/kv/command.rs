@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::service::{Entry, KvClient};
+use kv_service::{Entry, KvClient};
 
 /// What can be said.
 const USAGE: &str = "\

@@ -5,19 +5,19 @@ use shmrpc::prelude::*;
 /// A value under its key.
 #[derive(Debug, Clone, PartialEq)]
 #[shmrpc::message]
-pub(crate) struct Entry {
+pub struct Entry {
     /// Its key.
-    pub(crate) key: String,
+    pub key: String,
     /// Its value.
-    pub(crate) value: Vec<u8>,
+    pub value: Vec<u8>,
     /// Counts the changes of this key, from 1.
-    pub(crate) version: u64,
+    pub version: u64,
 }
 
 /// What can be wrong with a question.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[shmrpc::message]
-pub(crate) enum KvError {
+pub enum KvError {
     /// Nothing is stored under this key.
     #[error("no such key: {0}")]
     NotFound(String),
@@ -33,7 +33,7 @@ pub(crate) enum KvError {
 
 /// A key-value store whose values have versions.
 #[shmrpc::service]
-pub(crate) trait Kv {
+pub trait Kv {
     /// The value of a key.
     fn get(&self, key: &str) -> Result<Entry, KvError>;
     /// Sets a value; returns its version.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 use shmrpc::prelude::*;
 
-use crate::service::{Entry, Kv, KvError};
+use kv_service::{Entry, Kv, KvError};
 
 /// The values, by key.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 mod types;
 
 use syn::meta::ParseNestedMeta;
-use syn::{Attribute, Token, Type};
+use syn::{Attribute, Meta, Token, TraitItem, Type};
 
 use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant};
@@ -40,6 +40,28 @@ pub(crate) fn service(service: &Service, errors: &Errors) {
         }
         parameters(method, errors);
         reply(&method.reply, errors);
+    }
+    refuse_hidden_cfgs(&service.item.attrs, errors);
+    for item in &service.item.items {
+        if let TraitItem::Fn(function) = item {
+            refuse_hidden_cfgs(&function.attrs, errors);
+        }
+    }
+}
+
+/// A `#[cfg]` has to be repeated where the thing is used, and what `#[cfg_attr]` makes of itself cannot be seen here.
+fn refuse_hidden_cfgs(attrs: &[Attribute], errors: &Errors) {
+    let hides = |attr: &&Attribute| {
+        let Meta::List(list) = &attr.meta else { return false };
+        // The first `cfg` that counts stands behind the condition.
+        let mut tokens = list.tokens.clone().into_iter().skip_while(|token| token.to_string() != ",");
+        list.path.is_ident("cfg_attr") && tokens.any(|token| token.to_string() == "cfg")
+    };
+    for attr in attrs.iter().filter(hides) {
+        errors.refuse(
+            attr,
+            "write this `#[cfg(..)]` without `cfg_attr`: what that makes of itself cannot be seen here",
+        );
     }
 }
 
@@ -100,6 +122,10 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
     for attr in &message.item.attrs {
         item_attribute(attr, errors);
     }
+    refuse_hidden_cfgs(&message.item.attrs, errors);
+    for (_, field) in message.fields() {
+        refuse_hidden_cfgs(&field.attrs, errors);
+    }
     if let Shape::Enum(variants) = &message.shape {
         if variants.is_empty() {
             errors.refuse(&message.name, "an enum without variants has no values to send");
@@ -111,6 +137,7 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             );
         }
         for variant in variants {
+            refuse_hidden_cfgs(&variant.attrs, errors);
             for attr in variant.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
                 errors.refuse(attr, "`#[rkyv(..)]` goes on the whole message here");
             }

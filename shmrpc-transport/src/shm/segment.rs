@@ -41,6 +41,7 @@ struct Base {
     /// Word `id` holds the generation of the peer's block `id` that the owner released last. Written (Release) by
     /// whoever drops the message last, read (Acquire) by the peer when it needs memory.
     release: [Word; BLOCKS as usize],
+    /// Written by the owner: its side of each lane.
     lanes: [LaneSide; MAX_LANES as usize],
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod process;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,9 +18,24 @@ pub(crate) struct Place(PathBuf);
 
 impl Place {
     pub(crate) fn new() -> Self {
+        Self::inside(&std::env::temp_dir())
+    }
+
+    /// Where every user may go: in the temporary directory if it is such a place, else in `/tmp`.
+    pub(crate) fn open_to_all() -> Self {
+        let open = |path: &Path| {
+            path.ancestors().all(|folder| {
+                std::fs::metadata(folder).is_ok_and(|found| found.permissions().mode() & 0o001 != 0)
+            })
+        };
+        let temporary = std::env::temp_dir();
+        Self::inside(if open(&temporary) { &temporary } else { Path::new("/tmp") })
+    }
+
+    fn inside(folder: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("shmrpc-test-{}-{number}", std::process::id()));
+        let path = folder.join(format!("shmrpc-test-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }

@@ -9,7 +9,7 @@ use core::fmt;
 
 use rkyv::rancor::{Source, Trace};
 
-/// Something was refused, on this thread; [`Refusal::reason`] says what.
+/// Something was refused, on this thread.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal(());
 

@@ -29,7 +29,7 @@ pub(crate) struct Ladder {
 }
 
 /// Looks with a pause between them (about 25 ns each): at least in a crowd, at least, and at most.
-const SPINS: [u32; 3] = if cfg!(loom) { [0, 0, 0] } else { [1, 8, 64] };
+const SPINS: [u32; 3] = if cfg!(loom) { [0, 0, 0] } else { [1, 8, 128] };
 /// Time for turns of `sched_yield`, at least and at most.
 const PATIENCE: [Duration; 2] = if cfg!(loom) {
     [Duration::ZERO, Duration::ZERO]

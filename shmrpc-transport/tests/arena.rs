@@ -15,6 +15,7 @@ enum Step {
     Lend(usize),
     Release(usize),
     Reclaim,
+    Retire,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -25,6 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Lend),
         2 => any::<usize>().prop_map(Step::Release),
         1 => Just(Step::Reclaim),
+        1 => Just(Step::Retire),
     ]
 }
 
@@ -121,6 +123,16 @@ proptest! {
                     arena.reclaim(usize::MAX, |id| words.get(&id).copied().unwrap_or(0));
                     settle(&mut reference, &mut lent);
                     prop_assert_eq!(arena.lent(), lent.len());
+                }
+                Step::Retire => {
+                    arena.reclaim(usize::MAX, |id| words.get(&id).copied().unwrap_or(0));
+                    settle(&mut reference, &mut lent);
+                    for id in arena.retire() {
+                        prop_assert!(id != SEGMENTS[0].0, "the first segment stays");
+                        prop_assert!(reference.owners.keys().all(|(segment, _)| *segment != id), "{} is used", id);
+                        let (_, start, end) = SEGMENTS.into_iter().find(|(known, ..)| *known == id).unwrap();
+                        arena.add_segment(id, start, end);
+                    }
                 }
                 _ => {}
             }

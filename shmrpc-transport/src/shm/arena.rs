@@ -28,7 +28,10 @@ pub struct Arena {
 #[derive(Debug)]
 struct Segment {
     id: u32,
+    whole: Run,
     free: Vec<Run>,
+    /// Whether a block was taken since [`Arena::retire`] last looked.
+    used: bool,
 }
 
 /// `[start, end)` in bytes from the start of the segment.
@@ -57,7 +60,30 @@ impl Arena {
     /// Adds the bytes `[start, end)` of segment `id`.
     pub fn add_segment(&mut self, id: u32, start: u64, end: u64) {
         debug_assert!(start.is_multiple_of(UNIT) && end.is_multiple_of(UNIT) && start < end);
-        self.segments.push(Segment { id, free: vec![Run { start, end }] });
+        let whole = Run { start, end };
+        self.segments.push(Segment { id, whole, free: vec![whole], used: true });
+    }
+
+    /// Gives up the segments, other than the first, in which no block lies and none was taken since the last time.
+    /// Returns their ids.
+    pub fn retire(&mut self) -> Vec<u32> {
+        let mut retired = Vec::new();
+        let mut first = true;
+        self.segments.retain_mut(|segment| {
+            let keep = core::mem::take(&mut first)
+                || core::mem::take(&mut segment.used)
+                || segment.free != [segment.whole];
+            if !keep {
+                retired.push(segment.id);
+            }
+            keep
+        });
+        retired
+    }
+
+    /// Segments, the first included.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
     }
 
     /// Takes `bytes`, or `None` if no segment has as much in one run or all ids are in use.
@@ -129,6 +155,7 @@ impl Arena {
         for segment in &mut self.segments {
             let fits = |run: &Run| run.end - run.start >= size;
             let Some(at) = segment.free.iter().position(fits) else { continue };
+            segment.used = true;
             let run = segment.free.get_mut(at)?;
             let offset = run.start;
             run.start += size;

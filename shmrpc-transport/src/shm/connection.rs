@@ -5,13 +5,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::arena::Arena;
 use super::consumer::Consumer;
 use super::producer::Producer;
-use super::segment::{ARENA_OFFSET, BASE_LEN, MAX_LANES, Segment, Side};
+use super::segment::{MAX_LANES, Segment, Side};
 use crate::message::Pool;
 use crate::peers::PeerInfo;
 use crate::slot::{Header, Kind};
@@ -23,9 +23,12 @@ use crate::sys::watcher::{Next, Source, Token, Watcher};
 
 pub use self::blocks::BadBlock;
 pub(crate) use self::blocks::Encoded;
+pub use self::segments::Mapped;
+use self::segments::{Receiving, Sending};
 
 // unsafe: encodes into claimed slots and blocks; reads the blocks of the peer.
 mod blocks;
+mod segments;
 
 /// What the two sides agreed on.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +85,7 @@ pub struct Connection {
     own_base: Arc<Segment>,
     peer_base: Arc<Segment>,
     sending: Mutex<Sending>,
-    arrived: Mutex<Vec<Option<Arc<Segment>>>>,
+    receiving: Mutex<Receiving>,
     pool: Arc<Pool>,
     socket: Socket,
     send_order: Mutex<()>,
@@ -99,16 +102,6 @@ pub struct Connection {
     /// Where the end of the peer's process is watched for.
     mourner: OnceLock<Token>,
     events: Box<dyn Events>,
-}
-
-/// Memory that we send from.
-struct Sending {
-    arena: Arena,
-    segments: Vec<Arc<Segment>>,
-    /// Bytes of all segments.
-    bytes: u64,
-    /// Bytes that all segments may have.
-    cap: u64,
 }
 
 /// What a connection is made of, when the two sides have shaken hands.
@@ -129,22 +122,14 @@ impl Connection {
         let Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events } = parts;
         let own_base = Arc::new(own_base);
         let peer_base = Arc::new(peer_base);
-        let mut arena = Arena::default();
-        arena.add_segment(0, ARENA_OFFSET as u64, BASE_LEN as u64);
-        let sending = Sending {
-            arena,
-            segments: vec![Arc::clone(&own_base)],
-            bytes: BASE_LEN as u64,
-            cap: limits.send_max.saturating_mul(4).max(1 << 22),
-        };
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             process: Generation::current(),
             limits,
             peer,
             trusted,
-            sending: Mutex::new(sending),
-            arrived: Mutex::new(vec![Some(Arc::clone(&peer_base))]),
+            sending: Mutex::new(Sending::new(&own_base, limits.send_max)),
+            receiving: Mutex::new(Receiving::new(&peer_base, limits.receive_max)),
             own_base,
             peer_base,
             pool: Arc::default(),
@@ -293,7 +278,8 @@ impl Connection {
     fn handle(self: &Arc<Self>, frame: &Frame) -> Result<(), String> {
         let header = frame.header;
         match header.kind {
-            Kind::SegmentAdd => self.add_peer_segment(frame),
+            Kind::SegmentAdd => self.segment_added(frame),
+            Kind::SegmentRetire => self.segment_retired(header),
             Kind::LaneOpen | Kind::LaneReset if header.block >= MAX_LANES => {
                 Err(format!("no such lane: {}", header.block))
             }
@@ -326,24 +312,6 @@ impl Connection {
             Kind::Ping => Ok(()),
             other => Err(format!("{other:?} has no place on the socket")),
         }
-    }
-
-    fn add_peer_segment(&self, frame: &Frame) -> Result<(), String> {
-        let fd = self.reader.lock().take_descriptor().ok_or("a segment came without its descriptor")?;
-        let length = frame.payload.as_slice().try_into().map(u64::from_le_bytes);
-        let length = length.map_err(|_| "a segment came without its length")?;
-        let mut arrived = self.arrived.lock();
-        if arrived.len() >= MAX_SEGMENTS || arrived.len() != frame.header.block as usize {
-            return Err(format!("segment {} out of turn", frame.header.block));
-        }
-        let cap = self.limits.receive_max.saturating_mul(8).max(1 << 23);
-        let held: u64 = arrived.iter().flatten().map(|segment| segment.len() as u64).sum();
-        if length > cap.saturating_sub(held) {
-            return Err(format!("a segment of {length} bytes beside {held} is above {cap}"));
-        }
-        let segment = Segment::accept(fd, length).map_err(|error| error.to_string())?;
-        arrived.push(Some(Arc::new(segment)));
-        Ok(())
     }
 
     /// Handles all frames that have arrived. Ends the connection if the peer closed it or broke the protocol.
@@ -379,9 +347,6 @@ impl Connection {
         }
     }
 }
-
-/// Segments that one direction may have.
-const MAX_SEGMENTS: usize = 256;
 
 impl fmt::Debug for Connection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -425,6 +390,15 @@ struct Watched(Arc<Connection>);
 impl Source for Watched {
     fn fd(&self) -> BorrowedFd<'_> {
         self.0.socket.as_fd()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.0.death.get().is_some() { None } else { self.0.look_at() }
+    }
+
+    fn expired(&self) -> Next {
+        self.0.give_back();
+        Next::Keep
     }
 
     fn ready(&self) -> Next {

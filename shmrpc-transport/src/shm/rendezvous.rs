@@ -410,10 +410,11 @@ impl Source for Arriving {
         Some(self.deadline)
     }
 
-    fn expired(&self) {
+    fn expired(&self) -> Next {
         if let Some((socket, _)) = self.state.lock().take() {
             drop(refuse(&socket, "no hello came in time"));
         }
+        Next::Done
     }
 
     fn ready(&self) -> Next {

@@ -19,12 +19,14 @@ pub(crate) trait Source: Send + Sync {
     fn fd(&self) -> BorrowedFd<'_>;
     /// Reads all there is. Called on the watcher's thread, so it must not block.
     fn ready(&self) -> Next;
-    /// When to give up on it.
+    /// When [`Source::expired`] is due.
     fn deadline(&self) -> Option<Instant> {
         None
     }
-    /// The deadline has passed; the source is forgotten.
-    fn expired(&self) {}
+    /// The deadline has passed. Whoever stays has a later one then, or none.
+    fn expired(&self) -> Next {
+        Next::Done
+    }
 }
 
 /// What becomes of a source that was ready.
@@ -97,7 +99,7 @@ impl Watcher {
         sources.by_token.insert(token, source);
         drop(sources);
         if hurries {
-            self.wake.write(1)?;
+            self.hurry();
         }
         Ok(token)
     }
@@ -146,29 +148,33 @@ impl Watcher {
         }
     }
 
-    /// Gives up on whoever is late. Returns how long to sleep.
+    /// Tells whoever is late. Returns how long to sleep.
     fn expire(&self, now: Instant) -> EpollTimeout {
-        let mut late = Vec::new();
-        let mut next: Option<Duration> = None;
-        for (token, source) in &self.sources.lock().by_token {
-            match source.deadline() {
-                Some(deadline) if deadline <= now => late.push(*token),
-                Some(deadline) => {
-                    let left = deadline - now;
-                    next = Some(next.map_or(left, |next| next.min(left)));
-                }
-                None => {}
+        let due = |source: &Arc<dyn Source>| source.deadline().is_some_and(|deadline| deadline <= now);
+        let late: Vec<_> = self
+            .sources
+            .lock()
+            .by_token
+            .iter()
+            .filter(|(_, source)| due(source))
+            .map(|(token, source)| (*token, Arc::clone(source)))
+            .collect();
+        for (token, source) in late {
+            if let Next::Done = source.expired() {
+                self.unwatch(token);
             }
         }
-        for token in late {
-            let source = self.sources.lock().by_token.remove(&token);
-            if let Some(source) = source {
-                self.forget(&*source);
-                source.expired();
-            }
-        }
-        next.map_or(EpollTimeout::NONE, |left| {
-            EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)
+        let next = self.sources.lock().by_token.values().filter_map(|source| source.deadline()).min();
+        next.map_or(EpollTimeout::NONE, |next| {
+            let left = next.saturating_duration_since(now) + Duration::from_millis(1);
+            EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
         })
+    }
+
+    /// A source has a deadline now that it did not have before.
+    pub(crate) fn hurry(&self) {
+        if let Err(error) = self.wake.write(1) {
+            tracing::debug!(%error, "the watcher could not be woken");
+        }
     }
 }

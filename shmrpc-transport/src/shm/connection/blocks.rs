@@ -1,16 +1,15 @@
 //! Payloads of a connection: encoded into a slot or into a block of our arena, read from a slot or from the peer's.
 
-use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Connection, Death, MAX_SEGMENTS, Sending};
+use super::Connection;
 use crate::message::{Buffer, Encode, EncodeError, Grow, Loan, Message, encode};
 use crate::shm::arena::{BLOCKS, Block, UNIT};
 use crate::shm::segment::Segment;
-use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Kind, Slot};
+use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Slot};
 use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
 
@@ -98,16 +97,6 @@ impl Connection {
         Ok(())
     }
 
-    /// The peer's segment `id`. It was announced before the first slot that names it, so what the watcher has not read
-    /// yet lies in the socket.
-    fn segment(self: &Arc<Self>, id: u32) -> Option<Arc<Segment>> {
-        let known = || self.arrived.lock().get(id as usize).cloned().flatten();
-        known().or_else(|| {
-            self.read_frames();
-            known()
-        })
-    }
-
     /// Takes memory to send from, growing the arena by a segment if there is none.
     fn allocate(&self, bytes: u64) -> Result<Option<(Block, NonNull<u8>)>, EncodeError> {
         let mut sending = self.sending.lock();
@@ -120,46 +109,12 @@ impl Connection {
             block = sending.arena.allocate(bytes, released);
         }
         let Some(block) = block else { return Ok(None) };
-        let segment = sending.segments.get(block.segment as usize);
+        let segment = sending.segment(block.segment);
         let start = segment.and_then(|segment| segment.range(block.offset, block.capacity));
         match start {
             Some(start) => Ok(Some((block, start))),
             None => Err(EncodeError::NoMemory { cap: sending.cap }),
         }
-    }
-
-    /// Adds a segment with room for `bytes`. False if the cap leaves none.
-    fn grow_arena(&self, sending: &mut Sending, bytes: u64) -> Result<bool, EncodeError> {
-        let left = sending.cap.saturating_sub(sending.bytes);
-        let last = sending.segments.last().map_or(0, |segment| segment.len() as u64);
-        let wanted = bytes.checked_next_power_of_two().unwrap_or(bytes).max(last.saturating_mul(2));
-        let length = if wanted <= left { wanted } else { bytes.next_multiple_of(4096) };
-        if length > left || sending.segments.len() >= MAX_SEGMENTS {
-            return Ok(false);
-        }
-        let Ok(size) = usize::try_from(length) else { return Ok(false) };
-        let (segment, fd) = match Segment::create(size) {
-            Ok(made) => made,
-            Err(error) => {
-                tracing::warn!(%error, "the arena cannot grow");
-                return Ok(false);
-            }
-        };
-        let id = u32::try_from(sending.segments.len()).unwrap_or(u32::MAX);
-        let mut header = Header::new(Kind::SegmentAdd);
-        header.block = id;
-        let order = self.send_order.lock();
-        let sent = self.socket.send(header, &length.to_le_bytes(), &[fd.as_raw_fd()]);
-        drop(order);
-        if let Err(error) = sent {
-            self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
-            return Err(EncodeError::NoMemory { cap: sending.cap });
-        }
-        tracing::debug!(segment = id, length, "arena grown");
-        sending.arena.add_segment(id, 0, length);
-        sending.bytes += length;
-        sending.segments.push(Arc::new(segment));
-        Ok(true)
     }
 }
 

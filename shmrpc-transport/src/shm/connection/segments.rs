@@ -1,0 +1,229 @@
+//! The segments of a connection beyond the base: ours are made when the arena needs room and given back when it has
+//! not needed them for a while; the peer's come and go as it says.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::{Connection, Death};
+use crate::message::EncodeError;
+use crate::shm::arena::Arena;
+use crate::shm::segment::{ARENA_OFFSET, BASE_LEN, Segment};
+use crate::slot::{Header, Kind};
+use crate::sys::socket::Frame;
+use crate::sys::watcher::Watcher;
+
+/// Segments that one direction may have.
+const MAX_SEGMENTS: usize = 256;
+/// How often the arena is looked at for segments that nobody needs, at first; twice as long each time that there are
+/// none, up to the second. A segment goes that was not used from one look to the next.
+const REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(64)];
+
+/// Memory that we send from.
+pub(super) struct Sending {
+    pub(super) arena: Arena,
+    /// What is mapped, by id. Ids are not used again, so that a late slot cannot name a new segment by an old id.
+    segments: BTreeMap<u32, Arc<Segment>>,
+    next: u32,
+    /// Bytes of the segments that we gave up and the peer has not yet.
+    leaving: BTreeMap<u32, u64>,
+    /// Bytes of all of them.
+    bytes: u64,
+    /// Bytes that they may have.
+    pub(super) cap: u64,
+    /// When to look for segments that nobody needs, if there are any but the base.
+    look_at: Option<Instant>,
+    rest: Duration,
+}
+
+/// Memory of the peer that we read.
+pub(super) struct Receiving {
+    segments: BTreeMap<u32, Arc<Segment>>,
+    next: u32,
+    /// Given up by the peer; mapped as long as a message lies in them.
+    left: Vec<Weak<Segment>>,
+    cap: u64,
+}
+
+/// Bytes of memory that the two sides of a connection have mapped for messages, base segments included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapped {
+    /// Ours, which the peer reads; also what we gave up and the peer has not yet.
+    pub sending: u64,
+    /// The peer's, which we read.
+    pub receiving: u64,
+}
+
+impl Sending {
+    pub(super) fn new(base: &Arc<Segment>, max_message: u64) -> Self {
+        let mut arena = Arena::default();
+        arena.add_segment(0, ARENA_OFFSET as u64, BASE_LEN as u64);
+        Self {
+            arena,
+            segments: BTreeMap::from([(0, Arc::clone(base))]),
+            next: 1,
+            leaving: BTreeMap::new(),
+            bytes: BASE_LEN as u64,
+            cap: max_message.saturating_mul(4).max(1 << 22),
+            look_at: None,
+            rest: REST[0],
+        }
+    }
+
+    pub(super) fn segment(&self, id: u32) -> Option<&Segment> {
+        self.segments.get(&id).map(|segment| &**segment)
+    }
+}
+
+impl Receiving {
+    pub(super) fn new(base: &Arc<Segment>, max_message: u64) -> Self {
+        Self {
+            segments: BTreeMap::from([(0, Arc::clone(base))]),
+            next: 1,
+            left: Vec::new(),
+            cap: max_message.saturating_mul(8).max(1 << 23),
+        }
+    }
+
+    /// Bytes that are mapped now.
+    fn bytes(&mut self) -> u64 {
+        self.left.retain(|segment| segment.strong_count() > 0);
+        let left = self.left.iter().filter_map(Weak::upgrade);
+        self.segments.values().cloned().chain(left).map(|segment| segment.len() as u64).sum()
+    }
+
+    fn count(&self) -> usize {
+        self.segments.len() + self.left.len()
+    }
+}
+
+impl Connection {
+    /// What is mapped for messages now.
+    pub fn mapped(&self) -> Mapped {
+        Mapped { sending: self.sending.lock().bytes, receiving: self.receiving.lock().bytes() }
+    }
+
+    /// Gives back the segments of our arena that were not used since the last call. The watcher calls this some
+    /// seconds after the arena grew, and again until it is as small as it was.
+    pub fn give_back(&self) {
+        let mut sending = self.sending.lock();
+        let released = |id| self.peer_base.release_word(id).map_or(0, |word| word.load(Ordering::Acquire));
+        sending.arena.reclaim(usize::MAX, released);
+        let retired = sending.arena.retire();
+        for id in &retired {
+            if let Some(segment) = sending.segments.remove(id) {
+                sending.leaving.insert(*id, segment.len() as u64);
+            }
+        }
+        let [first, longest] = REST;
+        sending.rest = if retired.is_empty() { (sending.rest * 2).min(longest) } else { first };
+        sending.look_at = (sending.arena.segments() > 1).then(|| Instant::now() + sending.rest);
+        drop(sending);
+        for id in retired {
+            tracing::debug!(segment = id, "arena shrunk");
+            let mut header = Header::new(Kind::SegmentRetire);
+            header.block = id;
+            self.tell(header);
+        }
+    }
+
+    /// When [`Connection::give_back`] is due.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.sending.lock().look_at
+    }
+
+    /// The peer's segment `id`. It was announced before the first slot that names it, so what the watcher has not read
+    /// yet lies in the socket.
+    pub(super) fn segment(self: &Arc<Self>, id: u32) -> Option<Arc<Segment>> {
+        let known = || self.receiving.lock().segments.get(&id).cloned();
+        known().or_else(|| {
+            self.read_frames();
+            known()
+        })
+    }
+
+    /// Adds a segment with room for `bytes`. False if the cap leaves none.
+    pub(super) fn grow_arena(&self, sending: &mut Sending, bytes: u64) -> Result<bool, EncodeError> {
+        let left = sending.cap.saturating_sub(sending.bytes);
+        let last = sending.segments.values().next_back().map_or(0, |segment| segment.len() as u64);
+        let wanted = bytes.checked_next_power_of_two().unwrap_or(bytes).max(last.saturating_mul(2));
+        let length = if wanted <= left { wanted } else { bytes.next_multiple_of(4096) };
+        if length > left || sending.segments.len() + sending.leaving.len() >= MAX_SEGMENTS {
+            return Ok(false);
+        }
+        let Ok(size) = usize::try_from(length) else { return Ok(false) };
+        let (segment, fd) = match Segment::create(size) {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::warn!(%error, "the arena cannot grow");
+                return Ok(false);
+            }
+        };
+        let id = sending.next;
+        let mut header = Header::new(Kind::SegmentAdd);
+        header.block = id;
+        let order = self.send_order.lock();
+        let sent = self.socket.send(header, &length.to_le_bytes(), &[fd.as_raw_fd()]);
+        drop(order);
+        if let Err(error) = sent {
+            self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
+            return Err(EncodeError::NoMemory { cap: sending.cap });
+        }
+        tracing::debug!(segment = id, length, "arena grown");
+        sending.next = id.wrapping_add(1);
+        sending.arena.add_segment(id, 0, length);
+        sending.bytes += length;
+        sending.segments.insert(id, Arc::new(segment));
+        sending.rest = REST[0];
+        if sending.look_at.is_none() {
+            sending.look_at = Some(Instant::now() + sending.rest);
+            if let Ok(watcher) = Watcher::get() {
+                watcher.hurry();
+            }
+        }
+        Ok(true)
+    }
+
+    /// The peer has one more segment.
+    pub(super) fn segment_added(&self, frame: &Frame) -> Result<(), String> {
+        let fd = self.reader.lock().take_descriptor().ok_or("a segment came without its descriptor")?;
+        let length = frame.payload.as_slice().try_into().map(u64::from_le_bytes);
+        let length = length.map_err(|_| "a segment came without its length")?;
+        let mut receiving = self.receiving.lock();
+        let (held, cap) = (receiving.bytes(), receiving.cap);
+        if receiving.count() >= MAX_SEGMENTS || receiving.next != frame.header.block {
+            return Err(format!("segment {} out of turn", frame.header.block));
+        }
+        if length > cap.saturating_sub(held) {
+            return Err(format!("a segment of {length} bytes beside {held} is above {cap}"));
+        }
+        let segment = Segment::accept(fd, length).map_err(|error| error.to_string())?;
+        let id = receiving.next;
+        receiving.next = id.wrapping_add(1);
+        receiving.segments.insert(id, Arc::new(segment));
+        Ok(())
+    }
+
+    /// The peer gives a segment up, or agrees that we do.
+    pub(super) fn segment_retired(&self, header: Header) -> Result<(), String> {
+        let id = header.block;
+        let unknown = || format!("segment {id} cannot be retired: there is none");
+        if header.call_id == 0 {
+            let mut receiving = self.receiving.lock();
+            let segment = if id == 0 { None } else { receiving.segments.remove(&id) };
+            let segment = segment.ok_or_else(unknown)?;
+            receiving.left.push(Arc::downgrade(&segment));
+            drop(receiving);
+            // Unmapped here, unless a message lies in it.
+            drop(segment);
+            self.tell(Header { call_id: 1, ..header });
+        } else {
+            let mut sending = self.sending.lock();
+            let bytes = sending.leaving.remove(&id).ok_or_else(unknown)?;
+            sending.bytes -= bytes;
+        }
+        Ok(())
+    }
+}

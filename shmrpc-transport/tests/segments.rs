@@ -1,0 +1,169 @@
+//! Memory comes and goes: an arena grows for a burst, and what it no longer needs goes back to the system on both sides.
+#![cfg(not(loom))]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shmrpc_transport::peers::PeerInfo;
+use shmrpc_transport::shm::callers::Callers;
+use shmrpc_transport::shm::connection::{Connection, Events, Mapped};
+use shmrpc_transport::shm::lane::{Incoming, Outgoing, Reply, ServingLane};
+use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy, connect};
+use shmrpc_transport::slot::Kind;
+use shmrpc_transport::sys::futex::Until;
+
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Answers every vector with itself.
+struct Echo(Mutex<Sender<Arc<Connection>>>);
+
+impl Host for Echo {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+        Ok((Vec::new(), Box::new(Lanes)))
+    }
+    fn connected(&self, connection: &Arc<Connection>) {
+        self.0.lock().unwrap().send(Arc::clone(connection)).unwrap();
+    }
+}
+
+struct Lanes;
+
+impl Events for Lanes {
+    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> bool {
+        let mut lane = ServingLane::new(connection, lane).unwrap();
+        thread::spawn(move || {
+            let mut incoming = Incoming::empty();
+            while lane.next(&mut incoming) {
+                let bytes = incoming.message.access::<Vec<u8>>().unwrap().as_slice().to_vec();
+                incoming.message.clear();
+                lane.reply(incoming.call_id, Kind::Reply, &bytes, false).unwrap();
+                lane.finish();
+            }
+        });
+        true
+    }
+    fn closed(&self, _: &Connection) {}
+}
+
+struct Pair {
+    client: Arc<Connection>,
+    server: Arc<Connection>,
+    callers: Callers,
+    _listener: Listener,
+    folder: PathBuf,
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Pair {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("shmrpc-test-{}-{name}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("s");
+        let (sender, connections): (_, Receiver<Arc<Connection>>) = channel();
+        let listener = Listener::bind(&path, Policy::default(), Arc::new(Echo(Mutex::new(sender)))).unwrap();
+        let met = connect(&path, &Policy::default(), &[], BOUND, Box::new(Lanes)).unwrap();
+        let server = connections.recv_timeout(BOUND).unwrap();
+        let callers = Callers::new(Arc::clone(&met.connection));
+        Self { client: met.connection, server, callers, _listener: listener, folder }
+    }
+
+    /// A vector there and back. The reply is still where it arrived.
+    fn echo(&self, length: usize) -> Reply {
+        let value = vec![7_u8; length];
+        let mut reply = Reply::empty();
+        let mut until = Until::after(BOUND);
+        let mut lease = self.callers.lease(&mut until).unwrap();
+        let request = Outgoing { method: 0, value: &value, recursive: false };
+        lease.lane().call(request, 0, &mut reply, &mut until).unwrap();
+        lease.end();
+        assert_eq!(reply.message.access::<Vec<u8>>().unwrap().as_slice(), value);
+        reply
+    }
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + BOUND;
+    while !holds() {
+        assert!(Instant::now() < end, "never came: {what}");
+        thread::yield_now();
+    }
+}
+
+/// Looks twice, so that what was used before the first look is not spared.
+fn give_back(connection: &Connection) {
+    connection.give_back();
+    connection.give_back();
+}
+
+#[test]
+fn what_a_burst_needed_goes_back_on_both_sides() {
+    let pair = Pair::new("burst");
+    let at_rest = pair.client.mapped();
+    assert_eq!(at_rest, pair.server.mapped());
+    drop(pair.echo(9_000_000));
+    let grown = pair.client.mapped();
+    assert!(grown.sending > at_rest.sending + 9_000_000 && grown.receiving > at_rest.receiving + 9_000_000);
+
+    give_back(&pair.client);
+    until("the server agreed", || pair.client.mapped().sending == at_rest.sending);
+    assert_eq!(pair.server.mapped().receiving, at_rest.receiving);
+    give_back(&pair.server);
+    until("the client agreed", || pair.server.mapped() == at_rest);
+    assert_eq!(pair.client.mapped(), at_rest);
+    assert_eq!(pair.client.death(), None);
+
+    drop(pair.echo(9_000_000));
+    assert_eq!(pair.client.mapped(), grown);
+}
+
+#[test]
+fn what_is_in_use_stays() {
+    let pair = Pair::new("used");
+    let at_rest = pair.server.mapped();
+    let held = pair.echo(3_000_000);
+    assert!(held.message.is_in_place());
+    let grown: Mapped = pair.server.mapped();
+    give_back(&pair.server);
+    assert_eq!(pair.server.mapped().sending, grown.sending);
+    assert_eq!(held.message.access::<Vec<u8>>().unwrap().as_slice(), vec![7; 3_000_000]);
+    drop(held);
+    // Used since the last look, that is: taken. It was not.
+    give_back(&pair.server);
+    until("the client agreed", || pair.server.mapped().sending == at_rest.sending);
+    // One that is used between two looks stays, too.
+    pair.client.give_back();
+    drop(pair.echo(3_000_000));
+    pair.client.give_back();
+    assert!(pair.client.mapped().sending > at_rest.sending);
+}
+
+#[test]
+fn segments_may_come_and_go_for_ever() {
+    let pair = Pair::new("ever");
+    let at_rest = pair.client.mapped();
+    for _ in 0..260 {
+        drop(pair.echo(1_050_000));
+        for side in [&pair.client, &pair.server] {
+            give_back(side);
+        }
+        until("both agreed", || pair.client.mapped() == at_rest && pair.server.mapped() == at_rest);
+    }
+}
+
+/// The watcher looks by itself, some seconds later.
+#[test]
+fn nobody_has_to_ask() {
+    let pair = Pair::new("alone");
+    let at_rest = pair.client.mapped();
+    drop(pair.echo(2_000_000));
+    until("all is back", || pair.client.mapped() == at_rest && pair.server.mapped() == at_rest);
+}

@@ -85,6 +85,9 @@ pub struct Connection {
     own_base: Arc<Segment>,
     peer_base: Arc<Segment>,
     sending: Mutex<Sending>,
+    /// When to look for segments of ours that nobody needs. Not behind the lock of `sending`: the watcher asks for it
+    /// while it holds its own lock, and whoever has that one may wait for the watcher's.
+    look_at: Mutex<Option<Instant>>,
     receiving: Mutex<Receiving>,
     pool: Arc<Pool>,
     socket: Socket,
@@ -129,6 +132,7 @@ impl Connection {
             peer,
             trusted,
             sending: Mutex::new(Sending::new(&own_base, limits.send_max)),
+            look_at: Mutex::default(),
             receiving: Mutex::new(Receiving::new(&peer_base, limits.receive_max)),
             own_base,
             peer_base,
@@ -393,7 +397,7 @@ impl Source for Watched {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.0.death.get().is_some() { None } else { self.0.look_at() }
+        if self.0.death.get().is_some() { None } else { *self.0.look_at.lock() }
     }
 
     fn expired(&self) -> Next {

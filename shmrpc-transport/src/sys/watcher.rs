@@ -19,7 +19,8 @@ pub(crate) trait Source: Send + Sync {
     fn fd(&self) -> BorrowedFd<'_>;
     /// Reads all there is. Called on the watcher's thread, so it must not block.
     fn ready(&self) -> Next;
-    /// When [`Source::expired`] is due.
+    /// When [`Source::expired`] is due. Asked while the watcher holds its lock: it must not wait for anybody who may
+    /// wait for the watcher.
     fn deadline(&self) -> Option<Instant> {
         None
     }
@@ -121,7 +122,7 @@ impl Watcher {
     fn run(&self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let count = match self.epoll.wait(&mut events, self.expire(Instant::now())) {
+            let count = match self.epoll.wait(&mut events, self.expire()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 Err(error) => {
@@ -149,26 +150,29 @@ impl Watcher {
     }
 
     /// Tells whoever is late. Returns how long to sleep.
-    fn expire(&self, now: Instant) -> EpollTimeout {
-        let due = |source: &Arc<dyn Source>| source.deadline().is_some_and(|deadline| deadline <= now);
-        let late: Vec<_> = self
-            .sources
-            .lock()
-            .by_token
-            .iter()
-            .filter(|(_, source)| due(source))
-            .map(|(token, source)| (*token, Arc::clone(source)))
-            .collect();
-        for (token, source) in late {
-            if let Next::Done = source.expired() {
-                self.unwatch(token);
+    fn expire(&self) -> EpollTimeout {
+        loop {
+            let now = Instant::now();
+            let (mut late, mut next) = (Vec::new(), None);
+            for (token, source) in &self.sources.lock().by_token {
+                match source.deadline() {
+                    Some(deadline) if deadline <= now => late.push((*token, Arc::clone(source))),
+                    Some(deadline) => next = Some(next.map_or(deadline, |next: Instant| next.min(deadline))),
+                    None => {}
+                }
+            }
+            if late.is_empty() {
+                return next.map_or(EpollTimeout::NONE, |next| {
+                    let left = next - now + Duration::from_millis(1);
+                    EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+                });
+            }
+            for (token, source) in late {
+                if let Next::Done = source.expired() {
+                    self.unwatch(token);
+                }
             }
         }
-        let next = self.sources.lock().by_token.values().filter_map(|source| source.deadline()).min();
-        next.map_or(EpollTimeout::NONE, |next| {
-            let left = next.saturating_duration_since(now) + Duration::from_millis(1);
-            EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
-        })
     }
 
     /// A source has a deadline now that it did not have before.

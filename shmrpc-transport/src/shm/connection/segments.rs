@@ -33,8 +33,7 @@ pub(super) struct Sending {
     bytes: u64,
     /// Bytes that they may have.
     pub(super) cap: u64,
-    /// When to look for segments that nobody needs, if there are any but the base.
-    look_at: Option<Instant>,
+    /// How long the next look is put off.
     rest: Duration,
 }
 
@@ -67,7 +66,6 @@ impl Sending {
             leaving: BTreeMap::new(),
             bytes: BASE_LEN as u64,
             cap: max_message.saturating_mul(4).max(1 << 22),
-            look_at: None,
             rest: REST[0],
         }
     }
@@ -119,7 +117,7 @@ impl Connection {
         }
         let [first, longest] = REST;
         sending.rest = if retired.is_empty() { (sending.rest * 2).min(longest) } else { first };
-        sending.look_at = (sending.arena.segments() > 1).then(|| Instant::now() + sending.rest);
+        *self.look_at.lock() = (sending.arena.segments() > 1).then(|| Instant::now() + sending.rest);
         drop(sending);
         for id in retired {
             tracing::debug!(segment = id, "arena shrunk");
@@ -127,11 +125,6 @@ impl Connection {
             header.block = id;
             self.tell(header);
         }
-    }
-
-    /// When [`Connection::give_back`] is due.
-    pub(super) fn look_at(&self) -> Option<Instant> {
-        self.sending.lock().look_at
     }
 
     /// The peer's segment `id`. It was announced before the first slot that names it, so what the watcher has not read
@@ -177,8 +170,10 @@ impl Connection {
         sending.bytes += length;
         sending.segments.insert(id, Arc::new(segment));
         sending.rest = REST[0];
-        if sending.look_at.is_none() {
-            sending.look_at = Some(Instant::now() + sending.rest);
+        let mut look_at = self.look_at.lock();
+        if look_at.is_none() {
+            *look_at = Some(Instant::now() + sending.rest);
+            drop(look_at);
             if let Ok(watcher) = Watcher::get() {
                 watcher.hurry();
             }
@@ -225,5 +220,42 @@ impl Connection {
             sending.bytes -= bytes;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::PeerInfo;
+    use crate::shm::connection::Events;
+    use crate::shm::rendezvous::{Host, Listener, Policy, connect};
+
+    struct Silent;
+
+    impl Host for Silent {
+        fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+            Ok((Vec::new(), Box::new(Silent)))
+        }
+        fn connected(&self, _: &Arc<Connection>) {}
+    }
+
+    impl Events for Silent {
+        fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> bool {
+            false
+        }
+        fn closed(&self, _: &Connection) {}
+    }
+
+    /// Whoever grows the arena may wait for the watcher: to be told that the peer is gone, say.
+    #[test]
+    fn the_watcher_does_not_wait_for_an_arena() {
+        let path = std::env::temp_dir().join(format!("shmrpc-test-{}-arena", std::process::id()));
+        let _listener = Listener::bind(&path, Policy::default(), Arc::new(Silent)).unwrap();
+        let join = || connect(&path, &Policy::default(), &[], Duration::from_secs(30), Box::new(Silent));
+        let first = join().unwrap().connection;
+        let growing = first.sending.lock();
+        // The watcher lets another one in, and before that it asks everybody for their deadlines.
+        assert!(join().is_ok());
+        drop(growing);
     }
 }

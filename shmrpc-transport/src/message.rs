@@ -91,16 +91,6 @@ enum Elsewhere {
     InPlace(Box<dyn Loan>),
 }
 
-impl Elsewhere {
-    fn start(&self) -> *const u8 {
-        match self {
-            Self::Nowhere => core::ptr::null(),
-            Self::Copied(copied) => copied.as_ptr(),
-            Self::InPlace(loan) => loan.bytes().0,
-        }
-    }
-}
-
 /// Aligned for every primitive that rkyv archives.
 #[repr(C, align(16))]
 struct Aligned<T>(T);
@@ -167,14 +157,9 @@ impl Message {
     #[inline(always)]
     pub fn clear(&mut self) {
         self.length = 0;
-        if !self.is_inline() {
+        if !matches!(self.elsewhere, Elsewhere::Nowhere) {
             self.elsewhere = Elsewhere::Nowhere;
         }
-    }
-
-    #[inline(always)]
-    fn is_inline(&self) -> bool {
-        matches!(self.elsewhere, Elsewhere::Nowhere)
     }
 
     /// Payload bytes.
@@ -194,7 +179,11 @@ impl Message {
 
     #[inline(always)]
     fn bytes(&self) -> &[u8] {
-        let start = if self.is_inline() { self.words.0.as_ptr().cast() } else { self.elsewhere.start() };
+        let start = match &self.elsewhere {
+            Elsewhere::Nowhere => self.words.0.as_ptr().cast(),
+            Elsewhere::Copied(copied) => copied.as_ptr(),
+            Elsewhere::InPlace(loan) => loan.bytes().0,
+        };
         // SAFETY: inline: `length` is clamped to the words; copied: the buffer holds `length` initialised bytes;
         // in place: the loan's promise, and the peer is trusted not to write while we read.
         unsafe { core::slice::from_raw_parts(start, self.length) }

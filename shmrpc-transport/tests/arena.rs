@@ -163,3 +163,21 @@ fn ids_are_bounded() {
     assert!(arena.allocate(1, |_| 0).is_none());
     assert!(arena.allocate(u64::MAX, |_| 0).is_none());
 }
+
+#[test]
+fn what_was_used_since_the_last_look_is_not_retired() {
+    let mut arena = Arena::default();
+    arena.add_segment(0, 0, UNIT);
+    arena.add_segment(1, 0, UNIT * 10);
+    assert_eq!(arena.retire(), [0; 0], "new");
+    let block = arena.allocate(UNIT * 2, |_| 0).unwrap();
+    assert_eq!(arena.retire(), [0; 0], "used, and in use");
+    assert_eq!(arena.retire(), [0; 0], "in use");
+    arena.free(block);
+    let block = arena.allocate(UNIT * 2, |_| 0).unwrap();
+    arena.free(block);
+    assert_eq!(arena.retire(), [0; 0], "used");
+    assert_eq!(arena.retire(), [1]);
+    assert_eq!(arena.retire(), [0; 0], "the first stays");
+    assert_eq!(arena.segments(), 1);
+}

@@ -1,4 +1,5 @@
-//! Memory comes and goes: an arena grows for a burst, and what it no longer needs goes back to the system on both sides.
+//! A connection over time. Memory comes and goes: an arena grows for a burst, and what it no longer needs goes back to
+//! the system on both sides. And a server that drains is believed at once.
 #![cfg(not(loom))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -9,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use shmrpc_transport::peers::PeerInfo;
-use shmrpc_transport::shm::callers::Callers;
+use shmrpc_transport::shm::callers::{Callers, NoLane};
 use shmrpc_transport::shm::connection::{Connection, Events, Mapped};
 use shmrpc_transport::shm::lane::{Incoming, Outgoing, Reply, ServingLane};
 use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy, connect};
@@ -136,14 +137,22 @@ fn what_is_in_use_stays() {
     assert_eq!(pair.server.mapped().sending, grown.sending);
     assert_eq!(held.message.access::<Vec<u8>>().unwrap().as_slice(), vec![7; 3_000_000]);
     drop(held);
-    // Used since the last look, that is: taken. It was not.
     give_back(&pair.server);
     until("the client agreed", || pair.server.mapped().sending == at_rest.sending);
-    // One that is used between two looks stays, too.
-    pair.client.give_back();
-    drop(pair.echo(3_000_000));
-    pair.client.give_back();
-    assert!(pair.client.mapped().sending > at_rest.sending);
+}
+
+#[test]
+fn a_free_lane_of_a_draining_server_is_not_lent() {
+    let pair = Pair::new("drain");
+    drop(pair.echo(10));
+    pair.server.drain();
+    until("the client heard of it", || pair.client.is_going_away());
+    let refused = pair.callers.lease(&mut Until::after(BOUND)).unwrap_err();
+    assert!(
+        matches!(&*refused, NoLane::Dead(death) if death.reason.contains("shutting down")),
+        "{refused:?}"
+    );
+    assert_eq!(pair.client.death(), None);
 }
 
 #[test]

@@ -149,6 +149,12 @@ impl Message {
         // SAFETY: the loan keeps `length` readable bytes at `from`; the buffer has room for as many, and is ours.
         // A peer that writes meanwhile garbles the copy only, which is validated afterwards.
         unsafe { core::ptr::copy_nonoverlapping(from, copied.as_mut_ptr(), length) };
+        #[cfg(feature = "instrument")]
+        if let Some(memory) = crate::sync::instrument::memory() {
+            // SAFETY: the copy above has just initialised `length` bytes of the buffer, which is ours alone.
+            memory
+                .copied(from.addr(), unsafe { core::slice::from_raw_parts_mut(copied.as_mut_ptr(), length) });
+        }
         drop(loan);
         self.elsewhere = Elsewhere::Copied(copied);
     }

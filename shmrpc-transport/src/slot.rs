@@ -10,7 +10,7 @@
 //! All numbers are little-endian. A stream frame has the same 24 bytes of header, with zero for the stamp, and then
 //! `length` bytes of payload. ARCHITECTURE.md is the page that this file follows.
 
-use crate::sync::{Ordering, Wide, Word};
+use crate::sync::{Ordering, Wide, Word, published};
 
 /// Slots in one ring. A power of two.
 pub const SLOTS: u32 = if cfg!(loom) { 2 } else { 128 };
@@ -278,6 +278,7 @@ impl Slot {
         self.room.store(header.room(), Ordering::Relaxed);
         // Release: pairs with the Acquire load of the stamp in `Consumer::wait`.
         self.stamp.store(stamp, Ordering::Release);
+        published();
     }
 
     /// Where the payload is written by whoever holds the claim of this slot.

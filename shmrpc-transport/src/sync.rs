@@ -3,7 +3,10 @@
 //! Every shared word is a [`Word`] (32 bits) or a [`Wide`] (64 bits). They offer single loads, single stores and
 //! one fence, nothing else: no word has two writers, so no read-modify-write is ever needed. Under `cfg(loom)` the
 //! same names are loom's atomics, and a futex is modelled by a queue beside the word, so that a lost wake-up shows
-//! as a deadlock.
+//! as a deadlock. With the feature `instrument`, tests put a memory of their own behind them.
+
+#[cfg(feature = "instrument")]
+pub mod instrument;
 
 pub(crate) use core::sync::atomic::Ordering;
 
@@ -29,12 +32,18 @@ impl Word {
     /// Reads the word once.
     #[inline(always)]
     pub fn load(&self, order: Ordering) -> u32 {
-        self.value.load(order)
+        let value = self.value.load(order);
+        #[cfg(feature = "instrument")]
+        #[expect(clippy::cast_possible_truncation, reason = "a word has 32 bits")]
+        let value = observed(self, value.into()) as u32;
+        value
     }
 
     /// Writes the word once.
     #[inline(always)]
     pub fn store(&self, value: u32, order: Ordering) {
+        #[cfg(feature = "instrument")]
+        announce(self, value.into());
         self.value.store(value, order);
     }
 
@@ -74,13 +83,39 @@ impl Wide {
     /// Reads the word once.
     #[inline(always)]
     pub fn load(&self, order: Ordering) -> u64 {
-        self.value.load(order)
+        let value = self.value.load(order);
+        #[cfg(feature = "instrument")]
+        let value = observed(self, value);
+        value
     }
 
     /// Writes the word once.
     #[inline(always)]
     pub fn store(&self, value: u64, order: Ordering) {
+        #[cfg(feature = "instrument")]
+        announce(self, value);
         self.value.store(value, order);
+    }
+}
+
+#[cfg(feature = "instrument")]
+fn observed<T>(word: &T, value: u64) -> u64 {
+    instrument::memory().map_or(value, |memory| memory.loaded(core::ptr::from_ref(word).addr(), value))
+}
+
+#[cfg(feature = "instrument")]
+fn announce<T>(word: &T, value: u64) {
+    if let Some(memory) = instrument::memory() {
+        memory.storing(core::ptr::from_ref(word).addr(), value);
+    }
+}
+
+/// A message has been published. Nothing but for tests.
+#[inline(always)]
+pub(crate) fn published() {
+    #[cfg(feature = "instrument")]
+    if let Some(memory) = instrument::memory() {
+        memory.published();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Child processes of the tests: the test program again, with a test's name and an endpoint in the environment.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
@@ -31,9 +32,15 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(part: &str, place: &Place) -> Self {
+        Self::start_with(part, place, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) fn start_with(part: &str, place: &Place, environment: &[(&str, &OsStr)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", part, "--nocapture"])
             .env(ENDPOINT, place.endpoint())
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -44,14 +51,25 @@ impl Process {
 
     /// Waits until the child says this word.
     pub(crate) fn says(&mut self, word: &str) {
+        assert!(self.says_or_ends(word), "the child ended without saying {word:?}");
+    }
+
+    /// Waits until the child says this word or ends. False if it ended.
+    pub(crate) fn says_or_ends(&mut self, word: &str) -> bool {
         let mut line = String::new();
         while line.trim() != word {
             line.clear();
-            assert_ne!(
-                self.lines.read_line(&mut line).unwrap(),
-                0,
-                "the child ended without saying {word:?}"
-            );
+            if self.lines.read_line(&mut line).unwrap() == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Sends the child an empty line. If it has ended, that shows elsewhere.
+    pub(crate) fn tell(&mut self) {
+        if let Some(stdin) = &mut self.child.stdin {
+            let _ = stdin.write_all(b"\n");
         }
     }
 
@@ -76,6 +94,11 @@ impl Process {
 
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Waits until nobody has the child's stdout any more.
+    pub(crate) fn is_silent(&mut self) {
+        self.lines.read_to_end(&mut Vec::new()).unwrap();
     }
 
     /// Waits until the child ends by itself. Its stdin stays open meanwhile.

@@ -1,0 +1,140 @@
+//! Death at every step: each side is killed before each of its operations on shared memory, before and after each of its
+//! system calls, and at random times. What the other side sees must be true, and nothing may be left.
+//!
+//! The bounded form runs with the tests. The long form:
+//! `SHMRPC_KILLS=10000 cargo test --release -p shmrpc --features instrument --test crash -- --nocapture`
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
+
+mod counts;
+mod memory;
+mod scenario;
+#[path = "../support/mod.rs"]
+mod support;
+mod trace;
+mod victims;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use self::counts::{Counts, resident_kib};
+use self::support::{Place, until};
+use self::victims::{Findings, Victim, When, attack_client, attack_server, log_path, start};
+
+/// What a process holds can be counted only while nobody else does anything.
+static ALONE: Mutex<()> = Mutex::new(());
+
+#[test]
+fn child_server() {
+    victims::server();
+}
+
+#[test]
+fn child_client() {
+    victims::client();
+}
+
+/// Points between two kills in the bounded form: odd and prime, so that both stops of a system call have their turn.
+const STRIDE: u64 = 23;
+
+/// How many random kills there are, and whether every point is tried.
+fn kills() -> (u32, bool) {
+    let long = std::env::var("SHMRPC_KILLS").ok().map(|kills| kills.parse().unwrap());
+    (long.unwrap_or(40), long.is_some())
+}
+
+/// Ends a victim at one point after the other, until none is left that it reaches.
+fn sweep(victim: Victim, what: &str, when: impl Fn(u64) -> When) {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let place = Place::new();
+    let stride = if kills().1 { 1 } else { STRIDE };
+    let mut all = Findings::default();
+    // The first connection of a process starts its watcher.
+    attack(victim, When::Operation(0), &place);
+    let before = Counts::now(place.path());
+    let mut unharmed = 0;
+    let mut at = 1;
+    // With two threads the last point has not the same number each time.
+    while unharmed < 3 {
+        let Some((killed, found)) = attack(victim, when(at), &place) else { return };
+        unharmed = if killed { 0 } else { unharmed + 1 };
+        all += found;
+        found.expect_none(&format!("{victim:?} killed at {what} {at}"));
+        until("all is given back", || Counts::now(place.path()).at_most(before));
+        at += stride;
+    }
+    println!("crash sweep, {victim:?}, each {what} (step {stride}): {all:?}, leaks: 0");
+    assert!(all.killed >= 100 / stride, "{all:?}");
+}
+
+fn attack(victim: Victim, when: When, place: &Place) -> Option<(bool, Findings)> {
+    let _ = std::fs::remove_file(log_path(place));
+    let process = start(victim, when, place)?;
+    Some(match victim {
+        Victim::Server => attack_server(process, place),
+        Victim::Client => attack_client(process, place),
+    })
+}
+
+#[test]
+fn a_server_dies_at_each_operation() {
+    sweep(Victim::Server, "operation", When::Operation);
+}
+
+#[test]
+fn a_client_dies_at_each_operation() {
+    sweep(Victim::Client, "operation", When::Operation);
+}
+
+#[test]
+fn a_server_dies_at_each_system_call() {
+    sweep(Victim::Server, "system call", When::SystemCall);
+}
+
+#[test]
+fn a_client_dies_at_each_system_call() {
+    sweep(Victim::Client, "system call", When::SystemCall);
+}
+
+/// Either side, at any time. Nothing grows.
+#[test]
+fn either_side_dies_at_any_time() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (kills, _) = kills();
+    let place = Place::new();
+    let mut random = Random(u64::from(std::process::id()) | 1);
+    println!("soak of {kills} kills, seed {}", random.0);
+    let mut all = Findings::default();
+    let mut begun = None;
+    for attempt in 0.. {
+        let victim = if random.below(2) == 0 { Victim::Server } else { Victim::Client };
+        let when = When::After(Duration::from_micros(random.below(40_000)));
+        let (_, found) = attack(victim, when, &place).unwrap();
+        found.expect_none(&format!("{victim:?} killed, {when:?}, attempt {attempt}"));
+        all += found;
+        // By then all that stays for good is there: threads, pools, the allocator's arenas.
+        let (before, kib) = *begun.get_or_insert_with(|| (Counts::now(place.path()), resident_kib()));
+        until("all is given back", || Counts::now(place.path()).at_most(before));
+        if attempt == 20 {
+            begun = Some((before, resident_kib()));
+        }
+        if all.killed >= u64::from(kills) {
+            let grown = resident_kib().saturating_sub(kib);
+            println!("soak: {all:?}, {:?} before and after, memory grew by {grown} KiB", before);
+            assert!(attempt < 20 || grown < 16 << 10, "{grown} KiB more than after 20 kills");
+            return;
+        }
+    }
+}
+
+/// Numbers that differ (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}

@@ -1,0 +1,169 @@
+//! The calls of a sweep: one of every kind, each with a number of its own, and a log of what ran.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use shmrpc::prelude::*;
+
+use crate::support::BOUND;
+
+/// Bytes of a payload that makes both arenas grow: more than the 1 MiB of a base segment.
+pub(crate) const LARGE: usize = (1 << 20) + (1 << 16);
+
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub(crate) struct Refused {
+    pub(crate) id: u64,
+}
+
+#[shmrpc::service]
+pub(crate) trait Sweep {
+    fn add(&self, id: u64, a: u32, b: u32) -> u32;
+    fn echo(&self, id: u64, data: &[u8]) -> Vec<u8>;
+    fn refuse(&self, id: u64) -> Result<(), Refused>;
+    #[oneway]
+    fn note(&self, id: u64);
+}
+
+/// Writes down what ran and what was answered, so that it is there when the process is not. One record is one write.
+#[derive(Debug)]
+pub(crate) struct Log(File);
+
+const RAN: u8 = b'r';
+const PUBLISHED: u8 = b'p';
+
+impl Log {
+    pub(crate) fn at(path: &Path) -> Self {
+        Self(OpenOptions::new().append(true).create(true).open(path).unwrap())
+    }
+
+    pub(crate) fn ran(&self, id: u64) {
+        self.write(RAN, id);
+    }
+
+    /// A reply has been published; to which call is not known here.
+    pub(crate) fn published(&self) {
+        self.write(PUBLISHED, 0);
+    }
+
+    fn write(&self, what: u8, id: u64) {
+        let mut record = [what; 9];
+        record[1..].copy_from_slice(&id.to_le_bytes());
+        (&self.0).write_all(&record).unwrap();
+    }
+}
+
+/// What a log says.
+#[derive(Debug, Default)]
+pub(crate) struct Logged {
+    /// How often each handler ran, by the number of its call.
+    pub(crate) ran: HashMap<u64, u32>,
+    /// Replies that were published.
+    pub(crate) published: usize,
+}
+
+impl Logged {
+    pub(crate) fn read(path: &Path) -> Self {
+        let mut logged = Self::default();
+        let bytes = std::fs::read(path).unwrap_or_default();
+        for record in bytes.chunks_exact(9) {
+            match record[0] {
+                RAN => {
+                    let id = u64::from_le_bytes(record[1..].try_into().unwrap());
+                    *logged.ran.entry(id).or_default() += 1;
+                }
+                _ => logged.published += 1,
+            }
+        }
+        logged
+    }
+}
+
+/// Serves the calls, and logs them.
+pub(crate) struct Logging(pub(crate) Log);
+
+impl Sweep for Logging {
+    fn add(&self, id: u64, a: u32, b: u32) -> u32 {
+        self.0.ran(id);
+        a + b
+    }
+    fn echo(&self, id: u64, data: &[u8]) -> Vec<u8> {
+        self.0.ran(id);
+        data.to_vec()
+    }
+    fn refuse(&self, id: u64) -> Result<(), Refused> {
+        self.0.ran(id);
+        Err(Refused { id })
+    }
+    fn note(&self, id: u64) {
+        self.0.ran(id);
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With the reply that the handler gave.
+    Replied,
+    /// A one-way call that was published.
+    Sent,
+    Failed(Outcome),
+    /// Not because the other side died: the time was over.
+    TimedOut,
+}
+
+impl<E> From<&CallError<E>> for End {
+    fn from(error: &CallError<E>) -> Self {
+        match error {
+            CallError::DeadlineExceeded { .. } => Self::TimedOut,
+            other => Self::Failed(other.outcome()),
+        }
+    }
+}
+
+/// Makes all calls, whatever becomes of them, and says how each ended. A wrong reply panics.
+pub(crate) fn run(endpoint: &str) -> Vec<(u64, End)> {
+    let Ok(client) = SweepClient::builder().timeout(BOUND).connect(endpoint) else { return Vec::new() };
+    let mut ends = calls(&client, 1);
+    // A second thread opens a second lane.
+    ends.extend(std::thread::scope(|scope| {
+        let other = scope.spawn(|| calls(&client, 1000));
+        let mut ends = calls(&client, 100);
+        ends.extend(other.join().unwrap());
+        ends
+    }));
+    ends
+}
+
+/// One call of every kind; their numbers count from `first`.
+pub(crate) fn calls(client: &SweepClient, first: u64) -> Vec<(u64, End)> {
+    let data = vec![7; LARGE];
+    let mut ends = Vec::new();
+    let mut ended = |result: Result<End, End>| {
+        let id = first + u64::try_from(ends.len()).unwrap();
+        ends.push((id, result.unwrap_or_else(|end| end)));
+        id + 1
+    };
+    let id = ended(client.add(first, 1, 2).map(|sum| replied(sum == 3)).map_err(|error| End::from(&error)));
+    let id = ended(client.note(id).map(|()| End::Sent).map_err(|error| End::from(&error)));
+    let echo = client.echo(id, &data);
+    let id = ended(echo.map(|echo| replied(echo == data)).map_err(|error| End::from(&error)));
+    let view = client.view().echo(id, &data);
+    let seen = view.as_ref().map(|view| replied(view.as_slice() == data));
+    let id = ended(seen.map_err(End::from));
+    let id = ended(match client.refuse(id) {
+        Err(CallError::Service(refused)) => Ok(replied(refused.id == id)),
+        Ok(()) => panic!("it was to refuse"),
+        Err(other) => Err(End::from(&other)),
+    });
+    drop(view);
+    ended(client.add(id, 2, 3).map(|sum| replied(sum == 5)).map_err(|error| End::from(&error)));
+    ends
+}
+
+fn replied(right: bool) -> End {
+    assert!(right, "a wrong reply");
+    End::Replied
+}

@@ -3,17 +3,20 @@
 #![cfg(not(loom))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::shm::callers::{Callers, NoLane};
 use shmrpc_transport::shm::connection::{Connection, Events, Mapped};
 use shmrpc_transport::shm::lane::{Incoming, Outgoing, Reply, ServingLane};
-use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy, connect};
+use shmrpc_transport::shm::rendezvous::{Host, Listener, MeetError, Policy, connect};
 use shmrpc_transport::slot::Kind;
 use shmrpc_transport::sys::futex::Until;
 
@@ -175,4 +178,20 @@ fn nobody_has_to_ask() {
     let at_rest = pair.client.mapped();
     drop(pair.echo(2_000_000));
     until("all is back", || pair.client.mapped() == at_rest && pair.server.mapped() == at_rest);
+}
+
+/// A server that is frozen accepts nobody, and then its backlog is full.
+#[test]
+fn connecting_ends_at_its_deadline_although_the_backlog_is_full() {
+    let folder = std::env::temp_dir().join(format!("shmrpc-test-{}-backlog", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("s");
+    let listening = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(listening.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    listen(&listening, Backlog::new(1).unwrap()).unwrap();
+    let _waiting = [UnixStream::connect(&path).unwrap(), UnixStream::connect(&path).unwrap()];
+    let timeout = Duration::from_millis(30);
+    let error = connect(&path, &Policy::default(), &[], timeout, Box::new(Lanes)).unwrap_err();
+    assert!(matches!(error, MeetError::TimedOut(after) if after == timeout), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
 }

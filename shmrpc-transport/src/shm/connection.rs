@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use std::sync::{Arc, OnceLock, Weak};
@@ -23,12 +24,14 @@ use crate::sys::watcher::{Next, Source, Token, Watcher};
 
 pub use self::blocks::BadBlock;
 pub(crate) use self::blocks::Encoded;
+use self::outbox::Outbox;
 pub use self::segments::Mapped;
 use self::segments::{Receiving, Sending};
 
 // unsafe: encodes into claimed slots and blocks; reads the blocks of the peer.
 mod blocks;
 mod segments;
+mod outbox;
 
 /// What the two sides agreed on.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +61,14 @@ pub enum LaneAnswer {
     Refused,
     /// Nothing, in the time it had.
     TimedOut,
+}
+
+/// Whether a lane is served, as far as we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question {
+    NotAsked,
+    Asked,
+    Answered(LaneAnswer),
 }
 
 /// A connection that can no longer be used, and why.
@@ -91,17 +102,19 @@ pub struct Connection {
     receiving: Mutex<Receiving>,
     pool: Arc<Pool>,
     socket: Socket,
-    send_order: Mutex<()>,
+    outbox: Mutex<Outbox>,
     reader: Mutex<FrameReader>,
     /// Held while frames are handled, so that they are in the order in which they came.
     reading: Mutex<()>,
     stops: Box<[Stop]>,
-    answers: Mutex<[Option<bool>; MAX_LANES as usize]>,
+    questions: Mutex<[Question; MAX_LANES as usize]>,
     answered: Condvar,
     going_away: std::sync::atomic::AtomicBool,
     /// Lanes that the peer has opened, one bit each.
     opened: AtomicU64,
     death: OnceLock<Death>,
+    /// Where the socket is watched.
+    watched: OnceLock<Token>,
     /// Where the end of the peer's process is watched for.
     mourner: OnceLock<Token>,
     events: Box<dyn Events>,
@@ -138,15 +151,16 @@ impl Connection {
             peer_base,
             pool: Arc::default(),
             socket,
-            send_order: Mutex::new(()),
+            outbox: Mutex::default(),
             reader: Mutex::new(reader),
             reading: Mutex::default(),
             stops: (0..MAX_LANES).map(|_| Stop::default()).collect(),
-            answers: Mutex::new([None; MAX_LANES as usize]),
+            questions: Mutex::new([Question::NotAsked; MAX_LANES as usize]),
             answered: Condvar::new(),
             going_away: false.into(),
             opened: AtomicU64::new(0),
             death: OnceLock::new(),
+            watched: OnceLock::new(),
             mourner: OnceLock::new(),
             events,
         })
@@ -210,7 +224,7 @@ impl Connection {
             unwatch(*token);
         }
         // Whoever checks `death` and then waits holds the lock in between, so none of them misses this.
-        drop(self.answers.lock());
+        drop(self.questions.lock());
         self.answered.notify_all();
         self.events.closed(self);
     }
@@ -241,24 +255,26 @@ impl Connection {
     /// # Errors
     /// [`Death`] if the connection ends first.
     pub fn open_lane(&self, lane: u32, until: &mut Until) -> Result<LaneAnswer, Death> {
-        if let Some(answer) = self.answers.lock().get_mut(lane as usize) {
-            *answer = None;
+        // Whoever gave up on the answer has asked already.
+        let asked =
+            self.questions.lock().get_mut(lane as usize).map(|asked| mem::replace(asked, Question::Asked));
+        if asked != Some(Question::Asked) {
+            let mut header = Header::new(Kind::LaneOpen);
+            header.block = lane;
+            self.tell(header);
         }
-        let mut header = Header::new(Kind::LaneOpen);
-        header.block = lane;
-        self.tell(header);
-        let mut answers = self.answers.lock();
+        let mut questions = self.questions.lock();
         loop {
             if self.death.get().is_some() {
                 return Err(self.last_words());
             }
-            if let Some(Some(answer)) = answers.get(lane as usize) {
-                return Ok(if *answer { LaneAnswer::Served } else { LaneAnswer::Refused });
+            if let Some(Question::Answered(answer)) = questions.get(lane as usize) {
+                return Ok(*answer);
             }
             match until.left() {
                 Some(left) if left.is_zero() => return Ok(LaneAnswer::TimedOut),
-                Some(left) => drop(self.answered.wait_for(&mut answers, left)),
-                None => self.answered.wait(&mut answers),
+                Some(left) => drop(self.answered.wait_for(&mut questions, left)),
+                None => self.answered.wait(&mut questions),
             }
         }
     }
@@ -302,9 +318,10 @@ impl Connection {
                 Ok(())
             }
             Kind::LaneOpen | Kind::LaneReset => {
-                let mut answers = self.answers.lock();
-                if let Some(answer) = answers.get_mut(header.block as usize) {
-                    *answer = Some(header.kind == Kind::LaneOpen);
+                let served = header.kind == Kind::LaneOpen;
+                let answer = if served { LaneAnswer::Served } else { LaneAnswer::Refused };
+                if let Some(question) = self.questions.lock().get_mut(header.block as usize) {
+                    *question = Question::Answered(answer);
                 }
                 self.answered.notify_all();
                 Ok(())
@@ -337,19 +354,6 @@ impl Connection {
             }
         }
     }
-
-    /// Sends a frame that needs no payload; a socket that does not take it ends the connection.
-    fn tell(&self, header: Header) {
-        if !self.process.is_current() {
-            return;
-        }
-        let order = self.send_order.lock();
-        let sent = self.socket.send(header, &[], &[]);
-        drop(order);
-        if let Err(error) = sent {
-            self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
-        }
-    }
 }
 
 impl fmt::Debug for Connection {
@@ -367,7 +371,8 @@ impl fmt::Debug for Connection {
 /// Lets the watcher look after a connection: its socket, and the end of the peer's process.
 pub(crate) fn watch(connection: &Arc<Connection>) -> io::Result<()> {
     let watcher = Watcher::get()?;
-    watcher.watch(Arc::new(Watched(Arc::clone(connection))))?;
+    let token = watcher.watch(Arc::new(Watched(Arc::clone(connection))))?;
+    connection.watched.get_or_init(|| token);
     if let Some(pidfd) = connection.peer.pidfd() {
         let mourner = Mourner { pidfd: pidfd.try_clone_to_owned()?, connection: Arc::downgrade(connection) };
         let token = watcher.watch(Arc::new(mourner))?;
@@ -378,6 +383,7 @@ pub(crate) fn watch(connection: &Arc<Connection>) -> io::Result<()> {
     }
     // Frames that came with the hello lie in the reader already and make no descriptor readable.
     connection.read_frames();
+    connection.flush();
     Ok(())
 }
 
@@ -407,6 +413,7 @@ impl Source for Watched {
 
     fn ready(&self) -> Next {
         self.0.read_frames();
+        self.0.flush();
         if self.0.death.get().is_some() { Next::Done } else { Next::Keep }
     }
 }

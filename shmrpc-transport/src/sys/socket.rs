@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg, setsockopt, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    UnixCredentials, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 
 use super::process;
@@ -21,8 +23,32 @@ use crate::slot::{BadHeader, HEADER, Header};
 pub(crate) const MAX_CONTROL: usize = 1 << 20;
 /// Descriptors that may wait to be claimed by their frames.
 const MAX_DESCRIPTORS: usize = 8;
-/// How long a full socket may stay full before the peer counts as stuck.
-const STUCK_MS: u16 = 1_000;
+
+/// Connects to the socket at `path`. A listener whose backlog is full is tried again, for as long as `left` says.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::TimedOut`] if the backlog stayed full.
+pub(crate) fn connect(path: &Path, mut left: impl FnMut() -> Option<Duration>) -> io::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match nix::sys::socket::connect(fd.as_raw_fd(), &address) {
+            Ok(()) => return Ok(UnixStream::from(fd)),
+            Err(Errno::EINTR) => {}
+            // Nothing tells when there is room again.
+            Err(Errno::EAGAIN) if left().is_some_and(|left| left.is_zero()) => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(Errno::EAGAIN) => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
 
 /// One end of a connected Unix socket.
 #[derive(Debug)]
@@ -69,30 +95,43 @@ impl Socket {
         process::pass_pidfd(self.stream.as_fd(), false);
     }
 
-    /// Sends one frame, with the descriptors that belong to it and with our credentials.
-    pub(crate) fn send(&self, header: Header, payload: &[u8], fds: &[RawFd]) -> io::Result<()> {
-        let mut header = header;
-        header.length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let head = header.to_frame();
-        let mut bytes = Vec::with_capacity(HEADER + payload.len());
-        bytes.extend_from_slice(&head);
-        bytes.extend_from_slice(payload);
-        let mut rest = bytes.as_slice();
+    /// Sends as much of `bytes` as the socket takes now, with our credentials, and with `fds` beside the first byte.
+    /// Returns how much went: zero if the socket is full. The bytes of a control frame without payload go together.
+    pub(crate) fn try_send(&self, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
+        let parts = [IoSlice::new(bytes)];
         let credentials = UnixCredentials::new();
         let with_fds = [ControlMessage::ScmCredentials(&credentials), ControlMessage::ScmRights(fds)];
-        let mut control: &[ControlMessage<'_>] = if fds.is_empty() { &with_fds[..1] } else { &with_fds };
-        while !rest.is_empty() {
-            let parts = [IoSlice::new(rest)];
-            match sendmsg::<()>(self.stream.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
-                Ok(sent) => {
-                    rest = rest.get(sent..).unwrap_or_default();
-                    control = &[];
-                }
+        let control: &[ControlMessage<'_>] = if fds.is_empty() { &with_fds[..1] } else { &with_fds };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        loop {
+            match sendmsg::<()>(self.stream.as_raw_fd(), &parts, control, flags, None) {
+                Ok(sent) => return Ok(sent),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    self.wait(PollFlags::POLLOUT, Some(Duration::from_millis(STUCK_MS.into())))?
-                }
+                Err(Errno::EAGAIN) => return Ok(0),
                 Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Sends one frame whole, with the descriptors that belong to it. While the socket is full it waits, for as long as
+    /// `left` says each time; without end if that is `None`.
+    pub(crate) fn send(
+        &self,
+        header: Header,
+        payload: &[u8],
+        fds: &[RawFd],
+        mut left: impl FnMut() -> Option<Duration>,
+    ) -> io::Result<()> {
+        let bytes = frame(header, payload)?;
+        let mut rest = bytes.as_slice();
+        let mut fds = fds;
+        while !rest.is_empty() {
+            match self.try_send(rest, fds)? {
+                0 => self.wait(PollFlags::POLLOUT, left())?,
+                sent => {
+                    rest = rest.get(sent..).unwrap_or_default();
+                    fds = &[];
+                }
             }
         }
         Ok(())
@@ -120,6 +159,15 @@ impl Socket {
             tracing::trace!(%error, "the socket was down already");
         }
     }
+}
+
+/// The bytes of a frame.
+pub(crate) fn frame(mut header: Header, payload: &[u8]) -> io::Result<Vec<u8>> {
+    header.length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut bytes = Vec::with_capacity(HEADER + payload.len());
+    bytes.extend_from_slice(&header.to_frame());
+    bytes.extend_from_slice(payload);
+    Ok(bytes)
 }
 
 impl AsFd for Socket {
@@ -239,8 +287,8 @@ mod tests {
         let (a, b) = pair();
         let file = std::fs::File::open("/dev/null").unwrap();
         let payload = vec![7; 10_000];
-        a.send(Header::new(Kind::Hello), &payload, &[file.as_raw_fd()]).unwrap();
-        a.send(Header::new(Kind::Ping), &[], &[]).unwrap();
+        a.send(Header::new(Kind::Hello), &payload, &[file.as_raw_fd()], || None).unwrap();
+        a.send(Header::new(Kind::Ping), &[], &[], || None).unwrap();
         let mut reader = FrameReader::default();
         let frame = reader.next(&b).unwrap().unwrap();
         assert_eq!((frame.header.kind, frame.payload), (Kind::Hello, payload));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -103,6 +103,15 @@ impl Watcher {
             self.hurry();
         }
         Ok(token)
+    }
+
+    /// Says whether `source`, which is watched as `token`, is also ready when its descriptor takes bytes.
+    pub(crate) fn watch_room(&self, token: Token, source: &impl AsFd, wanted: bool) {
+        let mut flags = EpollFlags::EPOLLIN;
+        flags.set(EpollFlags::EPOLLOUT, wanted);
+        if let Err(error) = self.epoll.modify(source, &mut EpollEvent::new(flags, token.0)) {
+            tracing::debug!(%error, "a descriptor was not watched");
+        }
     }
 
     /// Forgets a source.

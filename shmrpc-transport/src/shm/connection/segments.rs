@@ -2,7 +2,6 @@
 //! not needed them for a while; the peer's come and go as it says.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -157,12 +156,14 @@ impl Connection {
         let id = sending.next;
         let mut header = Header::new(Kind::SegmentAdd);
         header.block = id;
-        let order = self.send_order.lock();
-        let sent = self.socket.send(header, &length.to_le_bytes(), &[fd.as_raw_fd()]);
-        drop(order);
-        if let Err(error) = sent {
-            self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
-            return Err(EncodeError::NoMemory { cap: sending.cap });
+        match self.announce(header, &length.to_le_bytes(), &fd) {
+            Ok(true) => {}
+            // The peer has to read before it can know of more memory; whoever needs it asks again.
+            Ok(false) => return Ok(false),
+            Err(error) => {
+                self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
+                return Err(EncodeError::NoMemory { cap: sending.cap });
+            }
         }
         tracing::debug!(segment = id, length, "arena grown");
         sending.next = id.wrapping_add(1);

@@ -36,6 +36,8 @@ pub trait Host: Send + Sync {
 const ARRIVING_MAX: usize = 256;
 /// How long a peer may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A fresh socket takes any answer at once, and the watcher waits for nobody.
+const NO_WAIT: fn() -> Option<Duration> = || Some(Duration::ZERO);
 
 /// A listening socket, watched until dropped.
 pub struct Listener {
@@ -198,7 +200,7 @@ impl Door {
 }
 
 fn refuse(socket: &Socket, reason: &str) -> io::Result<()> {
-    socket.send(Header::new(Kind::Failure), reason.as_bytes(), &[])
+    socket.send(Header::new(Kind::Failure), reason.as_bytes(), &[], NO_WAIT)
 }
 
 /// One place among the arriving; given back when dropped.
@@ -295,7 +297,7 @@ impl Arriving {
         let lanes = self.policy.lanes.min(MAX_LANES);
         let hello = Hello::new(self.policy.max_message, lanes, application);
         socket
-            .send(Header::new(Kind::Hello), &hello.to_bytes(), &[fd.as_raw_fd()])
+            .send(Header::new(Kind::Hello), &hello.to_bytes(), &[fd.as_raw_fd()], NO_WAIT)
             .map_err(|error| MeetError::System { what: "cannot answer the hello", error })?;
         let limits = Limits {
             lanes,

@@ -1,0 +1,207 @@
+//! What we say on the socket. Nobody waits for a peer that does not read: what the socket does not take is kept, and the
+//! watcher sends it when there is room. A peer that lets too much of it pile up loses the connection.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::{Connection, Death};
+use crate::slot::Header;
+use crate::sys::socket::{Socket, frame};
+use crate::sys::watcher::Watcher;
+
+/// Frames that may wait for a peer to read. Its socket holds some hundred more.
+const MOST: usize = 1024;
+
+/// Frames that the socket has not taken, in order.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    frames: VecDeque<Vec<u8>>,
+    /// Bytes of the first one that went.
+    sent: usize,
+    /// Whether the watcher says when the socket has room.
+    watched: bool,
+}
+
+impl Outbox {
+    /// Sends what it can. True if nothing is left.
+    fn flush(&mut self, socket: &Socket) -> io::Result<bool> {
+        while let Some(frame) = self.frames.front() {
+            let sent = socket.try_send(frame.get(self.sent..).unwrap_or_default(), &[])?;
+            self.sent += sent;
+            if self.sent == frame.len() {
+                self.frames.pop_front();
+                self.sent = 0;
+            } else if sent == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Connection {
+    /// Says something that needs no payload, now or as soon as the peer reads. A socket that fails, or a peer that does
+    /// not read at all, ends the connection.
+    pub(super) fn tell(&self, header: Header) {
+        if !self.process.is_current() || self.death.get().is_some() {
+            return;
+        }
+        let mut outbox = self.outbox.lock();
+        let told = frame(header, &[]).and_then(|bytes| {
+            outbox.frames.push_back(bytes);
+            self.send_waiting(&mut outbox)
+        });
+        let waiting = outbox.frames.len();
+        drop(outbox);
+        let reason = match told {
+            Ok(_) if waiting <= MOST => return,
+            Ok(_) => format!("the peer does not read its socket; {waiting} frames wait for it"),
+            Err(error) => format!("the peer is gone: {error}"),
+        };
+        self.die(Death { reason, peer_closed: false });
+    }
+
+    /// Sends a short frame and its descriptor now or not at all. False if the peer must read first.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn announce(&self, header: Header, payload: &[u8], fd: &OwnedFd) -> io::Result<bool> {
+        let mut outbox = self.outbox.lock();
+        if !self.send_waiting(&mut outbox)? {
+            return Ok(false);
+        }
+        let bytes = frame(header, payload)?;
+        let sent = self.socket.try_send(&bytes, &[fd.as_raw_fd()])?;
+        if sent > 0 && sent < bytes.len() {
+            // The kernel does not cut what is as short as this. If it did, the rest would have to follow.
+            outbox.frames.push_back(bytes);
+            outbox.sent = sent;
+            self.send_waiting(&mut outbox)?;
+        }
+        Ok(sent > 0)
+    }
+
+    /// Sends what waits, if the socket has room.
+    pub(super) fn flush(&self) {
+        let sent = self.send_waiting(&mut self.outbox.lock());
+        if let Err(error) = sent {
+            self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
+        }
+    }
+
+    /// Sends what waits. False if some is left; then the watcher goes on when the socket has room.
+    fn send_waiting(&self, outbox: &mut Outbox) -> io::Result<bool> {
+        let empty = outbox.flush(&self.socket)?;
+        if outbox.watched == empty
+            && let (Ok(watcher), Some(token)) = (Watcher::get(), self.watched.get())
+        {
+            watcher.watch_room(*token, &self.socket, !empty);
+            outbox.watched = !empty;
+        }
+        Ok(empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use super::super::{Events, Limits, Parts, watch};
+    use super::*;
+    use crate::peers::{PeerCredentials, PeerInfo};
+    use crate::shm::segment::{BASE_LEN, Segment};
+    use crate::slot::Kind;
+    use crate::sys::socket::FrameReader;
+
+    struct Silent;
+
+    impl Events for Silent {
+        fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> bool {
+            false
+        }
+        fn closed(&self, _: &Connection) {}
+    }
+
+    /// A connection, and the other end of its socket, which nobody reads.
+    fn with_silent_peer() -> (Arc<Connection>, Socket) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let base = || Segment::create(BASE_LEN).unwrap().0;
+        let connection = Connection::new(Parts {
+            limits: Limits { lanes: 1, send_max: 1 << 20, receive_max: 1 << 20 },
+            peer: PeerInfo::new(PeerCredentials::own(), None),
+            trusted: false,
+            own_base: base(),
+            peer_base: base(),
+            socket: Socket::new(ours).unwrap(),
+            reader: FrameReader::default(),
+            events: Box::new(Silent),
+        });
+        watch(&connection).unwrap();
+        (connection, Socket::new(theirs).unwrap())
+    }
+
+    fn numbered(number: u32) -> Header {
+        let mut header = Header::new(Kind::LaneReset);
+        header.call_id = number;
+        header
+    }
+
+    /// Says things until the socket takes no more, and returns how many.
+    fn fill(connection: &Connection) -> u32 {
+        let mut said = 0;
+        while connection.outbox.lock().frames.is_empty() {
+            connection.tell(numbered(said));
+            said += 1;
+        }
+        said
+    }
+
+    #[test]
+    fn what_waits_is_sent_in_order_when_the_peer_reads() {
+        let (connection, theirs) = with_silent_peer();
+        let mut said = fill(&connection);
+        for _ in 0..500 {
+            connection.tell(numbered(said));
+            said += 1;
+        }
+        assert_eq!(connection.death(), None);
+        let mut reader = FrameReader::default();
+        for number in 0..said {
+            let frame = loop {
+                match reader.next(&theirs).unwrap() {
+                    Some(frame) => break frame,
+                    None => theirs.wait_readable(None).unwrap(),
+                }
+            };
+            assert_eq!(frame.header.call_id, number);
+        }
+        assert!(connection.outbox.lock().frames.is_empty());
+        connection.die(Death { reason: "the test is over".into(), peer_closed: false });
+    }
+
+    #[test]
+    fn memory_is_not_announced_to_a_peer_that_does_not_read() {
+        let (connection, theirs) = with_silent_peer();
+        fill(&connection);
+        let (_, fd) = Segment::create(4096).unwrap();
+        let header = Header::new(Kind::SegmentAdd);
+        assert!(!connection.announce(header, &[0; 8], &fd).unwrap());
+        assert_eq!(connection.outbox.lock().frames.len(), 1, "it must not come later");
+        drop(theirs);
+        connection.die(Death { reason: "the test is over".into(), peer_closed: false });
+    }
+
+    #[test]
+    fn a_peer_that_never_reads_loses_its_connection() {
+        let (connection, _theirs) = with_silent_peer();
+        let said = fill(&connection);
+        for _ in 0..MOST {
+            connection.tell(numbered(said));
+        }
+        let death = connection.death().unwrap();
+        assert!(death.reason.contains("does not read its socket; 1025 frames"), "{death}");
+        assert!(!death.peer_closed);
+    }
+}

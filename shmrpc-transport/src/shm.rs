@@ -16,4 +16,6 @@ pub mod consumer;
 mod ladder;
 #[cfg(not(loom))]
 pub mod segment;
+#[cfg(not(loom))]
+pub mod memory;
 pub mod arena;

@@ -11,3 +11,5 @@ pub(crate) mod socket;
 pub(crate) mod process;
 #[cfg(not(loom))]
 pub mod fork;
+#[cfg(not(loom))]
+pub mod shortage;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use shmrpc_transport::peers::Peers;
 use shmrpc_transport::shm::callers::Callers;
 use shmrpc_transport::shm::connection::{Connection, Events};
+use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::shm::rendezvous::{Policy, connect};
 use shmrpc_transport::sys::fork;
 
@@ -97,8 +98,18 @@ impl<C: Client> ClientBuilder<C> {
     /// A trusted server is inside our memory-safety boundary for one thing: the bytes of a large result (above
     /// 4 KiB) while it is read in place. Results of a server that is allowed and not trusted are copied once.
     /// The same user's servers are trusted by default.
+    ///
+    /// One thing more, if a trusted server chose [`Memory::PosixShm`] for its side: then it can end this process by
+    /// cutting its memory short (`SIGBUS`). A server that is not trusted is refused then.
     pub fn trust(mut self, peers: Peers) -> Self {
         self.policy.trust = peers;
+        self
+    }
+
+    /// What this client's memory is made of. [`Memory::Memfd`] by default. Memory of another kind is not sealed, and goes
+    /// only to a server that is trusted and that trusts this client's user; another one refuses the connection.
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.policy.memory = memory;
         self
     }
 
@@ -168,6 +179,8 @@ fn describe(connection: &Connection, endpoint: &Endpoint, failed: &[ConnectError
         endpoint: endpoint.to_string(),
         reason,
         reads_in_place: connection.is_trusted(),
+        memory: connection.limits().own_memory,
+        peer_memory: connection.limits().peer_memory,
         peer: connection.peer().clone(),
     }
 }

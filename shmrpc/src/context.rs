@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use shmrpc_transport::peers::PeerInfo;
+use shmrpc_transport::shm::memory::Memory;
 
 /// What a handler may know about the call it serves. A parameter `ctx: &Context` is not sent.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct TransportInfo {
     pub(crate) endpoint: String,
     pub(crate) reason: String,
     pub(crate) reads_in_place: bool,
+    pub(crate) memory: Memory,
+    pub(crate) peer_memory: Memory,
     pub(crate) peer: PeerInfo,
 }
 
@@ -69,6 +72,16 @@ impl TransportInfo {
         self.reads_in_place
     }
 
+    /// What this client's messages lie in.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// What the server's messages lie in.
+    pub fn peer_memory(&self) -> Memory {
+        self.peer_memory
+    }
+
     /// The server's process.
     pub fn peer(&self) -> &PeerInfo {
         &self.peer
@@ -81,7 +94,9 @@ impl fmt::Display for TransportInfo {
             if self.reads_in_place { "large results read in place" } else { "large results copied once" };
         write!(
             out,
-            "shared memory to process {} at {}, {how}: {}",
+            "shared memory ({} here, {} there) to process {} at {}, {how}: {}",
+            self.memory,
+            self.peer_memory,
             self.peer.pid(),
             self.endpoint,
             self.reason

@@ -59,7 +59,8 @@
 //! # Trust
 //!
 //! A peer in the `trust` set (by default: the same user) is inside our memory-safety boundary for one thing only: the
-//! bytes of a large message (above 4 KiB) while it is read in place. Everything else is defended against everyone.
+//! bytes of a large message (above 4 KiB) while it is read in place. Everything else is defended against everyone. A peer
+//! that chose [`Memory::PosixShm`] for its side has to be trusted, because it can end our process by cutting it short.
 
 #![forbid(unsafe_code)]
 
@@ -88,6 +89,7 @@ pub use server::{Server, ServerBuilder, ServerHandle, serve};
 pub use shmrpc_macros::{message, service};
 pub use shmrpc_transport::message::View;
 pub use shmrpc_transport::peers::{PeerInfo, Peers};
+pub use shmrpc_transport::shm::memory::Memory;
 
 /// A value as it lies in a message: what a handler sees of a `&Archived<T>` parameter, and a [`View`] derefs to.
 pub type Archived<T> = shmrpc_transport::rkyv::Archived<T>;
@@ -107,6 +109,7 @@ pub trait Message: Schema + shmrpc_transport::message::Wire {}
 /// Everything that a service, its server and its clients need.
 pub mod prelude {
     pub use crate::{
-        Archived, CallError, Client, ConnectError, Context, Outcome, Peers, Server, ServerHandle, View,
+        Archived, CallError, Client, ConnectError, Context, Memory, Outcome, Peers, Server, ServerHandle,
+        View,
     };
 }

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::shm::connection::{Connection, Death, Events};
 use shmrpc_transport::shm::lane::{Incoming, ServingLane};
+use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy};
 use shmrpc_transport::sys::fork::Generation;
 
@@ -85,8 +86,18 @@ impl ServerBuilder {
     /// A trusted client is inside our memory-safety boundary for one thing: the bytes of a large message (above
     /// 4 KiB) while it is read in place. Messages of a client that is allowed and not trusted are copied once.
     /// The same user's clients are trusted by default.
+    ///
+    /// One thing more, if a trusted client chose [`Memory::PosixShm`] for its side: then it can end this process by
+    /// cutting its memory short (`SIGBUS`). A client that is not trusted is refused then.
     pub fn trust(mut self, peers: Peers) -> Self {
         self.policy.trust = peers;
+        self
+    }
+
+    /// What this server's memory is made of. [`Memory::Memfd`] by default. Memory of another kind is not sealed, and goes
+    /// only to clients that are trusted and that trust this server's user; others are refused.
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.policy.memory = memory;
         self
     }
 

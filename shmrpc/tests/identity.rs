@@ -163,11 +163,16 @@ fn child_client_with_an_heir() {
 #[test]
 fn child_that_asks() {
     let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let memory = match std::env::var("SHMRPC_TEST_MEMORY") {
+        Ok(_) => Memory::PosixShm,
+        Err(_) => Memory::Memfd,
+    };
     let allow = match std::env::var("SHMRPC_TEST_ALLOW") {
         Ok(user) => Peers::Users(vec![user.parse().unwrap()]),
         Err(_) => Peers::SameUser,
     };
-    match WhoClient::builder().allow(allow).connect(&endpoint) {
+    let trust = if memory.is_sealed() { Peers::SameUser } else { allow.clone() };
+    match WhoClient::builder().allow(allow).trust(trust).memory(memory).connect(&endpoint) {
         Ok(client) => {
             let (pid, uid, gid, pidfd) = client.caller().unwrap();
             assert_eq!(pid, i32::try_from(std::process::id()).unwrap());
@@ -227,7 +232,7 @@ fn a_client_is_dead_though_its_child_holds_the_socket() {
 }
 
 /// What `child_that_asks` says as user 65534; `None` if this process may not become somebody else.
-fn asked_by_another(place: &Place, allow: Option<u32>) -> Option<String> {
+fn asked_by_another(place: &Place, allow: Option<u32>, memory: Memory) -> Option<String> {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can start a process of another user");
         return None;
@@ -239,6 +244,9 @@ fn asked_by_another(place: &Place, allow: Option<u32>) -> Option<String> {
     command.env("TMPDIR", "/tmp");
     if let Some(user) = allow {
         command.env("SHMRPC_TEST_ALLOW", user.to_string());
+    }
+    if memory == Memory::PosixShm {
+        command.env("SHMRPC_TEST_MEMORY", "");
     }
     let output = match command.output() {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -267,23 +275,84 @@ fn another_user_gets_in_only_where_both_sides_allow_it() {
     let place = Place::open_to_all();
     let server = start(&place, Peers::SameUser);
     assert_eq!(mode(&place.socket()), 0o600);
-    if let Some(said) = asked_by_another(&place, Some(own)) {
+    if let Some(said) = asked_by_another(&place, Some(own), Memory::Memfd) {
         assert!(said.contains("Permission denied"), "{said}");
         // Past the file's mode there is still the check of credentials.
         std::fs::set_permissions(place.socket(), PermissionsExt::from_mode(0o666)).unwrap();
-        let said = asked_by_another(&place, Some(own)).unwrap();
+        let said = asked_by_another(&place, Some(own), Memory::Memfd).unwrap();
         assert!(said.contains("user 65534 may not talk to this server, only the same user"), "{said}");
     }
     server.shutdown(BOUND).unwrap();
 
     let server = start(&place, Peers::Users(vec![own, 65534]));
     assert_eq!(mode(&place.socket()), 0o666);
-    if let Some(said) = asked_by_another(&place, None) {
+    if let Some(said) = asked_by_another(&place, None, Memory::Memfd) {
         assert!(said.contains(&format!("is user {own}, and only the same user may talk")), "{said}");
-        let said = asked_by_another(&place, Some(own)).unwrap();
+        let said = asked_by_another(&place, Some(own), Memory::Memfd).unwrap();
         // Allowed is not trusted.
         assert_eq!(said, "user 65534 group 65534 in place false");
+        let said = asked_by_another(&place, Some(own), Memory::PosixShm).unwrap();
+        assert!(
+            said.contains("the server trusts the same user, and at its other end is user 65534"),
+            "{said}"
+        );
     }
     assert_eq!(connect(place.endpoint()).caller().unwrap().1, own);
     server.shutdown(BOUND).unwrap();
+
+    // Trusted on both sides, each may lend the other memory that only it can write.
+    let both = Peers::Users(vec![own, 65534]);
+    let server = Server::builder().service(WhoServer::new(Here)).listen(place.endpoint()).allow(both.clone());
+    let server = server.trust(both).memory(Memory::PosixShm).start().unwrap();
+    if let Some(said) = asked_by_another(&place, Some(own), Memory::PosixShm) {
+        assert_eq!(said, "user 65534 group 65534 in place true");
+    }
+    server.shutdown(BOUND).unwrap();
+}
+
+/// What a client is told that shares `clients` memory with a server of `servers` memory; each trusts whom it is given.
+fn told(servers: (Memory, Peers), clients: (Memory, Peers)) -> String {
+    let place = Place::new();
+    let server = Server::builder().service(WhoServer::new(Here)).listen(place.endpoint());
+    let server = server.memory(servers.0).trust(servers.1).start().unwrap();
+    let client = WhoClient::builder().memory(clients.0).trust(clients.1);
+    let told = match client.connect(place.endpoint()) {
+        Ok(client) => client.pid().map(|_| "welcome".to_owned()).unwrap(),
+        Err(error) => error.to_string(),
+    };
+    // Whoever was refused is gone, and others are welcome.
+    until("nobody is left", || server.connections() == 0);
+    assert_eq!(connect_with(&place, servers.0).pid(), Ok(std::process::id()));
+    told
+}
+
+fn connect_with(place: &Place, memory: Memory) -> WhoClient {
+    let trust = if memory.is_sealed() { Peers::Nobody } else { Peers::SameUser };
+    WhoClient::builder().timeout(BOUND).trust(trust).connect(place.endpoint()).unwrap()
+}
+
+#[test]
+fn memory_without_seals_is_shared_only_by_those_who_trust_each_other() {
+    use Memory::{Memfd, PosixShm};
+    let (same, nobody) = (Peers::SameUser, Peers::Nobody);
+    let refusal = |owner: &str, by: &str, trust: &str| {
+        let uid = geteuid().as_raw();
+        format!(
+            "the {owner}'s memory is PosixShm, which cannot be sealed, so it is for peers that trust each other; the \
+             {by} trusts {trust}, and at its other end is user {uid}: widen the {by}'s `.trust(..)`, or give the \
+             {owner} `.memory(Memory::Memfd)`"
+        )
+    };
+    for (servers, clients) in [(PosixShm, Memfd), (PosixShm, PosixShm), (Memfd, PosixShm)] {
+        assert_eq!(told((servers, same.clone()), (clients, same.clone())), "welcome");
+    }
+    let said = told((Memfd, nobody.clone()), (PosixShm, same.clone()));
+    assert!(
+        said.contains(&format!("the server refused: {}", refusal("client", "server", "nobody"))),
+        "{said}"
+    );
+    let said = told((PosixShm, same.clone()), (Memfd, Peers::Users(vec![])));
+    assert!(said.ends_with(&refusal("server", "client", "users []")), "{said}");
+    let said = told((Memfd, same.clone()), (PosixShm, nobody));
+    assert!(said.ends_with(&refusal("client", "client", "nobody")), "{said}");
 }

@@ -17,6 +17,7 @@ use support::{BOUND, Gate, Keeper, Place, gate, until};
 pub trait Node {
     fn pid(&self) -> u32;
     fn blob(&self, length: u32) -> Vec<u8>;
+    fn sum(&self, bytes: &[u8]) -> u64;
     /// Returns when the process's gate opens; in a child, never.
     fn wait(&self) -> u32;
 }
@@ -29,6 +30,10 @@ fn blob(length: u32) -> Vec<u8> {
     (0..usize::try_from(length).unwrap()).map(pattern).collect()
 }
 
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().copied().map(u64::from).sum()
+}
+
 /// What a child serves.
 struct InChild;
 
@@ -38,6 +43,9 @@ impl Node for InChild {
     }
     fn blob(&self, length: u32) -> Vec<u8> {
         blob(length)
+    }
+    fn sum(&self, bytes: &[u8]) -> u64 {
+        sum(bytes)
     }
     fn wait(&self) -> u32 {
         say("waiting");
@@ -57,6 +65,9 @@ impl Node for InParent {
     fn blob(&self, length: u32) -> Vec<u8> {
         blob(length)
     }
+    fn sum(&self, bytes: &[u8]) -> u64 {
+        sum(bytes)
+    }
     fn wait(&self) -> u32 {
         self.0.pass();
         42
@@ -72,8 +83,18 @@ fn in_parent() -> (NodeServer<InParent>, Keeper) {
 
 #[test]
 fn child_server() {
+    child_server_over(Memory::Memfd);
+}
+
+#[test]
+fn child_server_over_posix_shm() {
+    child_server_over(Memory::PosixShm);
+}
+
+fn child_server_over(memory: Memory) {
     let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
-    let _server = Server::builder().service(NodeServer::new(InChild)).listen(endpoint).start().unwrap();
+    let server = Server::builder().service(NodeServer::new(InChild)).listen(endpoint).memory(memory);
+    let _server = server.start().unwrap();
     say("ready");
     until_orphaned();
     // A handler may be parked for ever; the process ends all the same.
@@ -120,15 +141,32 @@ fn gone<T: std::fmt::Debug>(result: Result<T, CallError>) -> Outcome {
     error.outcome()
 }
 
+/// Both sides over each kind of memory, which may differ.
 #[test]
 fn a_server_in_another_process_answers() {
+    for (server, servers) in
+        [("child_server", Memory::Memfd), ("child_server_over_posix_shm", Memory::PosixShm)]
+    {
+        for ours in [Memory::Memfd, Memory::PosixShm] {
+            a_server_answers(server, servers, ours);
+        }
+    }
+}
+
+fn a_server_answers(server: &str, servers: Memory, ours: Memory) {
     let place = Place::new();
-    let mut process = Process::start("child_server", &place);
+    let mut process = Process::start(server, &place);
     process.says("ready");
-    let client = connect(&place);
+    let client = NodeClient::builder().timeout(BOUND).memory(ours).connect(place.endpoint()).unwrap();
+    let transport = client.transport();
+    assert_eq!((transport.memory(), transport.peer_memory()), (ours, servers));
+    assert!(transport.to_string().contains(&format!("({ours} here, {servers} there)")), "{transport}");
     assert_eq!(client.pid(), Ok(process.child.id()));
     assert_eq!(client.transport().peer().pid().to_string(), process.child.id().to_string());
     assert_eq!(client.blob(100_000).unwrap(), blob(100_000));
+    // Further segments, both ways.
+    assert_eq!(client.blob(5 << 20).unwrap(), blob(5 << 20));
+    assert_eq!(client.sum(&blob(5 << 20)), Ok(sum(&blob(5 << 20))));
     // It ends by itself when its stdin ends.
     drop(process.child.stdin.take());
     assert!(process.ends().success());
@@ -182,8 +220,13 @@ fn every_thread_learns_that_the_server_was_killed() {
 
 #[test]
 fn a_view_outlives_the_process_that_wrote_it() {
+    a_view_outlives_the_process("child_server");
+    a_view_outlives_the_process("child_server_over_posix_shm");
+}
+
+fn a_view_outlives_the_process(server: &str) {
     let place = Place::new();
-    let mut process = Process::start("child_server", &place);
+    let mut process = Process::start(server, &place);
     process.says("ready");
     let client = connect(&place);
     let large = client.view().blob(1 << 20).unwrap();

@@ -11,6 +11,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::consumer::Consumer;
+use super::memory::Memory;
 use super::producer::Producer;
 use super::segment::{MAX_LANES, Segment, Side};
 use crate::message::Pool;
@@ -42,6 +43,10 @@ pub struct Limits {
     pub send_max: u64,
     /// Bytes of a message that we take.
     pub receive_max: u64,
+    /// What our memory is made of.
+    pub own_memory: Memory,
+    /// What the peer's memory is made of. Not sealed only if the peer is trusted.
+    pub peer_memory: Memory,
 }
 
 /// What the owner of a connection does when the peer says something on the socket.

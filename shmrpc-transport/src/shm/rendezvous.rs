@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{self, Connection, Events, Limits, Parts};
-use super::segment::{BASE_LEN, MAX_LANES, Segment, SegmentError};
+use super::memory::{Memory, MemoryError};
+use super::segment::{BASE_LEN, MAX_LANES, Segment};
 use crate::peers::{PeerInfo, Peers};
 use crate::slot::{Header, Kind};
 use crate::sys::futex::Until;
@@ -32,6 +33,8 @@ pub struct Policy {
     /// Users whose large messages are read in place. Whoever is in here is inside our memory-safety boundary while
     /// such a message is read.
     pub trust: Peers,
+    /// What our memory is made of.
+    pub memory: Memory,
     /// Bytes of a message that we take.
     pub max_message: u64,
     /// Lanes that a connection may have (server).
@@ -40,7 +43,28 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { allow: Peers::SameUser, trust: Peers::SameUser, max_message: 64 << 20, lanes: MAX_LANES }
+        Self {
+            allow: Peers::SameUser,
+            trust: Peers::SameUser,
+            memory: Memory::default(),
+            max_message: 64 << 20,
+            lanes: MAX_LANES,
+        }
+    }
+}
+
+impl Policy {
+    /// Whether the peer is in the trust set. It has to be, if the memory of either side, ours first, is not sealed.
+    fn trusts(&self, peer: &PeerInfo, sides: [(&'static str, Memory); 2]) -> Result<bool, MeetError> {
+        let [(by, _), _] = sides;
+        let trusted = self.trust.contains(peer.credentials());
+        match sides.into_iter().find(|(_, memory)| !memory.is_sealed()) {
+            Some((owner, memory)) if !trusted => {
+                let (trust, uid) = (self.trust.to_string(), peer.uid());
+                Err(MeetError::Unsealed { owner, memory, by, trust, uid })
+            }
+            _ => Ok(trusted),
+        }
     }
 }
 
@@ -73,7 +97,23 @@ pub enum MeetError {
     Hello(#[from] HelloError),
     /// Memory could not be shared.
     #[error("shared memory cannot be set up: {0}")]
-    Segment(#[from] SegmentError),
+    Memory(#[from] MemoryError),
+    /// Memory that cannot be sealed, between sides of which one does not trust the other.
+    #[error(
+        "the {owner}'s memory is {memory}, which cannot be sealed, so it is for peers that trust each other; the {by} trusts {trust}, and at its other end is user {uid}: widen the {by}'s `.trust(..)`, or give the {owner} `.memory(Memory::Memfd)`"
+    )]
+    Unsealed {
+        /// Whose memory it is: "client" or "server".
+        owner: &'static str,
+        /// What it is made of.
+        memory: Memory,
+        /// Who does not trust the other: "client" or "server".
+        by: &'static str,
+        /// Whom that side trusts.
+        trust: String,
+        /// The other side's user.
+        uid: u32,
+    },
     /// The peer did not answer in time.
     #[error("the server did not answer within {0:?}")]
     TimedOut(Duration),
@@ -117,8 +157,8 @@ pub fn connect(
     })?;
     let socket =
         Socket::new(stream).map_err(|error| MeetError::System { what: "cannot set up the socket", error })?;
-    let (own_base, fd) = Segment::create(BASE_LEN)?;
-    let hello = Hello::new(policy.max_message, MAX_LANES, application.to_vec());
+    let (own_base, fd) = Segment::create(BASE_LEN, policy.memory)?;
+    let hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
     let bytes = hello.to_bytes();
     if let Err(error) = socket.send(Header::new(Kind::Hello), &bytes, &[fd.as_raw_fd()], || until.left()) {
         // A server that refuses before it reads leaves its reason behind; fall through to read it.
@@ -149,13 +189,15 @@ pub fn connect(
         });
     }
     let theirs = open_hello(&frame)?;
+    let trusted = policy.trusts(&peer, [("client", policy.memory), ("server", theirs.memory())])?;
     let peer_base = accept_base(&mut reader, &theirs)?;
     let limits = Limits {
         lanes: theirs.lanes().min(MAX_LANES),
         send_max: theirs.max_message().min(LARGEST),
         receive_max: policy.max_message.min(LARGEST),
+        own_memory: policy.memory,
+        peer_memory: theirs.memory(),
     };
-    let trusted = policy.trust.contains(peer.credentials());
     let parts = Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events };
     let connection = Connection::new(parts);
     connection::watch(&connection)
@@ -196,5 +238,5 @@ fn accept_base(reader: &mut FrameReader, hello: &Hello) -> Result<Segment, MeetE
     if hello.base_len() != BASE_LEN as u64 {
         return Err(HelloError::Geometry { found: hello.base_len(), expected: BASE_LEN as u64 }.into());
     }
-    Ok(Segment::accept(fd, hello.base_len())?)
+    Ok(Segment::accept(fd, hello.base_len(), hello.memory())?)
 }

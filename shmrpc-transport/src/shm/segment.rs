@@ -1,4 +1,4 @@
-//! Segments: sealed memory that one side writes and the other maps read-only.
+//! Segments: memory that one side writes and the other maps read-only.
 //!
 //! ```text
 //!  base segment (id 0)                                             further segments (1, 2, ...)
@@ -13,15 +13,14 @@
 use core::mem::offset_of;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::arena::BLOCKS;
+use super::memory::{Fresh, Memory, MemoryError, inspect};
 use crate::slot::LaneSide;
 use crate::sync::Word;
 
@@ -51,41 +50,6 @@ const _: () = {
     assert!(offset_of!(Base, lanes).is_multiple_of(64));
 };
 
-/// Memory that could not be made, or a descriptor that is not what the protocol asks for.
-#[derive(Debug, thiserror::Error)]
-pub enum SegmentError {
-    /// The system refused.
-    #[error("cannot {what} {length} bytes of shared memory: {error}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Bytes asked for.
-        length: usize,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// The descriptor is no sealed memory.
-    #[error("the peer sent memory whose seals are {found:#x}; {REQUIRED:?} are required")]
-    Seals {
-        /// The seals found, or -1 if the descriptor cannot be sealed.
-        found: i32,
-    },
-    /// The descriptor has another size than announced.
-    #[error("the peer announced {announced} bytes of memory and sent {found}")]
-    Size {
-        /// Bytes announced.
-        announced: u64,
-        /// Bytes found.
-        found: u64,
-    },
-}
-
-/// Seals that a segment has before it is sent: its size is fixed, nobody else can write to it, and no seal is added.
-const REQUIRED: SealFlag = SealFlag::F_SEAL_SHRINK
-    .union(SealFlag::F_SEAL_GROW)
-    .union(SealFlag::from_bits_retain(nix::libc::F_SEAL_FUTURE_WRITE))
-    .union(SealFlag::F_SEAL_SEAL);
-
 /// A mapped segment, ours or the peer's.
 #[derive(Debug)]
 pub struct Segment {
@@ -93,40 +57,27 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Makes, maps and seals `length` bytes; the descriptor is what the peer gets.
+    /// Makes and maps `length` bytes of `memory`; the descriptor is what the peer gets.
     ///
     /// # Errors
-    /// [`SegmentError::System`].
-    pub fn create(length: usize) -> Result<(Self, OwnedFd), SegmentError> {
-        let failed = |what, error: std::io::Error| SegmentError::System { what, length, error };
-        let fd = memory_descriptor().map_err(|errno| failed("create", errno.into()))?;
-        let file = std::fs::File::from(fd);
-        file.set_len(length as u64).map_err(|error| failed("size", error))?;
-        let map = MmapOptions::new().len(length).map_raw(&file).map_err(|error| failed("map", error))?;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(REQUIRED)).map_err(|errno| failed("seal", errno.into()))?;
-        Ok((Self { map }, OwnedFd::from(file)))
+    /// [`MemoryError::System`] or [`MemoryError::Full`].
+    pub fn create(length: usize, memory: Memory) -> Result<(Self, OwnedFd), MemoryError> {
+        let fresh = Fresh::new(memory, length as u64)?;
+        let map = MmapOptions::new().len(length).map_raw(fresh.file());
+        let map = map.map_err(|error| not_mapped(length, memory, error))?;
+        Ok((Self { map }, fresh.into_shared()?))
     }
 
-    /// Checks and maps what a peer sent.
+    /// Checks and maps what a peer sent as `announced` bytes of `memory`. Whether its word is to be taken for memory that
+    /// is not sealed is for the caller to say.
     ///
     /// # Errors
-    /// [`SegmentError`]; nothing is mapped then.
-    pub fn accept(fd: OwnedFd, announced: u64) -> Result<Self, SegmentError> {
-        let seals = fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS).unwrap_or(-1);
-        if seals < 0 || !SealFlag::from_bits_retain(seals).contains(REQUIRED) {
-            return Err(SegmentError::Seals { found: seals });
-        }
-        let file = std::fs::File::from(fd);
-        let failed = |what, error: std::io::Error| SegmentError::System {
-            what,
-            length: usize::try_from(announced).unwrap_or(usize::MAX),
-            error,
-        };
-        let found = file.metadata().map_err(|error| failed("stat", error))?.len();
-        let length = usize::try_from(announced).ok().filter(|_| found == announced && found != 0);
-        let Some(length) = length else { return Err(SegmentError::Size { announced, found }) };
-        let map =
-            MmapOptions::new().len(length).map_raw_read_only(&file).map_err(|error| failed("map", error))?;
+    /// [`MemoryError`]; nothing is mapped then.
+    pub fn accept(fd: OwnedFd, announced: u64, memory: Memory) -> Result<Self, MemoryError> {
+        let file = File::from(fd);
+        let length = inspect(&file, announced, memory)?;
+        let map = MmapOptions::new().len(length).map_raw_read_only(&file);
+        let map = map.map_err(|error| not_mapped(length, memory, error))?;
         Ok(Self { map })
     }
 
@@ -198,14 +149,8 @@ impl Deref for Side {
     }
 }
 
-fn memory_descriptor() -> Result<OwnedFd, Errno> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let no_exec = MFdFlags::from_bits_retain(nix::libc::MFD_NOEXEC_SEAL);
-    match memfd_create(c"shmrpc", flags | no_exec) {
-        // Kernels before 6.3 do not know MFD_NOEXEC_SEAL.
-        Err(Errno::EINVAL) => memfd_create(c"shmrpc", flags),
-        made => made,
-    }
+fn not_mapped(length: usize, memory: Memory, error: std::io::Error) -> MemoryError {
+    MemoryError::System { what: "map", length: length as u64, memory, error }
 }
 
 #[cfg(test)]
@@ -214,31 +159,14 @@ mod tests {
 
     #[test]
     fn what_is_made_is_accepted() {
-        let (own, fd) = Segment::create(BASE_LEN).unwrap();
-        let peer = Segment::accept(fd, BASE_LEN as u64).unwrap();
-        own.release_word(7).unwrap().store(3, crate::sync::Ordering::Release);
-        assert_eq!(peer.release_word(7).unwrap().load(crate::sync::Ordering::Acquire), 3);
-        assert!(peer.release_word(BLOCKS).is_none());
-        assert!(peer.range(0, BASE_LEN as u64 + 1).is_none());
-        assert!(peer.range(u64::MAX, 2).is_none());
-    }
-
-    #[test]
-    fn memory_without_seals_is_refused() {
-        let fd = memory_descriptor().unwrap();
-        let file = std::fs::File::from(fd);
-        file.set_len(4096).unwrap();
-        assert!(matches!(Segment::accept(file.into(), 4096), Err(SegmentError::Seals { .. })));
-    }
-
-    #[test]
-    fn a_file_and_another_size_are_refused() {
-        let file = std::fs::File::open("/proc/self/exe").unwrap();
-        assert!(matches!(Segment::accept(file.into(), 4096), Err(SegmentError::Seals { found: -1 })));
-        let (_own, fd) = Segment::create(8192).unwrap();
-        assert!(matches!(
-            Segment::accept(fd, 4096),
-            Err(SegmentError::Size { announced: 4096, found: 8192 })
-        ));
+        for memory in [Memory::Memfd, Memory::PosixShm] {
+            let (own, fd) = Segment::create(BASE_LEN, memory).unwrap();
+            let peer = Segment::accept(fd, BASE_LEN as u64, memory).unwrap();
+            own.release_word(7).unwrap().store(3, crate::sync::Ordering::Release);
+            assert_eq!(peer.release_word(7).unwrap().load(crate::sync::Ordering::Acquire), 3);
+            assert!(peer.release_word(BLOCKS).is_none());
+            assert!(peer.range(0, BASE_LEN as u64 + 1).is_none());
+            assert!(peer.range(u64::MAX, 2).is_none());
+        }
     }
 }

@@ -111,6 +111,7 @@ mod tests {
     use super::super::{Events, Limits, Parts, watch};
     use super::*;
     use crate::peers::{PeerCredentials, PeerInfo};
+    use crate::shm::memory::Memory;
     use crate::shm::segment::{BASE_LEN, Segment};
     use crate::slot::Kind;
     use crate::sys::socket::FrameReader;
@@ -127,9 +128,15 @@ mod tests {
     /// A connection, and the other end of its socket, which nobody reads.
     fn with_silent_peer() -> (Arc<Connection>, Socket) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let base = || Segment::create(BASE_LEN).unwrap().0;
+        let base = || Segment::create(BASE_LEN, Memory::Memfd).unwrap().0;
         let connection = Connection::new(Parts {
-            limits: Limits { lanes: 1, send_max: 1 << 20, receive_max: 1 << 20 },
+            limits: Limits {
+                lanes: 1,
+                send_max: 1 << 20,
+                receive_max: 1 << 20,
+                own_memory: Memory::Memfd,
+                peer_memory: Memory::Memfd,
+            },
             peer: PeerInfo::new(PeerCredentials::own(), None),
             trusted: false,
             own_base: base(),
@@ -185,7 +192,7 @@ mod tests {
     fn memory_is_not_announced_to_a_peer_that_does_not_read() {
         let (connection, theirs) = with_silent_peer();
         fill(&connection);
-        let (_, fd) = Segment::create(4096).unwrap();
+        let (_, fd) = Segment::create(4096, Memory::Memfd).unwrap();
         let header = Header::new(Kind::SegmentAdd);
         assert!(!connection.announce(header, &[0; 8], &fd).unwrap());
         assert_eq!(connection.outbox.lock().frames.len(), 1, "it must not come later");

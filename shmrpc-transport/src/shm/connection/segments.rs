@@ -146,7 +146,7 @@ impl Connection {
             return Ok(false);
         }
         let Ok(size) = usize::try_from(length) else { return Ok(false) };
-        let (segment, fd) = match Segment::create(size) {
+        let (segment, fd) = match Segment::create(size, self.limits.own_memory) {
             Ok(made) => made,
             Err(error) => {
                 tracing::warn!(%error, "the arena cannot grow");
@@ -195,7 +195,8 @@ impl Connection {
         if length > cap.saturating_sub(held) {
             return Err(format!("a segment of {length} bytes beside {held} is above {cap}"));
         }
-        let segment = Segment::accept(fd, length).map_err(|error| error.to_string())?;
+        let segment =
+            Segment::accept(fd, length, self.limits.peer_memory).map_err(|error| error.to_string())?;
         let id = receiving.next;
         receiving.next = id.wrapping_add(1);
         receiving.segments.insert(id, Arc::new(segment));

@@ -11,10 +11,11 @@ use rkyv::rancor::BoxedError as Error;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::shm::memory::Memory;
 use crate::shm::segment::BASE_LEN;
 
 /// Version of the wire format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"shmrpc\0\0";
 /// Facts about archives that both sides must share: little-endian, 32-bit relative pointers, aligned, depth 128.
 const FORMATS: u32 = 0x0001_2080;
@@ -52,6 +53,14 @@ pub enum HelloError {
         /// Bytes of this version.
         expected: u64,
     },
+    /// Memory of a kind that we do not know.
+    #[error(
+        "the other end's memory is of kind {found}, which we do not know; use the same shmrpc on both sides"
+    )]
+    Memory {
+        /// The kind, as it travels.
+        found: u32,
+    },
     /// The body is not valid.
     #[error("the body is not valid: {0}")]
     Body(Error),
@@ -64,6 +73,7 @@ pub enum HelloError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     body: Body,
+    memory: Memory,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -71,13 +81,15 @@ struct Body {
     base_len: u64,
     max_message: u64,
     lanes: u32,
+    memory: u32,
     application: Vec<u8>,
 }
 
 impl Hello {
     /// A hello of this version.
-    pub fn new(max_message: u64, lanes: u32, application: Vec<u8>) -> Self {
-        Self { body: Body { base_len: BASE_LEN as u64, max_message, lanes, application } }
+    pub fn new(max_message: u64, lanes: u32, memory: Memory, application: Vec<u8>) -> Self {
+        let body = Body { base_len: BASE_LEN as u64, max_message, lanes, memory: memory.code(), application };
+        Self { body, memory }
     }
 
     /// Bytes of a message that the speaker takes.
@@ -88,6 +100,11 @@ impl Hello {
     /// Lanes that the speaker offers.
     pub fn lanes(&self) -> u32 {
         self.body.lanes
+    }
+
+    /// What all memory of the speaker is made of.
+    pub fn memory(&self) -> Memory {
+        self.memory
     }
 
     /// Bytes of the memory that comes with the hello.
@@ -134,7 +151,8 @@ impl Hello {
         let mut aligned = AlignedVec::<16>::with_capacity(body.len());
         aligned.extend_from_slice(body);
         let body = rkyv::from_bytes::<Body, Error>(&aligned).map_err(HelloError::Body)?;
-        Ok(Self { body })
+        let memory = Memory::from_code(body.memory).ok_or(HelloError::Memory { found: body.memory })?;
+        Ok(Self { body, memory })
     }
 }
 
@@ -144,22 +162,28 @@ mod tests {
 
     #[test]
     fn a_hello_survives_its_bytes() {
-        let hello = Hello::new(1 << 20, 64, b"services".to_vec());
-        assert_eq!(Hello::from_bytes(&hello.to_bytes()).unwrap(), hello);
+        for memory in [Memory::Memfd, Memory::PosixShm] {
+            let hello = Hello::new(1 << 20, 64, memory, b"services".to_vec());
+            assert_eq!(Hello::from_bytes(&hello.to_bytes()).unwrap(), hello);
+        }
     }
 
     #[test]
     fn strangers_are_told_apart() {
-        let good = Hello::new(1 << 20, 64, vec![]).to_bytes();
+        let good = Hello::new(1 << 20, 64, Memory::Memfd, vec![]).to_bytes();
         let with = |at: usize, byte: u8| {
             let mut bytes = good.clone();
             bytes[at] = byte;
             Hello::from_bytes(&bytes)
         };
         assert!(matches!(with(0, b'x'), Err(HelloError::Magic)));
-        assert!(matches!(with(8, 2), Err(HelloError::Version { found: 2 })));
+        assert!(matches!(with(8, 3), Err(HelloError::Version { found: 3 })));
         assert!(matches!(with(12, 0xff), Err(HelloError::Formats { .. })));
         assert!(matches!(Hello::from_bytes(&good[..20]), Err(HelloError::Body(_))));
+        let mut strange = Hello::new(1 << 20, 64, Memory::Memfd, vec![]);
+        strange.body.memory = 2;
+        let strange = Hello::from_bytes(&strange.to_bytes());
+        assert!(matches!(strange, Err(HelloError::Memory { found: 2 })));
         assert!(matches!(Hello::from_bytes(b"GET / HTTP/1.1"), Err(HelloError::Magic)));
     }
 }

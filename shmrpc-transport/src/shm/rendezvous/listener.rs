@@ -273,6 +273,7 @@ impl Source for Arriving {
 struct Greeted {
     limits: Limits,
     peer: PeerInfo,
+    trusted: bool,
     own_base: Segment,
     peer_base: Segment,
     events: Box<dyn Events>,
@@ -289,13 +290,15 @@ impl Arriving {
             )));
         }
         let theirs = open_hello(frame)?;
+        let (own_memory, peer_memory) = (self.policy.memory, theirs.memory());
+        let trusted = self.policy.trusts(&peer, [("server", own_memory), ("client", peer_memory)])?;
         let peer_base = accept_base(reader, &theirs)?;
         let send_max = theirs.max_message();
         let (application, events) =
             self.host.welcome(&peer, &theirs.into_application()).map_err(MeetError::Refused)?;
-        let (own_base, fd) = Segment::create(BASE_LEN)?;
+        let (own_base, fd) = Segment::create(BASE_LEN, own_memory)?;
         let lanes = self.policy.lanes.min(MAX_LANES);
-        let hello = Hello::new(self.policy.max_message, lanes, application);
+        let hello = Hello::new(self.policy.max_message, lanes, own_memory, application);
         socket
             .send(Header::new(Kind::Hello), &hello.to_bytes(), &[fd.as_raw_fd()], NO_WAIT)
             .map_err(|error| MeetError::System { what: "cannot answer the hello", error })?;
@@ -303,13 +306,14 @@ impl Arriving {
             lanes,
             send_max: send_max.min(LARGEST),
             receive_max: self.policy.max_message.min(LARGEST),
+            own_memory,
+            peer_memory,
         };
-        Ok(Greeted { limits, peer, own_base, peer_base, events })
+        Ok(Greeted { limits, peer, trusted, own_base, peer_base, events })
     }
 
     fn install(&self, greeted: Greeted, socket: Socket, reader: FrameReader) -> Next {
-        let Greeted { limits, peer, own_base, peer_base, events } = greeted;
-        let trusted = self.policy.trust.contains(peer.credentials());
+        let Greeted { limits, peer, trusted, own_base, peer_base, events } = greeted;
         let parts = Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events };
         let connection = Connection::new(parts);
         self.host.connected(&connection);

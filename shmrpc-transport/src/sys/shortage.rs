@@ -1,0 +1,48 @@
+//! What the system has run out of, and what to raise then.
+
+use std::io;
+
+use nix::errno::Errno;
+
+/// What the system said, and, if it has run out of something, which limit that is.
+pub fn explain(error: &io::Error) -> String {
+    match errno(error).and_then(limit) {
+        Some(limit) => format!("{error}; {limit}"),
+        None => error.to_string(),
+    }
+}
+
+/// The same for a thread that could not be started.
+pub fn explain_thread(error: &io::Error) -> String {
+    match errno(error) {
+        Some(Errno::EAGAIN) => format!(
+            "{error}; raise the limit on threads (ulimit -u, the cgroup's pids.max, kernel.threads-max) or on address \
+             space (ulimit -v)"
+        ),
+        _ => explain(error),
+    }
+}
+
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw)
+}
+
+fn limit(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::EMFILE => "this process has no descriptor left; raise its limit (ulimit -n, LimitNOFILE=)",
+        Errno::ENFILE => "the system has no file left; raise fs.file-max",
+        Errno::ETOOMANYREFS => {
+            "too many of this user's descriptors are on their way through sockets; raise the limit on descriptors \
+             (ulimit -n, LimitNOFILE=)"
+        }
+        Errno::ENOMEM => {
+            "no memory or no address space is left; raise the limit (ulimit -v, vm.max_map_count, the cgroup's \
+             memory.max)"
+        }
+        Errno::ENOBUFS => {
+            "the system has no memory for sockets left; raise net.core.optmem_max or its memory"
+        }
+        Errno::ENOSPC => "no room is left; raise fs.epoll.max_user_watches, or the size of the file system",
+        _ => return None,
+    })
+}

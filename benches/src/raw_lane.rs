@@ -40,10 +40,10 @@ impl Host for Echo {
 }
 
 impl Events for Echo {
-    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> bool {
+    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> std::result::Result<(), String> {
         let connection = Arc::clone(connection);
         thread::spawn(move || echo(&connection, lane));
-        true
+        Ok(())
     }
 
     fn closed(&self, _: &Connection) {}

@@ -51,7 +51,7 @@ pub type Decoder = Strategy<(), Refusal>;
 
 /// A payload that is not a valid `T`.
 #[derive(Debug, thiserror::Error)]
-#[error("{length} bytes are not a valid {expected}: {reason}")]
+#[error("{length} bytes cannot be read as {expected}: {reason}")]
 pub struct Invalid {
     expected: &'static str,
     length: usize,
@@ -63,6 +63,14 @@ impl Invalid {
     #[inline(never)]
     fn new<T>(length: usize, refusal: Refusal) -> Self {
         Self { expected: type_name::<T>(), length, reason: refusal.reason() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lost<T>(length: usize) -> Self {
+        let reason = "there is no memory to copy them to; raise the limit of the process that receives them (ulimit \
+                      -v, the cgroup's memory.max), or send less";
+        Self { expected: type_name::<T>(), length, reason: reason.into() }
     }
 }
 
@@ -88,6 +96,8 @@ pub struct Message {
 enum Elsewhere {
     Nowhere,
     Copied(Copied),
+    /// Nowhere: there was no memory to copy so many bytes to.
+    Lost(usize),
     InPlace(Box<dyn Loan>),
 }
 
@@ -145,7 +155,11 @@ impl Message {
             self.elsewhere = Elsewhere::InPlace(Box::new(loan));
             return;
         }
-        let mut copied = pool.take(length);
+        let Some(mut copied) = pool.take(length) else {
+            self.length = 0;
+            self.elsewhere = Elsewhere::Lost(length);
+            return;
+        };
         // SAFETY: the loan keeps `length` readable bytes at `from`; the buffer has room for as many, and is ours.
         // A peer that writes meanwhile garbles the copy only, which is validated afterwards.
         unsafe { core::ptr::copy_nonoverlapping(from, copied.as_mut_ptr(), length) };
@@ -186,7 +200,7 @@ impl Message {
     #[inline(always)]
     fn bytes(&self) -> &[u8] {
         let start = match &self.elsewhere {
-            Elsewhere::Nowhere => self.words.0.as_ptr().cast(),
+            Elsewhere::Nowhere | Elsewhere::Lost(_) => self.words.0.as_ptr().cast(),
             Elsewhere::Copied(copied) => copied.as_ptr(),
             Elsewhere::InPlace(loan) => loan.bytes().0,
         };
@@ -202,7 +216,10 @@ impl Message {
     #[inline(always)]
     pub fn access<T: Wire>(&self) -> Result<&T::Archived, Invalid> {
         let bytes = self.bytes();
-        validate::<T>(bytes).map_err(|refusal| Invalid::new::<T>(bytes.len(), refusal))
+        validate::<T>(bytes).map_err(|refusal| match self.elsewhere {
+            Elsewhere::Lost(length) => Invalid::lost::<T>(length),
+            _ => Invalid::new::<T>(bytes.len(), refusal),
+        })
     }
 
     /// Validates the payload as a `T` and copies it out.
@@ -331,8 +348,9 @@ impl Copied {
 }
 
 impl Pool {
-    /// A buffer for `length` bytes: the warmest that is large enough, else the largest, grown.
-    fn take(self: &Arc<Self>, length: usize) -> Copied {
+    /// A buffer for `length` bytes: the warmest that is large enough, else the largest, grown. `None` if there is no
+    /// memory: a peer says how much is needed, so this may not end the process.
+    fn take(self: &Arc<Self>, length: usize) -> Option<Copied> {
         let units = length.div_ceil(size_of::<Line>());
         let mut buffers = self.buffers.lock();
         let fits = buffers.iter().rposition(|buffer| buffer.capacity() >= units);
@@ -342,9 +360,10 @@ impl Pool {
         };
         drop(buffers);
         if buffer.capacity() < units {
-            buffer = Vec::with_capacity(units);
+            buffer = Vec::new();
+            buffer.try_reserve_exact(units).ok()?;
         }
-        Copied { buffer, pool: Arc::clone(self) }
+        Some(Copied { buffer, pool: Arc::clone(self) })
     }
 }
 

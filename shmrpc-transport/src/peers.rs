@@ -60,6 +60,11 @@ impl PeerInfo {
         self.credentials.gid
     }
 
+    /// The same as [`PeerInfo::pidfd`], to keep.
+    pub(crate) fn shared_pidfd(&self) -> Option<&Arc<OwnedFd>> {
+        self.pidfd.as_ref()
+    }
+
     /// A descriptor that stands for this process and for no other (`pidfd_open(2)`): to signal it, to wait for its
     /// end. `None` where the kernel gives none.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {

@@ -37,7 +37,7 @@ impl Host for Echo {
 struct Lanes;
 
 impl Events for Lanes {
-    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> bool {
+    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> Result<(), String> {
         let mut lane = ServingLane::new(connection, lane).unwrap();
         thread::spawn(move || {
             let mut incoming = Incoming::empty();
@@ -48,7 +48,7 @@ impl Events for Lanes {
                 lane.finish();
             }
         });
-        true
+        Ok(())
     }
     fn closed(&self, _: &Connection) {}
 }

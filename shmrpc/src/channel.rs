@@ -158,8 +158,8 @@ impl Channel {
     #[cold]
     fn no_lane(&self, none: NoLane) -> Box<CallError> {
         Box::new(match none {
-            NoLane::Refused => {
-                CallError::Overloaded("the server has no thread left to serve this client".into())
+            NoLane::Refused(reason) => {
+                CallError::Overloaded(format!("the server serves no lane to this client: {reason}"))
             }
             NoLane::TimedOut => CallError::Overloaded(format!(
                 "for {:?} every lane was in use, or the server did not answer when asked for one more, or a one-way \

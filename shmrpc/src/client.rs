@@ -189,8 +189,8 @@ fn describe(connection: &Connection, endpoint: &Endpoint, failed: &[ConnectError
 struct NoEvents;
 
 impl Events for NoEvents {
-    fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> bool {
-        false
+    fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> Result<(), String> {
+        Err("a client serves nobody".into())
     }
 
     fn closed(&self, _: &Connection) {}

@@ -165,7 +165,11 @@ pub(crate) fn fail(lane: &mut ServingLane, incoming: &mut Incoming, failure: Fai
     text.truncate(text.floor_char_boundary(TEXT_MAX));
     let code = failure as u32;
     let mut sent = lane.reply(incoming.call_id, Kind::Failure, &(code, text), false);
-    if matches!(sent, Err(EncodeError::NoMemory { .. } | EncodeError::TooMany { .. })) {
+    let no_memory = |error: &EncodeError| {
+        use EncodeError::{NoMemory, System, TooMany};
+        matches!(error, NoMemory { .. } | TooMany { .. } | System(_))
+    };
+    if sent.as_ref().is_err_and(no_memory) {
         // There is no memory to say more; this needs none.
         sent = lane.reply(incoming.call_id, Kind::Failure, &(code, SHORT.to_owned()), false);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use shmrpc_transport::message::EncodeError;
 use shmrpc_transport::shm::rendezvous::MeetError;
+use shmrpc_transport::sys::shortage::explain;
 
 use crate::endpoint::EndpointError;
 
@@ -160,7 +161,7 @@ pub enum ServeError {
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     /// The system refused.
-    #[error("cannot listen at {endpoint}: {error}")]
+    #[error("cannot listen at {endpoint}: {}", explain(error))]
     Listen {
         /// The endpoint.
         endpoint: String,

@@ -13,6 +13,7 @@ use shmrpc_transport::shm::lane::{Incoming, ServingLane};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy};
 use shmrpc_transport::sys::fork::Generation;
+use shmrpc_transport::sys::shortage::explain_thread;
 
 use crate::context::Context;
 use crate::dispatch::{Failure, Request, Service, fail, panic_text};
@@ -287,22 +288,24 @@ struct Served {
 }
 
 impl Events for Served {
-    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> bool {
-        let Some(place) = Place::take(&self.shared) else {
-            tracing::warn!(limit = self.shared.max_lanes, peer = ?connection.peer(), "a lane was refused");
-            return false;
+    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> Result<(), String> {
+        let refused = |reason: String| {
+            tracing::warn!(reason, peer = ?connection.peer(), "a lane was refused");
+            reason
         };
-        let Some(serving) = ServingLane::new(connection, lane) else { return false };
+        let place = Place::take(&self.shared).ok_or_else(|| {
+            refused(format!("{} threads serve its clients, which is its limit", self.shared.max_lanes))
+        })?;
+        let serving =
+            ServingLane::new(connection, lane).ok_or_else(|| refused(format!("there is no lane {lane}")))?;
         let table = Arc::clone(&self.table);
         let thread = std::thread::Builder::new().name(format!("shmrpc-lane-{lane}"));
         let started = thread.spawn(move || {
             serve_lane(serving, &table);
             drop(place);
         });
-        if let Err(error) = &started {
-            tracing::warn!(%error, "a lane's thread could not start");
-        }
-        started.is_ok()
+        let no_thread = |error| refused(format!("it cannot start a thread: {}", explain_thread(&error)));
+        started.map(drop).map_err(no_thread)
     }
 
     fn closed(&self, connection: &Connection) {

@@ -159,7 +159,8 @@ static PAIR: LazyLock<Pair> = LazyLock::new(|| {
             .memory(memory)
             .start()
             .unwrap();
-        let client = EchoClient::builder().trust(trust).memory(memory).connect(place.endpoint()).unwrap();
+        let client = EchoClient::builder().trust(trust).memory(memory).timeout(Duration::from_secs(60));
+        let client = client.connect(place.endpoint()).unwrap();
         // The connection stands without the socket's name, so that nothing is left behind when the process ends.
         drop(place);
         std::mem::forget(server);

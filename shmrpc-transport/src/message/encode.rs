@@ -36,6 +36,9 @@ pub enum EncodeError {
         /// Bytes that may be lent to this peer at once.
         cap: u64,
     },
+    /// The system gave no more memory to send from.
+    #[error("there is no more memory to send from: {0}")]
+    System(Box<str>),
     /// The peer holds as many messages as may be out at once.
     #[error(
         "the peer holds {max} messages of ours, as many as may be out at once; drop views, or wait for calls in flight"

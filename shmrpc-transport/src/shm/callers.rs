@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -14,6 +14,8 @@ use crate::sys::futex::Until;
 
 /// How often a thread that waits for a lane looks for overdue replies.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long a client whose server refused a lane does with those that it has, before it asks again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The lanes of one connection, opened when a thread first needs one.
 ///
@@ -38,8 +40,10 @@ struct Padded(OnceLock<Exclusive<CallerLane>>);
 /// How lanes are opened: one at a time.
 #[derive(Debug)]
 struct Opening {
-    /// Lanes that may be open; lowered when the server refuses one.
+    /// Lanes that may be open; lowered for [`AGAIN`] when the server refuses one.
     limit: u32,
+    /// When it refused one.
+    refused: Option<Instant>,
     /// Whether a thread waits for the server's answer. The others do not wait for that thread.
     busy: bool,
 }
@@ -47,8 +51,8 @@ struct Opening {
 /// No lane could be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoLane {
-    /// The server serves no lane to us.
-    Refused,
+    /// The server serves no lane to us, for this reason.
+    Refused(String),
     /// Every lane was in use until the time was over.
     TimedOut,
     /// The connection ended.
@@ -113,7 +117,7 @@ impl Callers {
             connection,
             lanes: (0..lanes).map(|_| Padded(OnceLock::new())).collect(),
             open: AtomicU32::new(0),
-            opening: Mutex::new(Opening { limit: lanes, busy: false }),
+            opening: Mutex::new(Opening { limit: lanes, refused: None, busy: false }),
             waiting: AtomicU32::new(0),
             queue: Mutex::new(()),
             freed: Condvar::new(),
@@ -202,6 +206,10 @@ impl Callers {
     fn try_open(&self, until: &mut Until) -> Result<Option<Lease<'_>>, NoLane> {
         let mut opening = self.opening.lock();
         let index = self.open.load(Ordering::Acquire);
+        if index >= opening.limit && opening.refused.is_some_and(|refused| refused.elapsed() >= AGAIN) {
+            // What the server lacked it may have now.
+            (opening.limit, opening.refused) = (self.connection.limits().lanes, None);
+        }
         if opening.busy || index >= opening.limit {
             return Ok(None);
         }
@@ -221,13 +229,14 @@ impl Callers {
             }
             Err(NotOpened::Dead(death)) => Err(NoLane::Dead(death)),
             Err(NotOpened::TimedOut) => Err(NoLane::TimedOut),
-            Err(NotOpened::Refused) if index == 0 => Err(NoLane::Refused),
-            Err(NotOpened::Refused) => {
+            Err(NotOpened::Refused(reason)) if index == 0 => Err(NoLane::Refused(reason)),
+            Err(NotOpened::Refused(reason)) => {
                 tracing::debug!(
                     open = index,
+                    reason,
                     "the server refused a further lane; those that are open are shared"
                 );
-                opening.limit = index;
+                (opening.limit, opening.refused) = (index, Some(Instant::now()));
                 Ok(None)
             }
         };

@@ -20,7 +20,7 @@ use crate::slot::{Header, Kind};
 use crate::sys::fork::Generation;
 use crate::sys::futex::{Stop, Until};
 use crate::sys::membarrier;
-use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
+use crate::sys::socket::{Frame, FrameReader, ReadError, Socket, clip};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
 
 pub use self::blocks::BadBlock;
@@ -51,25 +51,28 @@ pub struct Limits {
 
 /// What the owner of a connection does when the peer says something on the socket.
 pub trait Events: Send + Sync {
-    /// The peer opened `lane`. True if somebody serves it now.
-    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> bool;
+    /// The peer opened `lane`, and somebody is to serve it.
+    ///
+    /// # Errors
+    /// Why nobody does, for the peer to read.
+    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> Result<(), String>;
     /// The connection ended. Called once.
     fn closed(&self, connection: &Connection);
 }
 
 /// What a peer says to a lane that we open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaneAnswer {
     /// Somebody serves it.
     Served,
-    /// Nobody will serve it.
-    Refused,
+    /// Nobody serves it now, for this reason.
+    Refused(String),
     /// Nothing, in the time it had.
     TimedOut,
 }
 
 /// Whether a lane is served, as far as we know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Question {
     NotAsked,
     Asked,
@@ -160,7 +163,7 @@ impl Connection {
             reader: Mutex::new(reader),
             reading: Mutex::default(),
             stops: (0..MAX_LANES).map(|_| Stop::default()).collect(),
-            questions: Mutex::new([Question::NotAsked; MAX_LANES as usize]),
+            questions: Mutex::new([const { Question::NotAsked }; MAX_LANES as usize]),
             answered: Condvar::new(),
             going_away: false.into(),
             opened: AtomicU64::new(0),
@@ -215,6 +218,16 @@ impl Connection {
     /// Ends the connection. The first reason stays; every wait of every lane ends. In a forked child it does nothing
     /// but remember the reason: the connection is its parent's.
     pub fn die(&self, death: Death) {
+        self.end(death, None);
+    }
+
+    /// Ends the connection because this side cannot go on, and tells the peer why, if the socket takes it.
+    pub(crate) fn give_up(&self, reason: String) {
+        tracing::warn!(peer = ?self.peer, "connection given up: {reason}");
+        self.end(Death { reason: reason.clone(), peer_closed: false }, Some(&reason));
+    }
+
+    fn end(&self, death: Death, last_words: Option<&str>) {
         if self.death.set(death).is_err() || !self.process.is_current() {
             return;
         }
@@ -224,6 +237,9 @@ impl Connection {
         // A lane that takes a message now either shows the peer that it did, before the peer can see the end, or sees
         // the end itself and runs nothing (`Connection::may_run`).
         membarrier::everywhere();
+        if let Some(reason) = last_words {
+            self.say_last(reason);
+        }
         self.socket.shutdown();
         if let Some(token) = self.mourner.get() {
             unwatch(*token);
@@ -274,7 +290,7 @@ impl Connection {
                 return Err(self.last_words());
             }
             if let Some(Question::Answered(answer)) = questions.get(lane as usize) {
-                return Ok(*answer);
+                return Ok(answer.clone());
             }
             match until.left() {
                 Some(left) if left.is_zero() => return Ok(LaneAnswer::TimedOut),
@@ -300,31 +316,42 @@ impl Connection {
         self.stops.get(lane as usize)
     }
 
-    fn handle(self: &Arc<Self>, frame: &Frame) -> Result<(), String> {
+    fn handle(self: &Arc<Self>, frame: &Frame) -> Result<(), Fault> {
         let header = frame.header;
         match header.kind {
             Kind::SegmentAdd => self.segment_added(frame),
             Kind::SegmentRetire => self.segment_retired(header),
             Kind::LaneOpen | Kind::LaneReset if header.block >= MAX_LANES => {
-                Err(format!("no such lane: {}", header.block))
+                Err(Fault::Peer(format!("no such lane: {}", header.block)))
             }
             Kind::LaneOpen if header.call_id == 0 => {
                 // A caller whose first question timed out asks again: the lane has its thread already.
                 let bit = 1 << header.block;
-                let served = self.opened.load(Ordering::Relaxed) & bit != 0
-                    || header.block < self.limits.lanes && self.events.lane_opened(self, header.block);
-                if served {
-                    self.opened.fetch_or(bit, Ordering::Relaxed);
+                let served = if self.opened.load(Ordering::Relaxed) & bit != 0 {
+                    Ok(())
+                } else if header.block < self.limits.lanes {
+                    self.events.lane_opened(self, header.block)
+                } else {
+                    Err(format!("{} lanes are all that a connection may have", self.limits.lanes))
+                };
+                let mut answer = Header { call_id: 1, block: header.block, ..Header::new(Kind::LaneOpen) };
+                match served {
+                    Ok(()) => {
+                        self.opened.fetch_or(bit, Ordering::Relaxed);
+                        self.tell(answer);
+                    }
+                    Err(reason) => {
+                        answer.kind = Kind::LaneReset;
+                        self.tell_why(answer, clip(&reason));
+                    }
                 }
-                let mut answer = Header::new(if served { Kind::LaneOpen } else { Kind::LaneReset });
-                answer.call_id = 1;
-                answer.block = header.block;
-                self.tell(answer);
                 Ok(())
             }
             Kind::LaneOpen | Kind::LaneReset => {
-                let served = header.kind == Kind::LaneOpen;
-                let answer = if served { LaneAnswer::Served } else { LaneAnswer::Refused };
+                let answer = match header.kind {
+                    Kind::LaneOpen => LaneAnswer::Served,
+                    _ => LaneAnswer::Refused(frame.text()),
+                };
                 if let Some(question) = self.questions.lock().get_mut(header.block as usize) {
                     *question = Question::Answered(answer);
                 }
@@ -336,7 +363,13 @@ impl Connection {
                 Ok(())
             }
             Kind::Ping => Ok(()),
-            other => Err(format!("{other:?} has no place on the socket")),
+            // It has stopped its lanes before it said so, so its counters are final.
+            Kind::Failure => {
+                let reason = format!("the peer gave up: {}", frame.text());
+                self.die(Death { reason, peer_closed: true });
+                Ok(())
+            }
+            other => Err(Fault::Peer(format!("{other:?} has no place on the socket"))),
         }
     }
 
@@ -346,18 +379,33 @@ impl Connection {
         while self.death.get().is_none() {
             let frame = self.reader.lock().next(&self.socket);
             match frame {
-                Ok(Some(frame)) => {
-                    if let Err(what) = self.handle(&frame) {
-                        self.poison(&what);
-                    }
-                }
+                Ok(Some(frame)) => match self.handle(&frame) {
+                    Ok(()) => {}
+                    Err(Fault::Peer(what)) => drop(self.poison(&what)),
+                    Err(Fault::Ours(reason)) => self.give_up(reason),
+                },
                 Ok(None) => return,
+                Err(error @ ReadError::OutOfDescriptors) => self.give_up(error.to_string()),
                 Err(error) => {
                     let peer_closed = matches!(error, ReadError::Closed);
                     self.die(Death { reason: error.to_string(), peer_closed });
                 }
             }
         }
+    }
+}
+
+/// Why a frame ends the connection.
+enum Fault {
+    /// The peer broke the protocol.
+    Peer(String),
+    /// This side lacks what it takes.
+    Ours(String),
+}
+
+impl From<String> for Fault {
+    fn from(what: String) -> Self {
+        Self::Peer(what)
     }
 }
 
@@ -378,8 +426,8 @@ pub(crate) fn watch(connection: &Arc<Connection>) -> io::Result<()> {
     let watcher = Watcher::get()?;
     let token = watcher.watch(Arc::new(Watched(Arc::clone(connection))))?;
     connection.watched.get_or_init(|| token);
-    if let Some(pidfd) = connection.peer.pidfd() {
-        let mourner = Mourner { pidfd: pidfd.try_clone_to_owned()?, connection: Arc::downgrade(connection) };
+    if let Some(pidfd) = connection.peer.shared_pidfd() {
+        let mourner = Mourner { pidfd: Arc::clone(pidfd), connection: Arc::downgrade(connection) };
         let token = watcher.watch(Arc::new(mourner))?;
         let token = connection.mourner.get_or_init(|| token);
         if connection.death.get().is_some() {
@@ -425,7 +473,7 @@ impl Source for Watched {
 
 /// The peer's process, as the watcher sees it. A child of the peer may hold its socket open; it does not hold this.
 struct Mourner {
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     connection: Weak<Connection>,
 }
 

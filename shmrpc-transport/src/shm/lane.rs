@@ -61,8 +61,8 @@ pub struct CallerLane {
 /// A lane that could not be opened.
 #[derive(Debug)]
 pub(crate) enum NotOpened {
-    /// The peer serves no further lane.
-    Refused,
+    /// The peer serves no further lane now, for this reason.
+    Refused(String),
     /// The peer did not answer in time.
     TimedOut,
     /// The connection ended.
@@ -107,10 +107,12 @@ impl CallerLane {
         lane: u32,
         until: &mut Until,
     ) -> Result<Self, NotOpened> {
-        let Some((producer, consumer)) = connection.rings(lane) else { return Err(NotOpened::Refused) };
+        let Some((producer, consumer)) = connection.rings(lane) else {
+            return Err(NotOpened::Refused(format!("there is no lane {lane}")));
+        };
         match connection.open_lane(lane, until).map_err(NotOpened::Dead)? {
             LaneAnswer::Served => {}
-            LaneAnswer::Refused => return Err(NotOpened::Refused),
+            LaneAnswer::Refused(reason) => return Err(NotOpened::Refused(reason)),
             LaneAnswer::TimedOut => return Err(NotOpened::TimedOut),
         }
         Ok(Self { connection: Arc::clone(connection), lane, producer, consumer, next_call: 0, overdue: None })

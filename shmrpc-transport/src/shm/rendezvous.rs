@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{self, Connection, Events, Limits, Parts};
+use super::connection::{self, Connection, Death, Events, Limits, Parts};
 use super::memory::{Memory, MemoryError};
 use super::segment::{BASE_LEN, MAX_LANES, Segment};
 use crate::peers::{PeerInfo, Peers};
 use crate::slot::{Header, Kind};
 use crate::sys::futex::Until;
 use crate::sys::process;
-use crate::sys::socket::{self, Frame, FrameReader, Socket};
+use crate::sys::shortage::{explain, is_shortage};
+use crate::sys::socket::{Frame, FrameReader, NoSocket, Socket};
 use crate::sys::watcher::{Source, Token, Watcher};
 
 pub use hello::{Hello, HelloError, VERSION};
@@ -118,7 +119,7 @@ pub enum MeetError {
     #[error("the server did not answer within {0:?}")]
     TimedOut(Duration),
     /// The system refused.
-    #[error("{what}: {error}")]
+    #[error("{what}: {}", explain(error))]
     System {
         /// What was tried.
         what: &'static str,
@@ -151,16 +152,18 @@ pub fn connect(
     events: Box<dyn Events>,
 ) -> Result<Met, MeetError> {
     let mut until = Until::after(timeout);
-    let stream = socket::connect(path, || until.left()).map_err(|error| match error.kind() {
-        io::ErrorKind::TimedOut => MeetError::TimedOut(timeout),
-        _ => MeetError::Nobody { path: path.to_owned(), error },
+    let socket = Socket::connect(path, until.left()).map_err(|none| match none {
+        NoSocket::Ours(error) => MeetError::System { what: "cannot set up a socket", error },
+        NoSocket::There(error) => MeetError::Nobody { path: path.to_owned(), error },
+        NoSocket::TimedOut => MeetError::TimedOut(timeout),
     })?;
-    let socket =
-        Socket::new(stream).map_err(|error| MeetError::System { what: "cannot set up the socket", error })?;
     let (own_base, fd) = Segment::create(BASE_LEN, policy.memory)?;
     let hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
     let bytes = hello.to_bytes();
     if let Err(error) = socket.send(Header::new(Kind::Hello), &bytes, &[fd.as_raw_fd()], || until.left()) {
+        if is_shortage(&error) {
+            return Err(MeetError::System { what: "cannot send the hello", error });
+        }
         // A server that refuses before it reads leaves its reason behind; fall through to read it.
         tracing::debug!(%error, "the hello was not taken");
     }
@@ -180,7 +183,7 @@ pub fn connect(
             Err(error) => return Err(MeetError::System { what: "cannot wait for the hello", error }),
         }
     };
-    let peer = identify(&socket, &mut reader).map_err(|reason| MeetError::Ended(reason.into()))?;
+    let peer = identify(&socket, &mut reader).map_err(MeetError::Ended)?;
     if !policy.allow.contains(peer.credentials()) {
         return Err(MeetError::NotAllowed {
             path: path.to_owned(),
@@ -200,23 +203,30 @@ pub fn connect(
     };
     let parts = Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events };
     let connection = Connection::new(parts);
-    connection::watch(&connection)
-        .map_err(|error| MeetError::System { what: "cannot watch the socket", error })?;
+    if let Err(error) = connection::watch(&connection) {
+        connection.die(Death { reason: "it cannot be watched".into(), peer_closed: false });
+        return Err(MeetError::System { what: "cannot watch the socket", error });
+    }
     Ok(Met { connection, application: theirs.into_application() })
 }
 
 /// Who sent the hello that `reader` holds, by the kernel's word.
-fn identify(socket: &Socket, reader: &mut FrameReader) -> Result<PeerInfo, &'static str> {
+fn identify(socket: &Socket, reader: &mut FrameReader) -> Result<PeerInfo, String> {
     socket.stop_asking_who();
     let credentials = reader.credentials().ok_or("the hello came without credentials")?;
     let pidfd = match reader.take_pidfd() {
         Some(pidfd) => Some(pidfd),
         // Before Linux 6.5: by the id, which may have gone to another process if the peer has ended since. Then the
         // socket is what tells of its end.
-        None => process::open(credentials.pid).ok(),
+        None => match process::open(credentials.pid) {
+            Err(error) if is_shortage(&error) => {
+                return Err(format!("there is no descriptor for the peer's process: {}", explain(&error)));
+            }
+            opened => opened.ok(),
+        },
     };
     if pidfd.as_ref().is_some_and(process::has_ended) {
-        return Err("the peer's process has ended");
+        return Err("the peer's process has ended".into());
     }
     Ok(PeerInfo::new(credentials, pidfd))
 }
@@ -228,7 +238,7 @@ fn watch(source: Arc<dyn Source>) -> io::Result<Token> {
 fn open_hello(frame: &Frame) -> Result<Hello, MeetError> {
     match frame.header.kind {
         Kind::Hello => Ok(Hello::from_bytes(&frame.payload)?),
-        Kind::Failure => Err(MeetError::Refused(String::from_utf8_lossy(&frame.payload).into_owned())),
+        Kind::Failure => Err(MeetError::Refused(frame.text())),
         other => Err(MeetError::Ended(format!("it began with {other:?}"))),
     }
 }

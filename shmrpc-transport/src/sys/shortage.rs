@@ -23,13 +23,18 @@ pub fn explain_thread(error: &io::Error) -> String {
     }
 }
 
+/// Whether the system lacks something that it may have later.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    errno(error).and_then(limit).is_some()
+}
+
 fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }
 
 fn limit(errno: Errno) -> Option<&'static str> {
     Some(match errno {
-        Errno::EMFILE => "this process has no descriptor left; raise its limit (ulimit -n, LimitNOFILE=)",
+        Errno::EMFILE => "the process has no descriptor left; raise its limit (ulimit -n, LimitNOFILE=)",
         Errno::ENFILE => "the system has no file left; raise fs.file-max",
         Errno::ETOOMANYREFS => {
             "too many of this user's descriptors are on their way through sockets; raise the limit on descriptors \

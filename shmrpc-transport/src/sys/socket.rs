@@ -1,21 +1,23 @@
 //! Unix sockets that carry frames, descriptors and credentials.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    UnixCredentials, recvmsg, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, connect, sendmsg,
+    setsockopt, socket, sockopt,
 };
+use nix::sys::time::TimeVal;
 
 use super::process;
+use super::shortage::is_shortage;
 use crate::peers::PeerCredentials;
 use crate::slot::{BadHeader, HEADER, Header};
 
@@ -23,32 +25,6 @@ use crate::slot::{BadHeader, HEADER, Header};
 pub(crate) const MAX_CONTROL: usize = 1 << 20;
 /// Descriptors that may wait to be claimed by their frames.
 const MAX_DESCRIPTORS: usize = 8;
-
-/// Connects to the socket at `path`. A listener whose backlog is full is tried again, for as long as `left` says.
-///
-/// # Errors
-/// The system's; [`io::ErrorKind::TimedOut`] if the backlog stayed full.
-pub(crate) fn connect(path: &Path, mut left: impl FnMut() -> Option<Duration>) -> io::Result<UnixStream> {
-    let address = UnixAddr::new(path)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    let mut pause = Duration::from_millis(1);
-    loop {
-        match nix::sys::socket::connect(fd.as_raw_fd(), &address) {
-            Ok(()) => return Ok(UnixStream::from(fd)),
-            Err(Errno::EINTR) => {}
-            // Nothing tells when there is room again.
-            Err(Errno::EAGAIN) if left().is_some_and(|left| left.is_zero()) => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            Err(Errno::EAGAIN) => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(20));
-            }
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
 
 /// One end of a connected Unix socket.
 #[derive(Debug)]
@@ -74,11 +50,64 @@ pub(crate) enum ReadError {
     BadHeader(#[from] BadHeader),
     #[error("a control frame of {0} bytes is above {MAX_CONTROL}")]
     TooLong(u32),
-    #[error("more than {MAX_DESCRIPTORS} descriptors were sent that belong to no frame, or some were lost")]
+    #[error("more than {MAX_DESCRIPTORS} descriptors were sent that belong to no frame")]
     Descriptors,
+    #[error(
+        "a descriptor was lost on its way: the process that was to receive it has none left; raise its limit (ulimit -n, LimitNOFILE=), or fs.file-max"
+    )]
+    OutOfDescriptors,
+}
+
+/// A socket that is not connected.
+#[derive(Debug)]
+pub(crate) enum NoSocket {
+    /// This process cannot have a socket.
+    Ours(io::Error),
+    /// There is nobody to talk to.
+    There(io::Error),
+    /// The time was over: whoever listens has too many others to let in.
+    TimedOut,
+}
+
+/// Bytes of a reason that travel.
+const REASON_MAX: usize = 1024;
+
+/// The beginning of a reason.
+pub(crate) fn clip(reason: &str) -> &str {
+    reason.get(..reason.floor_char_boundary(REASON_MAX)).unwrap_or_default()
+}
+
+impl Frame {
+    /// The payload as a reason, for people.
+    pub(crate) fn text(&self) -> String {
+        clip(&String::from_utf8_lossy(&self.payload)).to_owned()
+    }
 }
 
 impl Socket {
+    /// Connects to whoever listens at `path`; without a timeout, this waits for ever.
+    pub(crate) fn connect(path: &Path, timeout: Option<Duration>) -> Result<Self, NoSocket> {
+        let ours = |errno: Errno| NoSocket::Ours(errno.into());
+        let there = |errno: Errno| NoSocket::There(errno.into());
+        let address = UnixAddr::new(path).map_err(there)?;
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(ours)?;
+        // It limits how long `connect` waits to be let in. Zero would be for ever.
+        let timeout = timeout.map_or(Duration::ZERO, |timeout| timeout.max(Duration::from_millis(1)));
+        let limit =
+            TimeVal::new(i64::try_from(timeout.as_secs()).unwrap_or(0), timeout.subsec_micros().into());
+        setsockopt(&socket, sockopt::SendTimeout, &limit).map_err(ours)?;
+        loop {
+            match connect(socket.as_raw_fd(), &address) {
+                Ok(()) => return Self::new(socket.into()).map_err(NoSocket::Ours),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Err(NoSocket::TimedOut),
+                Err(errno) if is_shortage(&errno.into()) => return Err(ours(errno)),
+                Err(errno) => return Err(there(errno)),
+            }
+        }
+    }
+
     /// Takes over a connected stream; it becomes non-blocking and reports who sends, until
     /// [`Socket::stop_asking_who`].
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
@@ -229,47 +258,102 @@ impl FrameReader {
     /// Reads once. False if nothing is there.
     fn fill(&mut self, socket: &Socket) -> Result<bool, ReadError> {
         let mut piece = [0; 4096];
-        let mut control = cmsg_space!([RawFd; MAX_DESCRIPTORS], UnixCredentials, RawFd);
-        let mut parts = [IoSliceMut::new(&mut piece)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        let message = loop {
-            match recvmsg::<()>(socket.stream.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+        let mut control = Control([0; CONTROL]);
+        let received = loop {
+            match receive(socket.as_fd(), &mut piece, &mut control) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(false),
                 Err(Errno::ECONNRESET) => return Err(ReadError::Closed),
                 Err(errno) => return Err(ReadError::System(errno.into())),
-                Ok(message) => break message,
+                Ok(received) => break received,
             }
         };
-        let lost = message.flags.contains(MsgFlags::MSG_CTRUNC);
-        for part in message.cmsgs().map_err(|errno| ReadError::System(errno.into()))? {
-            match part {
-                ControlMessageOwned::ScmRights(fds) => {
+        for (level, kind, data) in parts(control.0.get(..received.control).unwrap_or_default()) {
+            match (level, kind) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    let fds = data.as_chunks().0.iter().copied().map(RawFd::from_ne_bytes);
                     // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
-                    self.fds.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                    self.fds.extend(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
                 }
-                ControlMessageOwned::ScmCredentials(by) => {
-                    self.credentials = Some(PeerCredentials { pid: by.pid(), uid: by.uid(), gid: by.gid() });
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                    if let ([pid, uid, gid], _) = data.as_chunks() {
+                        self.credentials = Some(PeerCredentials {
+                            pid: i32::from_ne_bytes(*pid),
+                            uid: u32::from_ne_bytes(*uid),
+                            gid: u32::from_ne_bytes(*gid),
+                        });
+                    }
                 }
-                ControlMessageOwned::Unknown(part) => {
-                    let head = part.cmsg_header;
-                    let pidfd = process::pidfd_in(head.cmsg_level, head.cmsg_type, &part.data_bytes);
+                _ => {
+                    let pidfd = process::pidfd_in(level, kind, data);
                     // The first one stays: it came with the hello. A later one is closed here.
                     self.pidfd = self.pidfd.take().or(pidfd);
                 }
-                _ => {}
             }
         }
-        let length = message.bytes;
-        if lost || self.fds.len() > MAX_DESCRIPTORS {
+        if received.lost {
+            return Err(ReadError::OutOfDescriptors);
+        }
+        if self.fds.len() > MAX_DESCRIPTORS {
             return Err(ReadError::Descriptors);
         }
-        if length == 0 {
+        if received.length == 0 {
             return Err(ReadError::Closed);
         }
-        self.bytes.extend_from_slice(piece.get(..length).unwrap_or_default());
+        self.bytes.extend_from_slice(piece.get(..received.length).unwrap_or_default());
         Ok(true)
     }
+}
+
+/// Bytes for all that can come beside one message: the kernel passes up to 253 descriptors, credentials, a pidfd, and
+/// their heads. So nothing is lost but what this process has no descriptor for.
+const CONTROL: usize = 1280;
+
+#[repr(C, align(16))]
+struct Control([u8; CONTROL]);
+
+/// What one read came to.
+struct Received {
+    /// Bytes.
+    length: usize,
+    /// Bytes beside them.
+    control: usize,
+    /// Whether descriptors were lost.
+    lost: bool,
+}
+
+/// Not nix's, which forgets the descriptors that arrived when others were lost.
+fn receive(socket: BorrowedFd<'_>, piece: &mut [u8], control: &mut Control) -> Result<Received, Errno> {
+    let mut part = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() };
+    // SAFETY: zeros are a message header without name, parts and control bytes.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL as _;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: the header names `piece` and `control` with their lengths; both are ours to write during the call.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let length = Errno::result(length)?;
+    Ok(Received {
+        length: usize::try_from(length).unwrap_or(0),
+        control: message.msg_controllen as _,
+        lost: message.msg_flags & libc::MSG_CTRUNC != 0,
+    })
+}
+
+/// The parts of what came beside the bytes: their level, type and data (cmsg(3)).
+fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (i32, i32, &[u8])> {
+    const WORD: usize = size_of::<usize>();
+    core::iter::from_fn(move || {
+        let (length, rest) = bytes.split_first_chunk::<WORD>()?;
+        let length = usize::from_ne_bytes(*length);
+        let (level, rest) = rest.split_first_chunk()?;
+        let kind = rest.first_chunk()?;
+        let data = bytes.get(size_of::<libc::cmsghdr>()..length)?;
+        bytes = bytes.get(length.checked_next_multiple_of(WORD)?..).unwrap_or_default();
+        Some((i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind), data))
+    })
 }
 
 #[cfg(test)]
@@ -310,5 +394,38 @@ mod tests {
         let mut stream = &a.stream;
         io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
         assert!(matches!(FrameReader::default().next(&b), Err(ReadError::TooLong(u32::MAX))));
+    }
+    /// However many a peer sends: what is refused is closed.
+    #[test]
+    fn descriptors_that_belong_to_no_frame_are_refused_and_closed() {
+        for count in [MAX_DESCRIPTORS + 1, 60, 253] {
+            let (a, b) = pair();
+            let (mut ours, theirs) = io::pipe().unwrap();
+            a.send(Header::new(Kind::Ping), &[], &vec![theirs.as_raw_fd(); count], || None).unwrap();
+            drop(theirs);
+            let mut reader = FrameReader::default();
+            assert!(matches!(reader.next(&b), Err(ReadError::Descriptors)), "{count}");
+            drop(reader);
+            // The pipe has no writer left.
+            assert_eq!(io::Read::read(&mut ours, &mut [0]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn connecting_ends_in_time_where_nobody_is_let_in() {
+        let path = std::env::temp_dir().join(format!("shmrpc-test-{}-backlog", std::process::id()));
+        let door = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        nix::sys::socket::bind(door.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        nix::sys::socket::listen(&door, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match Socket::connect(&path, Some(Duration::from_millis(20))) {
+                Ok(socket) => waiting.push(socket),
+                Err(refused) => break refused,
+            }
+        };
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(refused, NoSocket::TimedOut), "{refused:?}");
+        assert!(matches!(Socket::connect(&path, None), Err(NoSocket::There(_))));
     }
 }

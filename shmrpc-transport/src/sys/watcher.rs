@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::fork::Generation;
+use super::shortage::explain_thread;
 
 /// Something with a descriptor that becomes readable.
 pub(crate) trait Source: Send + Sync {
@@ -33,6 +35,8 @@ pub(crate) trait Source: Send + Sync {
 /// What becomes of a source that was ready.
 pub(crate) enum Next {
     Keep,
+    /// It stays, and is not asked again before its deadline.
+    Rest,
     Done,
 }
 
@@ -43,6 +47,8 @@ pub(crate) struct Token(u64);
 /// The watcher of this process.
 pub(crate) struct Watcher {
     process: Generation,
+    /// Whether its thread runs.
+    started: AtomicBool,
     /// The watcher of a forked child, in that child.
     child: OnceLock<Box<Watcher>>,
     epoll: Epoll,
@@ -67,15 +73,18 @@ impl Watcher {
         let mut place = &FIRST;
         loop {
             match place.get() {
-                Some(watcher) if watcher.process.is_current() => return Ok(watcher),
+                Some(watcher) if watcher.process.is_current() => {
+                    if !watcher.started.load(Ordering::Acquire) {
+                        watcher.start(&START.lock())?;
+                    }
+                    return Ok(watcher);
+                }
                 Some(parents) => place = &parents.child,
                 None => {
                     let _one = START.lock();
                     if place.get().is_none() {
                         let made = Self::new()?;
-                        let watcher = place.get_or_init(|| made);
-                        let thread = std::thread::Builder::new().name("shmrpc-watcher".into());
-                        thread.spawn(|| watcher.run())?;
+                        place.get_or_init(|| made);
                     }
                 }
             }
@@ -86,8 +95,22 @@ impl Watcher {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        let (child, sources) = (OnceLock::new(), Mutex::default());
-        Ok(Box::new(Self { process: Generation::current(), child, epoll, wake, sources }))
+        let (started, child, sources) = (AtomicBool::new(false), OnceLock::new(), Mutex::default());
+        Ok(Box::new(Self { process: Generation::current(), started, child, epoll, wake, sources }))
+    }
+
+    /// Starts the thread, unless somebody was faster. If it cannot be had, the next one who asks tries again.
+    fn start(&'static self, _one: &MutexGuard<'_, ()>) -> io::Result<()> {
+        if self.started.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let thread = std::thread::Builder::new().name("shmrpc-watcher".into());
+        thread.spawn(|| self.run()).map_err(|error| {
+            let text = format!("cannot start the watcher's thread: {}", explain_thread(&error));
+            io::Error::new(error.kind(), text)
+        })?;
+        self.started.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Watches `source` until it says that it is done.
@@ -154,7 +177,14 @@ impl Watcher {
         let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| source.ready()));
         match next {
             Ok(Next::Keep) => {}
+            Ok(Next::Rest) => self.ask(&*source, token, EpollFlags::empty()),
             Ok(Next::Done) | Err(_) => self.unwatch(token),
+        }
+    }
+
+    fn ask(&self, source: &dyn Source, token: Token, what: EpollFlags) {
+        if let Err(error) = self.epoll.modify(source.fd(), &mut EpollEvent::new(what, token.0)) {
+            tracing::debug!(%error, "a descriptor was not watched");
         }
     }
 
@@ -177,8 +207,10 @@ impl Watcher {
                 });
             }
             for (token, source) in late {
-                if let Next::Done = source.expired() {
-                    self.unwatch(token);
+                match source.expired() {
+                    Next::Done => self.unwatch(token),
+                    // It may have rested until now.
+                    Next::Keep | Next::Rest => self.ask(&*source, token, EpollFlags::EPOLLIN),
                 }
             }
         }

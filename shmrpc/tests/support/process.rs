@@ -37,16 +37,17 @@ impl Process {
 
     /// The same, with more in its environment.
     pub(crate) fn start_with(part: &str, place: &Place, environment: &[(&str, &OsStr)]) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", part, "--nocapture"])
-            .env(ENDPOINT, place.endpoint())
-            .envs(environment.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", part, "--nocapture"]).envs(environment.iter().copied());
+        Self::spawn(command, place).unwrap()
+    }
+
+    /// The same for a command that starts the part in its own way.
+    pub(crate) fn spawn(mut command: Command, place: &Place) -> std::io::Result<Self> {
+        command.env(ENDPOINT, place.endpoint()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
         let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
+        Ok(Self { child, lines })
     }
 
     /// Waits until the child says this word.

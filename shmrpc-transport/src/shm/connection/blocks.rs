@@ -189,15 +189,25 @@ unsafe impl Grow for Growth<'_> {
         let roomy = needed.saturating_add(HEADROOM).next_power_of_two();
         let mut pause = Duration::from_micros(20);
         let (block, start) = loop {
-            if let Some(found) = self.connection.allocate(roomy as u64)? {
-                break found;
+            let mut lacking = match self.connection.allocate(roomy as u64) {
+                Ok(Some(found)) => break found,
+                other => other.err(),
+            };
+            match self.connection.allocate(needed.saturating_add(HEADROOM) as u64) {
+                Ok(Some(found)) => break found,
+                other => lacking = other.err().or(lacking),
             }
-            if let Some(found) = self.connection.allocate(needed.saturating_add(HEADROOM) as u64)? {
-                break found;
-            }
-            // Everything is lent. The peer gives it back without a word, so look again, ever more rarely.
+            let sending = self.connection.sending.lock();
+            let lacking = match lacking {
+                None => EncodeError::NoMemory { cap: sending.cap },
+                // The system gives no more, but the peer may give something back.
+                Some(lacking @ EncodeError::System(_)) if sending.arena.lent() > 0 => lacking,
+                Some(lacking) => return Err(lacking),
+            };
+            drop(sending);
+            // What is lent comes back without a word, so look again, ever more rarely.
             if self.until.is_over() || self.connection.death.get().is_some() {
-                return Err(EncodeError::NoMemory { cap: self.connection.sending.lock().cap });
+                return Err(lacking);
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(2));

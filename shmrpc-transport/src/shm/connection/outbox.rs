@@ -6,8 +6,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::{Connection, Death};
-use crate::slot::Header;
-use crate::sys::socket::{Socket, frame};
+use crate::slot::{Header, Kind};
+use crate::sys::shortage::explain;
+use crate::sys::socket::{Socket, clip, frame};
 use crate::sys::watcher::Watcher;
 
 /// Frames that may wait for a peer to read. Its socket holds some hundred more.
@@ -44,11 +45,16 @@ impl Connection {
     /// Says something that needs no payload, now or as soon as the peer reads. A socket that fails, or a peer that does
     /// not read at all, ends the connection.
     pub(super) fn tell(&self, header: Header) {
+        self.tell_why(header, "");
+    }
+
+    /// The same, with a text.
+    pub(super) fn tell_why(&self, header: Header, text: &str) {
         if !self.process.is_current() || self.death.get().is_some() {
             return;
         }
         let mut outbox = self.outbox.lock();
-        let told = frame(header, &[]).and_then(|bytes| {
+        let told = frame(header, text.as_bytes()).and_then(|bytes| {
             outbox.frames.push_back(bytes);
             self.send_waiting(&mut outbox)
         });
@@ -57,9 +63,21 @@ impl Connection {
         let reason = match told {
             Ok(_) if waiting <= MOST => return,
             Ok(_) => format!("the peer does not read its socket; {waiting} frames wait for it"),
-            Err(error) => format!("the peer is gone: {error}"),
+            Err(error) => format!("the peer is gone: {}", explain(&error)),
         };
         self.die(Death { reason, peer_closed: false });
+    }
+
+    /// Says why the connection ends, if the socket takes it now and nobody else is speaking.
+    pub(super) fn say_last(&self, reason: &str) {
+        let Some(mut outbox) = self.outbox.try_lock() else { return };
+        let said = frame(Header::new(Kind::Failure), clip(reason).as_bytes()).and_then(|bytes| {
+            outbox.frames.push_back(bytes);
+            outbox.flush(&self.socket)
+        });
+        if let Err(error) = said {
+            tracing::debug!(%error, "the peer was not told");
+        }
     }
 
     /// Sends a short frame and its descriptor now or not at all. False if the peer must read first.
@@ -113,14 +131,13 @@ mod tests {
     use crate::peers::{PeerCredentials, PeerInfo};
     use crate::shm::memory::Memory;
     use crate::shm::segment::{BASE_LEN, Segment};
-    use crate::slot::Kind;
     use crate::sys::socket::FrameReader;
 
     struct Silent;
 
     impl Events for Silent {
-        fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> bool {
-            false
+        fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> Result<(), String> {
+            Err("the test serves nothing".into())
         }
         fn closed(&self, _: &Connection) {}
     }

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::{Connection, Death};
+use super::{Connection, Death, Fault};
 use crate::message::EncodeError;
 use crate::shm::arena::Arena;
 use crate::shm::segment::{ARENA_OFFSET, BASE_LEN, Segment};
 use crate::slot::{Header, Kind};
+use crate::sys::shortage::{explain, is_shortage};
 use crate::sys::socket::Frame;
 use crate::sys::watcher::Watcher;
 
@@ -136,7 +137,7 @@ impl Connection {
         })
     }
 
-    /// Adds a segment with room for `bytes`. False if the cap leaves none.
+    /// Adds a segment with room for `bytes`. False if the cap leaves none; [`EncodeError::System`] if the system does.
     pub(super) fn grow_arena(&self, sending: &mut Sending, bytes: u64) -> Result<bool, EncodeError> {
         let left = sending.cap.saturating_sub(sending.bytes);
         let last = sending.segments.values().next_back().map_or(0, |segment| segment.len() as u64);
@@ -146,13 +147,9 @@ impl Connection {
             return Ok(false);
         }
         let Ok(size) = usize::try_from(length) else { return Ok(false) };
-        let (segment, fd) = match Segment::create(size, self.limits.own_memory) {
-            Ok(made) => made,
-            Err(error) => {
-                tracing::warn!(%error, "the arena cannot grow");
-                return Ok(false);
-            }
-        };
+        let lacking = |reason: String| EncodeError::System(reason.into());
+        let (segment, fd) =
+            Segment::create(size, self.limits.own_memory).map_err(|error| lacking(error.to_string()))?;
         let id = sending.next;
         let mut header = Header::new(Kind::SegmentAdd);
         header.block = id;
@@ -161,8 +158,10 @@ impl Connection {
             // The peer has to read before it can know of more memory; whoever needs it asks again.
             Ok(false) => return Ok(false),
             Err(error) => {
-                self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
-                return Err(EncodeError::NoMemory { cap: sending.cap });
+                if !is_shortage(&error) {
+                    self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
+                }
+                return Err(lacking(format!("it cannot be sent: {}", explain(&error))));
             }
         }
         tracing::debug!(segment = id, length, "arena grown");
@@ -183,20 +182,25 @@ impl Connection {
     }
 
     /// The peer has one more segment.
-    pub(super) fn segment_added(&self, frame: &Frame) -> Result<(), String> {
-        let fd = self.reader.lock().take_descriptor().ok_or("a segment came without its descriptor")?;
+    pub(super) fn segment_added(&self, frame: &Frame) -> Result<(), Fault> {
+        let fault = |what: &str| Fault::Peer(what.to_owned());
+        let fd = self.reader.lock().take_descriptor();
+        let fd = fd.ok_or_else(|| fault("a segment came without its descriptor"))?;
         let length = frame.payload.as_slice().try_into().map(u64::from_le_bytes);
-        let length = length.map_err(|_| "a segment came without its length")?;
+        let length = length.map_err(|_| fault("a segment came without its length"))?;
         let mut receiving = self.receiving.lock();
         let (held, cap) = (receiving.bytes(), receiving.cap);
         if receiving.count() >= MAX_SEGMENTS || receiving.next != frame.header.block {
-            return Err(format!("segment {} out of turn", frame.header.block));
+            return Err(Fault::Peer(format!("segment {} out of turn", frame.header.block)));
         }
         if length > cap.saturating_sub(held) {
-            return Err(format!("a segment of {length} bytes beside {held} is above {cap}"));
+            return Err(Fault::Peer(format!("a segment of {length} bytes beside {held} is above {cap}")));
         }
-        let segment =
-            Segment::accept(fd, length, self.limits.peer_memory).map_err(|error| error.to_string())?;
+        let segment = Segment::accept(fd, length, self.limits.peer_memory);
+        let segment = segment.map_err(|error| match error.is_ours() {
+            true => Fault::Ours(error.to_string()),
+            false => Fault::Peer(error.to_string()),
+        })?;
         let id = receiving.next;
         receiving.next = id.wrapping_add(1);
         receiving.segments.insert(id, Arc::new(segment));
@@ -204,9 +208,9 @@ impl Connection {
     }
 
     /// The peer gives a segment up, or agrees that we do.
-    pub(super) fn segment_retired(&self, header: Header) -> Result<(), String> {
+    pub(super) fn segment_retired(&self, header: Header) -> Result<(), Fault> {
         let id = header.block;
-        let unknown = || format!("segment {id} cannot be retired: there is none");
+        let unknown = || Fault::Peer(format!("segment {id} cannot be retired: there is none"));
         if header.call_id == 0 {
             let mut receiving = self.receiving.lock();
             let segment = if id == 0 { None } else { receiving.segments.remove(&id) };
@@ -242,8 +246,8 @@ mod tests {
     }
 
     impl Events for Silent {
-        fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> bool {
-            false
+        fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> Result<(), String> {
+            Err("nobody serves".into())
         }
         fn closed(&self, _: &Connection) {}
     }

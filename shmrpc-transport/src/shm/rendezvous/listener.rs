@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -14,10 +14,11 @@ use parking_lot::Mutex;
 
 use super::{Hello, LARGEST, MeetError, Policy, accept_base, identify, open_hello, watch};
 use crate::peers::{PeerInfo, Peers};
-use crate::shm::connection::{self, Connection, Death, Events, Limits, Parts};
+use crate::shm::connection::{self, Connection, Events, Limits, Parts};
 use crate::shm::segment::{BASE_LEN, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
 use crate::sys::fork::Generation;
+use crate::sys::shortage::explain;
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
 
@@ -41,8 +42,13 @@ const NO_WAIT: fn() -> Option<Duration> = || Some(Duration::ZERO);
 
 /// A listening socket, watched until dropped.
 pub struct Listener {
-    path: PathBuf,
     token: Token,
+    names: Names,
+}
+
+/// The socket and its lock in the file system, removed when dropped.
+struct Names {
+    path: PathBuf,
     lock: File,
     process: Generation,
 }
@@ -53,32 +59,40 @@ impl Listener {
     /// # Errors
     /// The system's; [`io::ErrorKind::AddrInUse`] if a server lives there.
     pub fn bind(path: &Path, policy: Policy, host: Arc<dyn Host>) -> io::Result<Self> {
-        let lock = lock(path)?;
+        let names = Names { path: path.to_owned(), lock: lock(path)?, process: Generation::current() };
         remove_socket(path)?;
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         let mode = if policy.allow == Peers::SameUser { 0o600 } else { 0o666 };
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        let arriving = Arc::new(Mutex::new(0));
-        let door = Door { listener, policy, host, arriving };
+        let spare = Mutex::new(Some(spare_descriptor()?));
+        let (arriving, rests_until) = (Arc::default(), Mutex::default());
+        let door = Door { listener, policy, host, arriving, spare, rests_until };
         let token = watch(Arc::new(door))?;
-        Ok(Self { path: path.to_owned(), token, lock, process: Generation::current() })
+        Ok(Self { token, names })
     }
 
     /// The socket's path.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.names.path
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if !self.process.is_current() {
-            // A forked child: its parent listens on.
-            return;
-        }
-        if let Ok(watcher) = Watcher::get() {
+        // In a forked child its parent listens on.
+        if self.names.process.is_current()
+            && let Ok(watcher) = Watcher::get()
+        {
             watcher.unwatch(self.token);
+        }
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            return;
         }
         for path in [self.path.clone(), lock_path(&self.path)] {
             if let Err(error) = fs::remove_file(&path) {
@@ -94,7 +108,7 @@ impl Drop for Listener {
 
 impl fmt::Debug for Listener {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Listener").field("path", &self.path).finish_non_exhaustive()
+        out.debug_struct("Listener").field("path", &self.path()).finish_non_exhaustive()
     }
 }
 
@@ -152,6 +166,16 @@ struct Door {
     policy: Policy,
     host: Arc<dyn Host>,
     arriving: Arc<Mutex<usize>>,
+    /// Given up for a moment when there is no other, to tell a peer why it is not let in.
+    spare: Mutex<Option<OwnedFd>>,
+    rests_until: Mutex<Option<Instant>>,
+}
+
+/// How long nobody is let in when not even the spare descriptor is left.
+const REST: Duration = Duration::from_millis(100);
+
+fn spare_descriptor() -> io::Result<OwnedFd> {
+    Ok(File::open("/dev/null")?.into())
 }
 
 impl Source for Door {
@@ -159,43 +183,103 @@ impl Source for Door {
         self.listener.as_fd()
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        *self.rests_until.lock()
+    }
+
+    fn expired(&self) -> Next {
+        *self.rests_until.lock() = None;
+        Next::Keep
+    }
+
     fn ready(&self) -> Next {
         loop {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
+            let let_in = match self.listener.accept() {
+                Ok((stream, _)) => self.let_in(stream),
+                Err(error) => self.turn_away(error),
+            };
+            match let_in {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Keep,
                 Err(error) => {
-                    // Out of descriptors, most likely: leave the rest in the backlog, and do not spin on them.
-                    tracing::warn!(%error, "cannot accept a peer");
-                    std::thread::sleep(Duration::from_millis(10));
-                    return Next::Keep;
+                    // The rest stays in the backlog for a while, and nobody spins on it.
+                    tracing::warn!(error = explain(&error), "cannot accept peers");
+                    *self.rests_until.lock() = Some(Instant::now() + REST);
+                    return Next::Rest;
                 }
-            };
-            if let Err(error) = self.let_in(stream) {
-                tracing::debug!(%error, "a peer was not let in");
             }
         }
     }
 }
 
 impl Door {
+    /// Tells the next peer why it is not let in, if what is lacking is a descriptor; else the error stays.
+    fn turn_away(&self, error: io::Error) -> io::Result<()> {
+        let lacking = matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE));
+        let mut spare = self.spare.lock();
+        if !lacking || spare.take().is_none() {
+            if spare.is_none() {
+                *spare = spare_descriptor().ok();
+            }
+            return Err(error);
+        }
+        let reason = format!("it cannot take another connection: {}", explain(&error));
+        let turned = self.listener.accept().map(|(stream, _)| {
+            tracing::warn!(reason, "a peer was turned away");
+            turned_away(Socket::new(stream).and_then(|socket| refuse(&socket, &reason)));
+        });
+        *spare = spare_descriptor().ok();
+        turned
+    }
+
+    /// Only what concerns all peers is an error.
     fn let_in(&self, stream: UnixStream) -> io::Result<()> {
-        let socket = Socket::new(stream)?;
+        let socket = match Socket::new(stream) {
+            Ok(socket) => socket,
+            Err(error) => {
+                turned_away(Err(error));
+                return Ok(());
+            }
+        };
+        let fd = match socket.as_fd().try_clone_to_owned() {
+            Ok(fd) => fd,
+            Err(error) => {
+                turned_away(refuse(&socket, &not_watched(&error)));
+                return Ok(());
+            }
+        };
         let mut count = self.arriving.lock();
         if *count >= ARRIVING_MAX {
-            return refuse(&socket, "too many peers are saying hello; try again");
+            turned_away(refuse(&socket, "too many peers are saying hello; try again"));
+            return Ok(());
         }
         *count += 1;
         drop(count);
         let arriving = Arriving {
             place: Place(Arc::clone(&self.arriving)),
-            fd: socket.as_fd().try_clone_to_owned()?,
+            fd,
             state: Mutex::new(Some((socket, FrameReader::default()))),
             policy: self.policy.clone(),
             host: Arc::clone(&self.host),
             deadline: Instant::now() + HELLO_TIMEOUT,
         };
-        watch(Arc::new(arriving)).map(drop)
+        let arriving = Arc::new(arriving);
+        if let Err(error) = watch(Arc::clone(&arriving) as Arc<dyn Source>)
+            && let Some((socket, _)) = arriving.state.lock().take()
+        {
+            turned_away(refuse(&socket, &not_watched(&error)));
+        }
+        Ok(())
+    }
+}
+
+fn not_watched(error: &io::Error) -> String {
+    format!("it cannot watch another socket: {}", explain(error))
+}
+
+fn turned_away(refused: io::Result<()>) {
+    if let Err(error) = refused {
+        tracing::debug!(%error, "a peer was turned away without a reason");
     }
 }
 
@@ -215,7 +299,7 @@ impl Drop for Place {
 /// A peer that has connected and not yet said hello.
 struct Arriving {
     /// A second descriptor of the socket: the watcher needs one that lives as long as this source.
-    fd: std::os::fd::OwnedFd,
+    fd: OwnedFd,
     state: Mutex<Option<(Socket, FrameReader)>>,
     policy: Policy,
     host: Arc<dyn Host>,
@@ -281,7 +365,7 @@ struct Greeted {
 
 impl Arriving {
     fn greet(&self, frame: &Frame, socket: &Socket, reader: &mut FrameReader) -> Result<Greeted, MeetError> {
-        let peer = identify(socket, reader).map_err(|reason| MeetError::Refused(reason.into()))?;
+        let peer = identify(socket, reader).map_err(MeetError::Refused)?;
         if !self.policy.allow.contains(peer.credentials()) {
             return Err(MeetError::Refused(format!(
                 "user {} may not talk to this server, only {}",
@@ -318,7 +402,7 @@ impl Arriving {
         let connection = Connection::new(parts);
         self.host.connected(&connection);
         if let Err(error) = connection::watch(&connection) {
-            connection.die(Death { reason: format!("it cannot be watched: {error}"), peer_closed: false });
+            connection.give_up(not_watched(&error));
         }
         Next::Done
     }

@@ -1,0 +1,531 @@
+//! What the system runs out of ends in an error on that call or connection: it says what to raise, leaks nothing, harms
+//! nobody else, and when the shortage is over all goes on.
+//!
+//! Limits are set in children, which are this test program again. A shortage of the whole system (ENFILE) cannot be made
+//! here; it takes the way of EMFILE.
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Mutex;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::geteuid;
+use shmrpc::prelude::*;
+use support::process::{ENDPOINT, Process, say, until_orphaned};
+use support::{BOUND, Place, until};
+
+#[shmrpc::service]
+pub trait Short {
+    fn pid(&self) -> u32;
+    fn sum(&self, bytes: &[u8]) -> u64;
+    /// Makes what `take` returns.
+    fn prepare(&self, length: u32);
+    fn take(&self) -> Vec<u8>;
+    /// Descriptors that are open.
+    fn descriptors(&self) -> u32;
+    /// From now on the server may open so many more.
+    fn leave_descriptors(&self, more: u32);
+    /// From now on the server may map so many more bytes.
+    fn leave_memory(&self, more: u64);
+    /// From now on it may start no thread.
+    fn leave_no_thread(&self);
+    /// The shortage is over.
+    fn restore(&self);
+}
+
+#[derive(Default)]
+struct Here {
+    prepared: Mutex<Vec<u8>>,
+    limited: Mutex<Option<Limited>>,
+}
+
+impl Short for Here {
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+    fn sum(&self, bytes: &[u8]) -> u64 {
+        sum(bytes)
+    }
+    fn prepare(&self, length: u32) {
+        *self.prepared.lock().unwrap() = vec![1; usize::try_from(length).unwrap()];
+    }
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.prepared.lock().unwrap())
+    }
+    fn descriptors(&self) -> u32 {
+        settled();
+        u32::try_from(descriptors()).unwrap()
+    }
+    fn leave_descriptors(&self, more: u32) {
+        self.restore();
+        settled();
+        *self.limited.lock().unwrap() = Some(Limited::descriptors(usize::try_from(more).unwrap()));
+    }
+    fn leave_memory(&self, more: u64) {
+        self.restore();
+        *self.limited.lock().unwrap() = Some(Limited::memory(more));
+    }
+    fn leave_no_thread(&self) {
+        *self.limited.lock().unwrap() = Some(Limited::threads());
+    }
+    fn restore(&self) {
+        *self.limited.lock().unwrap() = None;
+    }
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().copied().map(u64::from).sum()
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count() - 1
+}
+
+/// Waits until no peer is half let in: nothing that was just sent or taken over is open any more.
+fn settled() {
+    until("all peers are in", || {
+        let links = fs::read_dir("/proc/self/fd").unwrap();
+        let links = links.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        let links: Vec<_> = links.map(|link| link.to_str().unwrap().to_owned()).collect();
+        let sockets: Vec<_> = links.iter().filter(|link| link.starts_with("socket:")).collect();
+        let different: HashSet<_> = sockets.iter().collect();
+        sockets.len() == different.len() && !links.iter().any(|link| link.contains("memfd:shmrpc"))
+    });
+}
+
+/// A limit of this process; as it was when dropped.
+struct Limited {
+    what: Resource,
+    before: u64,
+}
+
+impl Limited {
+    fn new(what: Resource, limit: u64) -> Self {
+        let (before, hard) = getrlimit(what).unwrap();
+        setrlimit(what, limit.min(hard), hard).unwrap();
+        Self { what, before }
+    }
+
+    /// So many more may be opened.
+    fn descriptors(more: usize) -> Self {
+        let null = || File::open("/dev/null").unwrap();
+        let next: Vec<_> = (0..=more).map(|_| null()).collect();
+        let limit = next.last().unwrap().as_raw_fd();
+        Self::new(Resource::RLIMIT_NOFILE, u64::try_from(limit).unwrap())
+    }
+
+    /// So many more bytes may be mapped.
+    fn memory(more: u64) -> Self {
+        let pages = fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+        Self::new(Resource::RLIMIT_AS, pages * 4096 + more)
+    }
+
+    fn threads() -> Self {
+        Self::new(Resource::RLIMIT_NPROC, 0)
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        let (_, hard) = getrlimit(self.what).unwrap();
+        setrlimit(self.what, self.before, hard).unwrap();
+    }
+}
+
+fn serve(endpoint: &str, memory: Memory) -> ServerHandle {
+    let everybody = Server::builder().service(ShortServer::new(Here::default())).allow(Peers::Any);
+    everybody.memory(memory).listen(endpoint).start().unwrap()
+}
+
+fn try_to_connect(place: &Place) -> Result<ShortClient, String> {
+    let client = ShortClient::builder().allow(Peers::Any).timeout(BOUND).connect_timeout(BOUND);
+    client.connect(place.endpoint()).map_err(|error| error.to_string())
+}
+
+fn connect(place: &Place) -> ShortClient {
+    try_to_connect(place).unwrap()
+}
+
+fn not_encoded<T: std::fmt::Debug>(called: Result<T, CallError>) -> String {
+    match called.unwrap_err() {
+        CallError::NotEncoded(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn lost<T: std::fmt::Debug>(called: Result<T, CallError>) -> String {
+    match called.unwrap_err() {
+        CallError::BadReply(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn disconnected<T: std::fmt::Debug>(called: Result<T, CallError>) -> String {
+    match called.unwrap_err() {
+        CallError::Disconnected { reason, outcome } => {
+            assert_ne!(outcome, Outcome::Ran);
+            reason
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Above what the first arena holds.
+const LARGE: u32 = 2 << 20;
+
+fn large() -> Vec<u8> {
+    vec![1; usize::try_from(LARGE).unwrap()]
+}
+
+// The children's parts. They return at once when they run as tests.
+
+#[test]
+fn child_server() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let _server = serve(&endpoint, Memory::Memfd);
+    // Whatever user this is, the parent may come in.
+    say("ready");
+    until_orphaned();
+}
+
+fn start_server(place: &Place) -> Process {
+    let mut process = Process::start("child_server", place);
+    process.says("ready");
+    process
+}
+
+/// Runs a part in a process of its own, against a server in this one.
+fn in_child(part: &str) {
+    let place = Place::new();
+    let server = serve(&place.endpoint(), Memory::Memfd);
+    let other = connect(&place);
+    let mut process = Process::start(part, &place);
+    process.says("well");
+    assert!(process.ends().success());
+    assert_eq!(other.pid(), Ok(std::process::id()));
+    until("only the other client is left", || server.connections() == 1);
+}
+
+fn child_place() -> Option<String> {
+    std::env::var(ENDPOINT).ok()
+}
+
+// Descriptors (EMFILE).
+
+#[test]
+fn child_client_without_descriptors() {
+    let Some(endpoint) = child_place() else { return };
+    let builder = ShortClient::builder().timeout(BOUND);
+    let before = descriptors();
+    let mut refused = 0;
+    // One more each time, so that each step of connecting fails once. What the process needs once stays: the watcher's.
+    let client = loop {
+        let limited = Limited::descriptors(refused);
+        let connected = builder.connect(&endpoint);
+        drop(limited);
+        match connected {
+            Ok(client) => break client,
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains("ulimit -n"), "with {refused}: {error}");
+                refused += 1;
+            }
+        }
+        assert!([0, 2].contains(&(descriptors() - before)), "{} descriptors with {refused}", descriptors());
+    };
+    assert!((4..10).contains(&refused), "{refused} failures");
+    assert_ne!(client.pid(), Ok(std::process::id()));
+
+    let bytes = large();
+    let limited = Limited::descriptors(0);
+    let text = not_encoded(client.sum(&bytes));
+    assert!(text.contains("memfd") && text.contains("ulimit -n"), "{text}");
+    // What needs no more memory goes on.
+    assert_eq!(client.sum(&[1; 100_000]), Ok(100_000));
+    drop(limited);
+    assert_eq!(client.sum(&bytes), Ok(LARGE.into()));
+
+    // The server's memory comes with a descriptor, too.
+    client.prepare(4 * LARGE).unwrap();
+    let held = descriptors();
+    let limited = Limited::descriptors(0);
+    let text = disconnected(client.take());
+    assert!(text.contains("ulimit -n"), "{text}");
+    drop(limited);
+    drop(client);
+    until("the connection is closed", || descriptors() < held);
+    let client = builder.connect(&endpoint).unwrap();
+    assert_eq!(client.sum(&bytes), Ok(LARGE.into()));
+    say("well");
+}
+
+#[test]
+fn a_client_without_descriptors_says_so_and_goes_on() {
+    in_child("child_client_without_descriptors");
+}
+
+#[test]
+fn a_server_without_descriptors_turns_peers_away_and_says_why() {
+    let place = Place::new();
+    let _process = start_server(&place);
+    let first = connect(&place);
+    let open = first.descriptors().unwrap();
+    let mut refused = 0;
+    let second = loop {
+        first.leave_descriptors(refused).unwrap();
+        let connected = try_to_connect(&place);
+        first.restore().unwrap();
+        match connected {
+            Ok(second) => break second,
+            Err(error) => {
+                assert!(error.contains("the server refused"), "with {refused}: {error}");
+                assert!(error.contains("ulimit -n"), "with {refused}: {error}");
+                refused += 1;
+            }
+        }
+        until("nothing is left of it", || first.descriptors() == Ok(open));
+    };
+    assert!((4..10).contains(&refused), "{refused} failures");
+    assert_eq!(second.pid(), first.pid());
+    drop(second);
+    until("nothing is left of it", || first.descriptors() == Ok(open));
+
+    // Many at once: each is told.
+    first.leave_descriptors(0).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                let error = try_to_connect(&place).unwrap_err();
+                assert!(error.contains("cannot take another connection"), "{error}");
+            });
+        }
+    });
+    first.restore().unwrap();
+    assert_eq!(connect(&place).pid(), first.pid());
+}
+
+#[test]
+fn a_server_without_descriptors_loses_no_more_than_a_call_or_a_connection() {
+    let place = Place::new();
+    let _process = start_server(&place);
+    let first = connect(&place);
+    let second = connect(&place);
+    second.pid().unwrap();
+
+    // For its reply.
+    first.prepare(LARGE).unwrap();
+    first.leave_descriptors(0).unwrap();
+    let error = first.take().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Ran);
+    let text = lost::<()>(Err(error));
+    assert!(text.contains("memfd") && text.contains("ulimit -n"), "{text}");
+    assert_eq!(first.sum(&[1; 100_000]), Ok(100_000));
+
+    // For memory of a client: that connection ends, and its client learns why.
+    let text = disconnected(second.sum(&large()));
+    assert!(text.contains("the peer gave up") && text.contains("ulimit -n"), "{text}");
+    assert_eq!(first.sum(&[1; 100_000]), Ok(100_000));
+    first.restore().unwrap();
+    first.prepare(LARGE).unwrap();
+    assert_eq!(first.take().unwrap(), large());
+    assert_eq!(connect(&place).sum(&large()), Ok(LARGE.into()));
+}
+
+// Address space (ENOMEM).
+
+#[test]
+fn child_client_without_memory() {
+    let Some(endpoint) = child_place() else { return };
+    let builder = ShortClient::builder().timeout(BOUND);
+    let client = builder.connect(&endpoint).unwrap();
+    let bytes = large();
+    let open = descriptors();
+    // Enough for what the allocator may want, not for a segment.
+    let limited = Limited::memory(1 << 20);
+    let text = not_encoded(client.sum(&bytes));
+    assert!(text.contains("cannot map") && text.contains("ulimit -v"), "{text}");
+    assert_eq!(client.sum(&[1; 100_000]), Ok(100_000));
+    let error = builder.connect(&endpoint).unwrap_err().to_string();
+    assert!(error.contains("cannot map") && error.contains("ulimit -v"), "{error}");
+    drop(limited);
+    assert_eq!(descriptors(), open);
+    assert_eq!(client.sum(&bytes), Ok(LARGE.into()));
+    assert!(builder.connect(&endpoint).is_ok());
+    say("well");
+}
+
+#[test]
+fn a_client_without_memory_says_so_and_goes_on() {
+    in_child("child_client_without_memory");
+}
+
+#[test]
+fn a_server_without_memory_loses_no_more_than_a_call_or_a_connection() {
+    let place = Place::new();
+    let _process = start_server(&place);
+    let first = connect(&place);
+    let open = first.descriptors().unwrap();
+    let second = connect(&place);
+    second.pid().unwrap();
+    first.prepare(LARGE).unwrap();
+    first.leave_memory(1 << 20).unwrap();
+    let text = lost(first.take());
+    assert!(text.contains("cannot map") && text.contains("ulimit -v"), "{text}");
+    let text = disconnected(second.sum(&large()));
+    assert!(text.contains("the peer gave up") && text.contains("ulimit -v"), "{text}");
+    // What the lost connection had is free again, so less is to be left for the next one.
+    until("nothing is left of it", || first.descriptors() == Ok(open));
+    first.leave_memory(1 << 20).unwrap();
+    let error = try_to_connect(&place).unwrap_err();
+    assert!(error.contains("the server refused") && error.contains("ulimit -v"), "{error}");
+    assert_eq!(first.sum(&[1; 100_000]), Ok(100_000));
+    first.restore().unwrap();
+    first.prepare(LARGE).unwrap();
+    assert_eq!(first.take().unwrap(), large());
+    assert_eq!(connect(&place).sum(&large()), Ok(LARGE.into()));
+}
+
+// Threads (EAGAIN).
+
+/// Starts a part as a user whom RLIMIT_NPROC binds. `None` if that cannot be had.
+fn as_somebody(part: &str, place: &Place) -> Option<Process> {
+    fs::set_permissions(place.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", part, "--nocapture"]);
+    if geteuid().is_root() {
+        command.uid(65534).gid(65534).current_dir("/").env("TMPDIR", "/tmp");
+    }
+    match Process::spawn(command, place) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            eprintln!(
+                "skipped: root has no limit on threads, and nobody else may run this program where it lies"
+            );
+            None
+        }
+        process => Some(process.unwrap()),
+    }
+}
+
+#[test]
+fn a_server_without_threads_refuses_lanes_and_serves_those_it_has() {
+    let place = Place::open_to_all();
+    let Some(mut process) = as_somebody("child_server", &place) else { return };
+    process.says("ready");
+    let first = connect(&place);
+    first.leave_no_thread().unwrap();
+    let second = connect(&place);
+    let error = second.pid().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::NotRun);
+    assert!(matches!(&error, CallError::Overloaded(text) if text.contains("ulimit -u")), "{error}");
+    // Who has a lane shares it.
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    assert_eq!(first.sum(&[1; 10_000]), Ok(10_000));
+                }
+            });
+        }
+    });
+    first.restore().unwrap();
+    assert_eq!(second.pid(), first.pid());
+}
+
+#[test]
+fn child_client_without_threads() {
+    let Some(endpoint) = child_place() else { return };
+    let builder = ShortClient::builder().allow(Peers::Any).timeout(BOUND);
+    let open = descriptors();
+    let limited = Limited::threads();
+    for _ in 0..3 {
+        let error = builder.connect(&endpoint).unwrap_err().to_string();
+        assert!(error.contains("watcher") && error.contains("ulimit -u"), "{error}");
+        // The watcher's own two stay.
+        assert_eq!(descriptors(), open + 2);
+    }
+    drop(limited);
+    assert_ne!(builder.connect(&endpoint).unwrap().pid(), Ok(std::process::id()));
+    say("well");
+}
+
+#[test]
+fn a_client_without_threads_says_so_and_goes_on() {
+    let place = Place::open_to_all();
+    let server = serve(&place.endpoint(), Memory::Memfd);
+    let Some(mut process) = as_somebody("child_client_without_threads", &place) else { return };
+    process.says("well");
+    assert!(process.ends().success());
+    until("nobody is left", || server.connections() == 0);
+}
+
+// A full /dev/shm (ENOSPC).
+
+/// Client and server, in a /dev/shm of their own that has 16 MiB.
+#[test]
+fn child_in_a_small_dev_shm() {
+    let Some(endpoint) = child_place() else { return };
+    let _server = serve(&endpoint, Memory::PosixShm);
+    let builder = ShortClient::builder().memory(Memory::PosixShm).timeout(BOUND);
+    let client = builder.connect(&endpoint).unwrap();
+    let filler = "/dev/shm/filler";
+    let fill = || {
+        let left = nix::sys::statvfs::statvfs("/dev/shm").unwrap();
+        let left = left.blocks_available() * left.fragment_size();
+        let file = File::create(filler).unwrap();
+        nix::fcntl::posix_fallocate(&file, 0, i64::try_from(left).unwrap()).unwrap();
+    };
+    fill();
+    let advice = "make it larger (mount -o remount,size=SIZE /dev/shm), or use Memory::Memfd";
+    let text = not_encoded(client.sum(&large()));
+    assert!(text.contains("cannot reserve") && text.contains(advice), "{text}");
+    client.prepare(LARGE).unwrap();
+    let text = lost(client.take());
+    assert!(text.contains("cannot reserve") && text.contains(advice), "{text}");
+    assert_eq!(client.sum(&[1; 100_000]), Ok(100_000));
+    // Neither side of a new connection has room.
+    let error = builder.connect(&endpoint).unwrap_err().to_string();
+    assert!(error.contains(advice) && !error.contains("the server refused"), "{error}");
+    let error = ShortClient::connect(&endpoint).unwrap_err().to_string();
+    assert!(error.contains(advice) && error.contains("the server refused"), "{error}");
+
+    fs::remove_file(filler).unwrap();
+    assert!(ShortClient::connect(&endpoint).is_ok());
+    assert!(builder.connect(&endpoint).is_ok());
+    assert_eq!(client.sum(&vec![1; 2 << 20]), Ok(2 << 20));
+    // What could not be had leaves nothing behind, and nothing has a name.
+    assert_eq!(fs::read_dir("/dev/shm").unwrap().count(), 0);
+    say("well");
+}
+
+#[test]
+fn a_full_dev_shm_is_an_error_and_not_a_death() {
+    let place = Place::new();
+    let mount = "mount -t tmpfs -o size=16m tmpfs /dev/shm";
+    let unshared = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-Urm", "sh", "-c", &format!("{mount} && {script}"), "sh"]);
+        command
+    };
+    if !unshared("true").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this machine gives no mount namespace with a /dev/shm of its own");
+        return;
+    }
+    let mut command = unshared("exec \"$@\"");
+    command.arg(std::env::current_exe().unwrap()).args([
+        "--exact",
+        "child_in_a_small_dev_shm",
+        "--nocapture",
+    ]);
+    let mut process = Process::spawn(command, &place).unwrap();
+    process.says("well");
+    assert!(process.ends().success());
+}

@@ -17,5 +17,7 @@ mod ladder;
 #[cfg(not(loom))]
 pub mod segment;
 #[cfg(not(loom))]
+mod ledger;
+#[cfg(not(loom))]
 pub mod memory;
 pub mod arena;

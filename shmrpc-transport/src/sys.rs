@@ -10,6 +10,8 @@ pub(crate) mod socket;
 #[cfg(not(loom))]
 pub(crate) mod process;
 #[cfg(not(loom))]
+pub(crate) mod lease;
+#[cfg(not(loom))]
 pub mod fork;
 #[cfg(not(loom))]
 pub mod shortage;

@@ -119,6 +119,14 @@ impl<C: Client> ClientBuilder<C> {
         self
     }
 
+    /// Bytes of this client's memory that the server's process may hold, over all connections to it: large arguments in
+    /// flight, and what it has mapped of connections that ended. By default four times what the server takes as one
+    /// message, and 4 MiB at least.
+    pub fn max_lent(mut self, bytes: u64) -> Self {
+        self.policy.max_lent = Some(bytes);
+        self
+    }
+
     /// Connects to the first of the comma-separated endpoints that serves the service.
     ///
     /// # Errors

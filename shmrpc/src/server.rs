@@ -49,8 +49,10 @@ impl Server {
             services: Vec::new(),
             endpoints: Vec::new(),
             policy: Policy::default(),
-            max_connections: 1024,
-            max_lanes: 1024,
+            limits: Limits {
+                connections: Limit { of_all: 1024, of_one: None },
+                lanes: Limit { of_all: 1024, of_one: None },
+            },
         }
     }
 }
@@ -61,8 +63,7 @@ pub struct ServerBuilder {
     services: Vec<Arc<dyn Service>>,
     endpoints: Vec<String>,
     policy: Policy,
-    max_connections: usize,
-    max_lanes: usize,
+    limits: Limits,
 }
 
 impl ServerBuilder {
@@ -110,14 +111,37 @@ impl ServerBuilder {
 
     /// Connections at once. 1,024 by default; one more is refused with a reason.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections;
+        self.limits.connections.of_all = connections;
         self
     }
 
     /// Lanes at once of all connections: threads that serve calls. 1,024 by default. A client that is refused a
     /// lane shares those it has; one that has none gets [`CallError::Overloaded`](crate::CallError::Overloaded).
     pub fn max_lanes(mut self, lanes: usize) -> Self {
-        self.max_lanes = lanes;
+        self.limits.lanes.of_all = lanes;
+        self
+    }
+
+    /// Connections at once of one client process. By default a quarter of [`max_connections`](Self::max_connections),
+    /// and 64 at least.
+    pub fn max_connections_per_client(mut self, connections: usize) -> Self {
+        self.limits.connections.of_one = Some(connections);
+        self
+    }
+
+    /// Lanes at once of one client process, over all of its connections. By default a quarter of
+    /// [`max_lanes`](Self::max_lanes), and 64 at least.
+    pub fn max_lanes_per_client(mut self, lanes: usize) -> Self {
+        self.limits.lanes.of_one = Some(lanes);
+        self
+    }
+
+    /// Bytes of this server's memory that one client process may hold, over all of its connections: large results in
+    /// flight, views, and what it has mapped of connections that ended. By default four times what the client takes as
+    /// one message, and 4 MiB at least. A result that finds no room fails its call; a connection is refused while too
+    /// much of ended ones is still mapped.
+    pub fn max_lent(mut self, bytes: u64) -> Self {
+        self.policy.max_lent = Some(bytes);
         self
     }
 
@@ -126,7 +150,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`ServeError`] names the endpoint and the reason.
     pub fn start(self) -> Result<ServerHandle, ServeError> {
-        let Self { services, endpoints, policy, max_connections, max_lanes } = self;
+        let Self { services, endpoints, policy, limits } = self;
         if services.is_empty() {
             return Err(ServeError::Incomplete("nothing to serve; add `.service(...)`"));
         }
@@ -143,8 +167,7 @@ impl ServerBuilder {
         let shared = Arc::new_cyclic(|this| Shared {
             this: Weak::clone(this),
             services,
-            max_connections,
-            max_lanes,
+            limits,
             state: Mutex::default(),
             idle: Condvar::new(),
         });
@@ -243,8 +266,7 @@ impl std::fmt::Debug for ServerHandle {
 struct Shared {
     this: Weak<Shared>,
     services: Vec<Arc<dyn Service>>,
-    max_connections: usize,
-    max_lanes: usize,
+    limits: Limits,
     state: Mutex<State>,
     /// Notified when the last lane ends.
     idle: Condvar,
@@ -255,6 +277,42 @@ struct State {
     connections: HashMap<u64, Arc<Connection>>,
     /// Threads that serve lanes.
     lanes: usize,
+    /// The same by the client's process; those that serve none are not in it.
+    lanes_of: HashMap<i32, usize>,
+}
+
+/// How many of something there may be.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    of_all: usize,
+    /// For one client process; a share of `of_all` if it was not said.
+    of_one: Option<usize>,
+}
+
+impl Limit {
+    /// What one process may have in any case, if there is as much: all lanes of one connection, say.
+    const LEAST: usize = 64;
+
+    fn of_one(self) -> usize {
+        self.of_one.unwrap_or((self.of_all / 4).max(Self::LEAST)).min(self.of_all)
+    }
+
+    fn admit(self, all: usize, own: usize, what: &str) -> Result<(), String> {
+        if all >= self.of_all {
+            return Err(format!("{all} {what}, which is this server's limit"));
+        }
+        if own >= self.of_one() {
+            return Err(format!("{own} {what} for this process, which is this server's limit for one"));
+        }
+        Ok(())
+    }
+}
+
+/// What a server gives its clients.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    connections: Limit,
+    lanes: Limit,
 }
 
 impl Shared {
@@ -264,13 +322,11 @@ impl Shared {
 }
 
 impl Host for Shared {
-    fn welcome(&self, _peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
-        if self.state.lock().connections.len() >= self.max_connections {
-            return Err(format!(
-                "{} connections are open, which is this server's limit",
-                self.max_connections
-            ));
-        }
+    fn welcome(&self, peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+        let state = self.state.lock();
+        let own = state.connections.values().filter(|other| other.peer().pid() == peer.pid()).count();
+        self.limits.connections.admit(state.connections.len(), own, "connections are open")?;
+        drop(state);
         let (answer, table) = greeting::answer(&self.services, application)?;
         let shared = self.this.upgrade().ok_or("the server is shutting down")?;
         Ok((answer, Box::new(Served { shared, table: Arc::new(table) })))
@@ -293,9 +349,7 @@ impl Events for Served {
             tracing::warn!(reason, peer = ?connection.peer(), "a lane was refused");
             reason
         };
-        let place = Place::take(&self.shared).ok_or_else(|| {
-            refused(format!("{} threads serve its clients, which is its limit", self.shared.max_lanes))
-        })?;
+        let place = Place::take(&self.shared, connection.peer().pid()).map_err(refused)?;
         let serving =
             ServingLane::new(connection, lane).ok_or_else(|| refused(format!("there is no lane {lane}")))?;
         let table = Arc::clone(&self.table);
@@ -314,25 +368,32 @@ impl Events for Served {
 }
 
 /// One lane's place under the server's limit; given back when dropped.
-struct Place(Arc<Shared>);
+struct Place {
+    shared: Arc<Shared>,
+    pid: i32,
+}
 
 impl Place {
-    fn take(shared: &Arc<Shared>) -> Option<Self> {
+    fn take(shared: &Arc<Shared>, pid: i32) -> Result<Self, String> {
         let mut state = shared.state.lock();
-        if state.lanes >= shared.max_lanes {
-            return None;
-        }
+        let own = state.lanes_of.get(&pid).copied().unwrap_or(0);
+        shared.limits.lanes.admit(state.lanes, own, "threads serve clients")?;
         state.lanes += 1;
-        Some(Self(Arc::clone(shared)))
+        state.lanes_of.insert(pid, own + 1);
+        Ok(Self { shared: Arc::clone(shared), pid })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
+        let mut state = self.shared.state.lock();
         state.lanes -= 1;
+        let own = state.lanes_of.remove(&self.pid).unwrap_or(0);
+        if own > 1 {
+            state.lanes_of.insert(self.pid, own - 1);
+        }
         if state.lanes == 0 {
-            self.0.idle.notify_all();
+            self.shared.idle.notify_all();
         }
     }
 }

@@ -95,6 +95,15 @@ fn child_server() {
 const LIMIT: u32 = 1_000_000;
 
 #[test]
+fn child_client() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let client = EdgeClient::connect(endpoint).unwrap();
+    assert_eq!(client.count(b"1", b"2"), Ok(2));
+    say("served");
+    until_orphaned();
+}
+
+#[test]
 fn arguments_around_the_limit_pass_or_are_refused() {
     let (_server, client, _keeper, _place) = start(|server| server.max_message(LIMIT.into()));
     let mut passed = 0;
@@ -236,4 +245,62 @@ fn what_a_handler_throws_may_throw_again() {
         assert!(matches!(error, CallError::Panicked(_)), "{error:?}");
     }
     assert_eq!(client.count(&[1], &[2]), Ok(2));
+}
+
+/// Whoever keeps what it was lent and connects anew has no more than whoever stays.
+#[test]
+fn views_of_ended_connections_count() {
+    let (_server, first, _keeper, place) = start(|server| server.max_lent(8 << 20));
+    let mut held = vec![first.view().bytes(3 << 20).unwrap()];
+    drop(first);
+    let refused = loop {
+        match EdgeClient::connect(place.endpoint()) {
+            Ok(client) => match client.view().bytes(3 << 20) {
+                Ok(view) => held.push(view),
+                Err(error) => break error.to_string(),
+            },
+            Err(error) => break error.to_string(),
+        }
+        assert!(held.len() < 10, "nothing counts");
+    };
+    assert!(refused.contains("held") || refused.contains("still mapped"), "{refused}");
+    assert!(held.iter().all(|view| view.is_in_place() && view.len() == 3 << 20));
+    drop(held);
+    until("all is given back", || {
+        EdgeClient::connect(place.endpoint()).is_ok_and(|client| client.view().bytes(3 << 20).is_ok())
+    });
+}
+
+#[test]
+fn one_client_leaves_room_for_others() {
+    let limit = |server: ServerBuilder| server.max_connections(3).max_connections_per_client(2);
+    let (server, first, _keeper, place) = start(limit);
+    let second = EdgeClient::connect(place.endpoint()).unwrap();
+    let refused = EdgeClient::connect(place.endpoint()).unwrap_err().to_string();
+    assert!(
+        refused.contains("2 connections are open for this process, which is this server's limit for one"),
+        "{refused}"
+    );
+
+    // There is room for another process.
+    let mut other = Process::start("child_client", &place);
+    other.says("served");
+    assert_eq!(server.connections(), 3);
+    drop((first, second));
+}
+
+#[test]
+fn the_lanes_of_one_client_leave_some_for_others() {
+    let limit = |server: ServerBuilder| server.max_lanes(3).max_lanes_per_client(2);
+    let (_server, client, keeper, place) = start(limit);
+    let second = EdgeClient::connect(place.endpoint()).unwrap();
+    let third = EdgeClient::connect(place.endpoint()).unwrap();
+    assert_eq!(client.count(b"1", b"2"), Ok(2));
+    assert_eq!(second.count(b"1", b"2"), Ok(2));
+    let refused = third.count(b"1", b"2").unwrap_err();
+    assert_eq!(refused.outcome(), Outcome::NotRun);
+    assert!(refused.to_string().contains("2 threads serve clients for this process"), "{refused}");
+    let mut other = Process::start("child_client", &place);
+    other.says("served");
+    drop(keeper);
 }

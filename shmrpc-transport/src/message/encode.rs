@@ -31,7 +31,9 @@ pub enum EncodeError {
         max: u64,
     },
     /// No lent memory is left.
-    #[error("all {cap} bytes of send memory are held by the peer; drop views, or wait for calls in flight")]
+    #[error(
+        "all {cap} bytes of send memory that the peer may hold, over all its connections, are held; drop views, wait for calls in flight, or raise max_lent"
+    )]
     NoMemory {
         /// Bytes that may be lent to this peer at once.
         cap: u64,

@@ -1,16 +1,15 @@
 //! What both sides of one connection know: its memory, its socket, its limits, and whether it lives.
 
 use std::fmt;
-use std::io;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::consumer::Consumer;
+use super::ledger::Account;
 use super::memory::Memory;
 use super::producer::Producer;
 use super::segment::{MAX_LANES, Segment, Side};
@@ -20,11 +19,13 @@ use crate::slot::{Header, Kind};
 use crate::sys::fork::Generation;
 use crate::sys::futex::{Stop, Until};
 use crate::sys::membarrier;
-use crate::sys::socket::{Frame, FrameReader, ReadError, Socket, clip};
-use crate::sys::watcher::{Next, Source, Token, Watcher};
+use crate::sys::socket::{FrameReader, Socket};
+use crate::sys::watcher::Token;
 
 pub use self::blocks::BadBlock;
 pub(crate) use self::blocks::Encoded;
+use self::inbox::unwatch;
+pub(crate) use self::inbox::watch;
 use self::outbox::Outbox;
 pub use self::segments::Mapped;
 use self::segments::{Receiving, Sending};
@@ -32,6 +33,7 @@ use self::segments::{Receiving, Sending};
 // unsafe: encodes into claimed slots and blocks; reads the blocks of the peer.
 mod blocks;
 mod segments;
+mod inbox;
 mod outbox;
 
 /// What the two sides agreed on.
@@ -43,6 +45,8 @@ pub struct Limits {
     pub send_max: u64,
     /// Bytes of a message that we take.
     pub receive_max: u64,
+    /// Bytes of memory for messages that the peer's process may hold, over all of its connections.
+    pub lent_max: u64,
     /// What our memory is made of.
     pub own_memory: Memory,
     /// What the peer's memory is made of. Not sealed only if the peer is trusted.
@@ -101,6 +105,7 @@ pub struct Connection {
     limits: Limits,
     peer: PeerInfo,
     trusted: bool,
+    account: Arc<Account>,
     own_base: Arc<Segment>,
     peer_base: Arc<Segment>,
     sending: Mutex<Sending>,
@@ -133,6 +138,7 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) peer: PeerInfo,
     pub(crate) trusted: bool,
+    pub(crate) account: Arc<Account>,
     pub(crate) own_base: Segment,
     pub(crate) peer_base: Segment,
     pub(crate) socket: Socket,
@@ -143,7 +149,7 @@ pub(crate) struct Parts {
 impl Connection {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events } = parts;
+        let Parts { limits, peer, trusted, account, own_base, peer_base, socket, reader, events } = parts;
         let own_base = Arc::new(own_base);
         let peer_base = Arc::new(peer_base);
         Arc::new(Self {
@@ -152,7 +158,8 @@ impl Connection {
             limits,
             peer,
             trusted,
-            sending: Mutex::new(Sending::new(&own_base, limits.send_max)),
+            account,
+            sending: Mutex::new(Sending::new(&own_base)),
             look_at: Mutex::default(),
             receiving: Mutex::new(Receiving::new(&peer_base, limits.receive_max)),
             own_base,
@@ -315,98 +322,6 @@ impl Connection {
     pub fn stop(&self, lane: u32) -> Option<&Stop> {
         self.stops.get(lane as usize)
     }
-
-    fn handle(self: &Arc<Self>, frame: &Frame) -> Result<(), Fault> {
-        let header = frame.header;
-        match header.kind {
-            Kind::SegmentAdd => self.segment_added(frame),
-            Kind::SegmentRetire => self.segment_retired(header),
-            Kind::LaneOpen | Kind::LaneReset if header.block >= MAX_LANES => {
-                Err(Fault::Peer(format!("no such lane: {}", header.block)))
-            }
-            Kind::LaneOpen if header.call_id == 0 => {
-                // A caller whose first question timed out asks again: the lane has its thread already.
-                let bit = 1 << header.block;
-                let served = if self.opened.load(Ordering::Relaxed) & bit != 0 {
-                    Ok(())
-                } else if header.block < self.limits.lanes {
-                    self.events.lane_opened(self, header.block)
-                } else {
-                    Err(format!("{} lanes are all that a connection may have", self.limits.lanes))
-                };
-                let mut answer = Header { call_id: 1, block: header.block, ..Header::new(Kind::LaneOpen) };
-                match served {
-                    Ok(()) => {
-                        self.opened.fetch_or(bit, Ordering::Relaxed);
-                        self.tell(answer);
-                    }
-                    Err(reason) => {
-                        answer.kind = Kind::LaneReset;
-                        self.tell_why(answer, clip(&reason));
-                    }
-                }
-                Ok(())
-            }
-            Kind::LaneOpen | Kind::LaneReset => {
-                let answer = match header.kind {
-                    Kind::LaneOpen => LaneAnswer::Served,
-                    _ => LaneAnswer::Refused(frame.text()),
-                };
-                if let Some(question) = self.questions.lock().get_mut(header.block as usize) {
-                    *question = Question::Answered(answer);
-                }
-                self.answered.notify_all();
-                Ok(())
-            }
-            Kind::GoAway => {
-                self.going_away.store(true, Ordering::Relaxed);
-                Ok(())
-            }
-            Kind::Ping => Ok(()),
-            // It has stopped its lanes before it said so, so its counters are final.
-            Kind::Failure => {
-                let reason = format!("the peer gave up: {}", frame.text());
-                self.die(Death { reason, peer_closed: true });
-                Ok(())
-            }
-            other => Err(Fault::Peer(format!("{other:?} has no place on the socket"))),
-        }
-    }
-
-    /// Handles all frames that have arrived. Ends the connection if the peer closed it or broke the protocol.
-    fn read_frames(self: &Arc<Self>) {
-        let _order = self.reading.lock();
-        while self.death.get().is_none() {
-            let frame = self.reader.lock().next(&self.socket);
-            match frame {
-                Ok(Some(frame)) => match self.handle(&frame) {
-                    Ok(()) => {}
-                    Err(Fault::Peer(what)) => drop(self.poison(&what)),
-                    Err(Fault::Ours(reason)) => self.give_up(reason),
-                },
-                Ok(None) => return,
-                Err(error @ ReadError::OutOfDescriptors) => self.give_up(error.to_string()),
-                Err(error) => {
-                    let peer_closed = matches!(error, ReadError::Closed);
-                    self.die(Death { reason: error.to_string(), peer_closed });
-                }
-            }
-        }
-    }
-}
-
-/// Why a frame ends the connection.
-enum Fault {
-    /// The peer broke the protocol.
-    Peer(String),
-    /// This side lacks what it takes.
-    Ours(String),
-}
-
-impl From<String> for Fault {
-    fn from(what: String) -> Self {
-        Self::Peer(what)
-    }
 }
 
 impl fmt::Debug for Connection {
@@ -418,76 +333,5 @@ impl fmt::Debug for Connection {
             .field("trusted", &self.trusted)
             .field("death", &self.death.get())
             .finish_non_exhaustive()
-    }
-}
-
-/// Lets the watcher look after a connection: its socket, and the end of the peer's process.
-pub(crate) fn watch(connection: &Arc<Connection>) -> io::Result<()> {
-    let watcher = Watcher::get()?;
-    let token = watcher.watch(Arc::new(Watched(Arc::clone(connection))))?;
-    connection.watched.get_or_init(|| token);
-    if let Some(pidfd) = connection.peer.shared_pidfd() {
-        let mourner = Mourner { pidfd: Arc::clone(pidfd), connection: Arc::downgrade(connection) };
-        let token = watcher.watch(Arc::new(mourner))?;
-        let token = connection.mourner.get_or_init(|| token);
-        if connection.death.get().is_some() {
-            unwatch(*token);
-        }
-    }
-    // Frames that came with the hello lie in the reader already and make no descriptor readable.
-    connection.read_frames();
-    connection.flush();
-    Ok(())
-}
-
-fn unwatch(token: Token) {
-    if let Ok(watcher) = Watcher::get() {
-        watcher.unwatch(token);
-    }
-}
-
-/// The socket of a connection, as the watcher sees it.
-#[derive(Debug)]
-struct Watched(Arc<Connection>);
-
-impl Source for Watched {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.0.socket.as_fd()
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        if self.0.death.get().is_some() { None } else { *self.0.look_at.lock() }
-    }
-
-    fn expired(&self) -> Next {
-        self.0.give_back();
-        Next::Keep
-    }
-
-    fn ready(&self) -> Next {
-        self.0.read_frames();
-        self.0.flush();
-        if self.0.death.get().is_some() { Next::Done } else { Next::Keep }
-    }
-}
-
-/// The peer's process, as the watcher sees it. A child of the peer may hold its socket open; it does not hold this.
-struct Mourner {
-    pidfd: Arc<OwnedFd>,
-    connection: Weak<Connection>,
-}
-
-impl Source for Mourner {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-
-    fn ready(&self) -> Next {
-        if let Some(connection) = self.connection.upgrade() {
-            // What the peer said last still counts: a published reply may lie in a segment announced just before.
-            connection.read_frames();
-            connection.die(Death { reason: "the peer's process ended".into(), peer_closed: true });
-        }
-        Next::Done
     }
 }

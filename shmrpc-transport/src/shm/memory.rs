@@ -15,6 +15,7 @@ use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
+use crate::sys::lease;
 use crate::sys::shortage::explain;
 
 /// What one side of a connection keeps its messages in, for the other side to read. Each side chooses its own.
@@ -129,6 +130,28 @@ pub(crate) struct Fresh {
     file: File,
     /// For the peer, if it is not the same descriptor.
     reader: Option<OwnedFd>,
+    witness: Option<Witness>,
+}
+
+/// Knows whether anybody but us still has some memory of ours.
+#[derive(Debug)]
+pub(crate) struct Witness(File);
+
+impl Witness {
+    /// A second descriptor of `file`, which is open for writing, that can only read. `None` without /proc.
+    fn new(file: &File) -> Option<Self> {
+        reopened(file).ok().map(Self)
+    }
+
+    /// Whether nobody has the memory mapped or open; we have unmapped it ourselves. False if that cannot be known.
+    pub(crate) fn is_alone(&self) -> bool {
+        lease::is_ours_alone(&self.0)
+    }
+}
+
+/// The file again, for reading only.
+fn reopened(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 impl Fresh {
@@ -138,12 +161,16 @@ impl Fresh {
             Memory::Memfd => {
                 let file = File::from(memfd().map_err(|errno| failed("create", errno.into()))?);
                 file.set_len(length).map_err(|error| failed("size", error))?;
-                Ok(Self { memory, length, file, reader: None })
+                let (reader, witness) = (reopened(&file).ok().map(OwnedFd::from), Witness::new(&file));
+                Ok(Self { memory, length, file, reader, witness })
             }
             Memory::PosixShm => {
                 let (file, reader) = posix_shm().map_err(|error| failed("create", error))?;
                 match reserve(&file, length) {
-                    Ok(()) => Ok(Self { memory, length, file, reader: Some(reader) }),
+                    Ok(()) => {
+                        let witness = Witness::new(&file);
+                        Ok(Self { memory, length, file, reader: Some(reader), witness })
+                    }
                     Err(errno @ (Errno::ENOSPC | Errno::EDQUOT)) => {
                         Err(MemoryError::Full { length, error: errno.into() })
                     }
@@ -157,15 +184,20 @@ impl Fresh {
         &self.file
     }
 
-    /// The descriptor for the peer. The memory has to be mapped by now: seals forbid further writable mappings.
-    pub(crate) fn into_shared(self) -> Result<OwnedFd, MemoryError> {
-        let Self { memory, length, file, reader } = self;
-        if let Some(reader) = reader {
-            return Ok(reader);
+    /// The descriptor for the peer, and who will know when it has let go. The memory has to be mapped by now: seals
+    /// forbid further writable mappings.
+    pub(crate) fn into_shared(self) -> Result<(OwnedFd, Option<Witness>), MemoryError> {
+        let Self { memory, length, file, reader, witness } = self;
+        if memory.is_sealed() {
+            let failed =
+                |errno: Errno| MemoryError::System { what: "seal", length, memory, error: errno.into() };
+            fcntl(&file, FcntlArg::F_ADD_SEALS(REQUIRED)).map_err(failed)?;
         }
-        let failed = |errno: Errno| MemoryError::System { what: "seal", length, memory, error: errno.into() };
-        fcntl(&file, FcntlArg::F_ADD_SEALS(REQUIRED)).map_err(failed)?;
-        Ok(file.into())
+        match reader {
+            Some(reader) => Ok((reader, witness)),
+            // Then the peer has what we had, and nothing tells us when it lets go of that.
+            None => Ok((file.into(), None)),
+        }
     }
 }
 
@@ -233,7 +265,7 @@ fn unnamed() -> io::Result<(File, OwnedFd)> {
     // O_EXCL: nobody can give it a name later.
     options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_EXCL);
     let file = options.open("/dev/shm")?;
-    let reader = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let reader = reopened(&file)?;
     Ok((file, reader.into()))
 }
 
@@ -271,7 +303,7 @@ mod tests {
     const PAGE: u64 = 4096;
 
     fn fresh(memory: Memory, length: u64) -> File {
-        Fresh::new(memory, length).unwrap().into_shared().unwrap().into()
+        Fresh::new(memory, length).unwrap().into_shared().unwrap().0.into()
     }
 
     fn refused(file: &File, length: u64, memory: Memory) -> String {

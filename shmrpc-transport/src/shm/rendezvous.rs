@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{self, Connection, Death, Events, Limits, Parts};
+use super::ledger::{Account, Route};
 use super::memory::{Memory, MemoryError};
-use super::segment::{BASE_LEN, MAX_LANES, Segment};
+use super::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::peers::{PeerInfo, Peers};
 use crate::slot::{Header, Kind};
 use crate::sys::futex::Until;
@@ -38,6 +39,9 @@ pub struct Policy {
     pub memory: Memory,
     /// Bytes of a message that we take.
     pub max_message: u64,
+    /// Bytes of our memory for messages that one process may hold, over all of its connections. Four times what it
+    /// takes as a message, and 4 MiB at least, if `None`.
+    pub max_lent: Option<u64>,
     /// Lanes that a connection may have (server).
     pub lanes: u32,
 }
@@ -49,12 +53,25 @@ impl Default for Policy {
             trust: Peers::SameUser,
             memory: Memory::default(),
             max_message: 64 << 20,
+            max_lent: None,
             lanes: MAX_LANES,
         }
     }
 }
 
 impl Policy {
+    /// What a process may hold that takes messages of `max_message` bytes.
+    fn lent_max(&self, max_message: u64) -> u64 {
+        self.max_lent.unwrap_or_else(|| max_message.min(LARGEST).saturating_mul(4).max(4 << 20))
+    }
+
+    /// The account of a process that wants one more connection.
+    fn account(&self, peer: &PeerInfo, route: &Route, lent_max: u64) -> Result<Arc<Account>, MeetError> {
+        let account = Account::of(peer, route);
+        account.may_connect(lent_max).map_err(|full| MeetError::StillHeld { full: full.to_string() })?;
+        Ok(account)
+    }
+
     /// Whether the peer is in the trust set. It has to be, if the memory of either side, ours first, is not sealed.
     fn trusts(&self, peer: &PeerInfo, sides: [(&'static str, Memory); 2]) -> Result<bool, MeetError> {
         let [(by, _), _] = sides;
@@ -115,6 +132,14 @@ pub enum MeetError {
         /// The other side's user.
         uid: u32,
     },
+    /// The peer has not let go of the memory of earlier connections.
+    #[error(
+        "too much memory of ended connections is still mapped by the other end ({full}); it has to let go first"
+    )]
+    StillHeld {
+        /// How much of how much.
+        full: String,
+    },
     /// The peer did not answer in time.
     #[error("the server did not answer within {0:?}")]
     TimedOut(Duration),
@@ -157,17 +182,19 @@ pub fn connect(
         NoSocket::There(error) => MeetError::Nobody { path: path.to_owned(), error },
         NoSocket::TimedOut => MeetError::TimedOut(timeout),
     })?;
-    let (own_base, fd) = Segment::create(BASE_LEN, policy.memory)?;
+    let (mut own_base, Handout { descriptor, witness }) = Segment::create(BASE_LEN, policy.memory)?;
     let hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
     let bytes = hello.to_bytes();
-    if let Err(error) = socket.send(Header::new(Kind::Hello), &bytes, &[fd.as_raw_fd()], || until.left()) {
+    if let Err(error) =
+        socket.send(Header::new(Kind::Hello), &bytes, &[descriptor.as_raw_fd()], || until.left())
+    {
         if is_shortage(&error) {
             return Err(MeetError::System { what: "cannot send the hello", error });
         }
         // A server that refuses before it reads leaves its reason behind; fall through to read it.
         tracing::debug!(%error, "the hello was not taken");
     }
-    drop(fd);
+    drop(descriptor);
     let mut reader = FrameReader::default();
     let frame = loop {
         match reader.next(&socket) {
@@ -198,10 +225,14 @@ pub fn connect(
         lanes: theirs.lanes().min(MAX_LANES),
         send_max: theirs.max_message().min(LARGEST),
         receive_max: policy.max_message.min(LARGEST),
+        lent_max: policy.lent_max(theirs.max_message()),
         own_memory: policy.memory,
         peer_memory: theirs.memory(),
     };
-    let parts = Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events };
+    let route = Route { path: path.to_owned(), listening: false };
+    let account = policy.account(&peer, &route, limits.lent_max)?;
+    own_base.charge(account.lend_base(BASE_LEN as u64, witness));
+    let parts = Parts { limits, peer, trusted, account, own_base, peer_base, socket, reader, events };
     let connection = Connection::new(parts);
     if let Err(error) = connection::watch(&connection) {
         connection.die(Death { reason: "it cannot be watched".into(), peer_closed: false });

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::arena::BLOCKS;
-use super::memory::{Fresh, Memory, MemoryError, inspect};
+use super::ledger::Lent;
+use super::memory::{Fresh, Memory, MemoryError, Witness, inspect};
 use crate::slot::LaneSide;
 use crate::sync::Word;
 
@@ -54,18 +55,30 @@ const _: () = {
 #[derive(Debug)]
 pub struct Segment {
     map: MmapRaw,
+    /// Ours: counts against the peer. Dropped after the map.
+    lent: Option<Lent>,
+}
+
+/// What goes with a segment of ours to the peer and to its account.
+#[derive(Debug)]
+pub struct Handout {
+    /// For the peer.
+    pub descriptor: OwnedFd,
+    /// Will know when the peer has let go.
+    pub(crate) witness: Option<Witness>,
 }
 
 impl Segment {
-    /// Makes and maps `length` bytes of `memory`; the descriptor is what the peer gets.
+    /// Makes and maps `length` bytes of `memory`.
     ///
     /// # Errors
     /// [`MemoryError::System`] or [`MemoryError::Full`].
-    pub fn create(length: usize, memory: Memory) -> Result<(Self, OwnedFd), MemoryError> {
+    pub fn create(length: usize, memory: Memory) -> Result<(Self, Handout), MemoryError> {
         let fresh = Fresh::new(memory, length as u64)?;
         let map = MmapOptions::new().len(length).map_raw(fresh.file());
         let map = map.map_err(|error| not_mapped(length, memory, error))?;
-        Ok((Self { map }, fresh.into_shared()?))
+        let (descriptor, witness) = fresh.into_shared()?;
+        Ok((Self { map, lent: None }, Handout { descriptor, witness }))
     }
 
     /// Checks and maps what a peer sent as `announced` bytes of `memory`. Whether its word is to be taken for memory that
@@ -78,7 +91,12 @@ impl Segment {
         let length = inspect(&file, announced, memory)?;
         let map = MmapOptions::new().len(length).map_raw_read_only(&file);
         let map = map.map_err(|error| not_mapped(length, memory, error))?;
-        Ok(Self { map })
+        Ok(Self { map, lent: None })
+    }
+
+    /// Says on whose account it is, until it is gone.
+    pub(crate) fn charge(&mut self, lent: Lent) {
+        self.lent = Some(lent);
     }
 
     /// Bytes.
@@ -160,7 +178,7 @@ mod tests {
     #[test]
     fn what_is_made_is_accepted() {
         for memory in [Memory::Memfd, Memory::PosixShm] {
-            let (own, fd) = Segment::create(BASE_LEN, memory).unwrap();
+            let (own, Handout { descriptor: fd, .. }) = Segment::create(BASE_LEN, memory).unwrap();
             let peer = Segment::accept(fd, BASE_LEN as u64, memory).unwrap();
             own.release_word(7).unwrap().store(3, crate::sync::Ordering::Release);
             assert_eq!(peer.release_word(7).unwrap().load(crate::sync::Ordering::Acquire), 3);

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, connect, sendmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, connect,
+    getsockopt, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -117,6 +117,11 @@ impl Socket {
             tracing::trace!("the kernel knows no SO_PASSPIDFD");
         }
         Ok(Self { stream })
+    }
+
+    /// The id of the process that connected, which need not be the one that speaks. 0 if it cannot be had.
+    pub(crate) fn who_connected(&self) -> i32 {
+        getsockopt(&self.stream, sockopt::PeerCredentials).map_or(0, |by| by.pid())
     }
 
     /// The peer has said who it is: from now on frames come without a descriptor of their sender's process.
@@ -242,7 +247,8 @@ impl FrameReader {
         self.fds.pop_front()
     }
 
-    fn cut(&mut self) -> Result<Option<Frame>, ReadError> {
+    /// The next whole frame of those bytes that were read already.
+    pub(crate) fn cut(&mut self) -> Result<Option<Frame>, ReadError> {
         let Some((head, rest)) = self.bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
         let header = Header::from_frame(head)?;
         let length = header.length as usize;

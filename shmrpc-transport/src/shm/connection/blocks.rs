@@ -113,7 +113,7 @@ impl Connection {
         let start = segment.and_then(|segment| segment.range(block.offset, block.capacity));
         match start {
             Some(start) => Ok(Some((block, start))),
-            None => Err(EncodeError::NoMemory { cap: sending.cap }),
+            None => Err(EncodeError::NoMemory { cap: self.limits.lent_max }),
         }
     }
 }
@@ -199,7 +199,7 @@ unsafe impl Grow for Growth<'_> {
             }
             let sending = self.connection.sending.lock();
             let lacking = match lacking {
-                None => EncodeError::NoMemory { cap: sending.cap },
+                None => EncodeError::NoMemory { cap: self.connection.limits.lent_max },
                 // The system gives no more, but the peer may give something back.
                 Some(lacking @ EncodeError::System(_)) if sending.arena.lent() > 0 => lacking,
                 Some(lacking) => return Err(lacking),

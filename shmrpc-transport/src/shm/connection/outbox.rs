@@ -129,6 +129,7 @@ mod tests {
     use super::super::{Events, Limits, Parts, watch};
     use super::*;
     use crate::peers::{PeerCredentials, PeerInfo};
+    use crate::shm::ledger::{Account, Route};
     use crate::shm::memory::Memory;
     use crate::shm::segment::{BASE_LEN, Segment};
     use crate::sys::socket::FrameReader;
@@ -153,9 +154,14 @@ mod tests {
                 receive_max: 1 << 20,
                 own_memory: Memory::Memfd,
                 peer_memory: Memory::Memfd,
+                lent_max: 4 << 20,
             },
             peer: PeerInfo::new(PeerCredentials::own(), None),
             trusted: false,
+            account: Account::of(
+                &PeerInfo::new(PeerCredentials::own(), None),
+                &Route { path: "outbox".into(), listening: true },
+            ),
             own_base: base(),
             peer_base: base(),
             socket: Socket::new(ours).unwrap(),
@@ -209,7 +215,7 @@ mod tests {
     fn memory_is_not_announced_to_a_peer_that_does_not_read() {
         let (connection, theirs) = with_silent_peer();
         fill(&connection);
-        let (_, fd) = Segment::create(4096, Memory::Memfd).unwrap();
+        let fd = Segment::create(4096, Memory::Memfd).unwrap().1.descriptor;
         let header = Header::new(Kind::SegmentAdd);
         assert!(!connection.announce(header, &[0; 8], &fd).unwrap());
         assert_eq!(connection.outbox.lock().frames.len(), 1, "it must not come later");

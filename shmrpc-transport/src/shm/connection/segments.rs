@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::{Connection, Death, Fault};
+use super::inbox::Fault;
+use super::{Connection, Death};
 use crate::message::EncodeError;
 use crate::shm::arena::Arena;
-use crate::shm::segment::{ARENA_OFFSET, BASE_LEN, Segment};
+use crate::shm::segment::{ARENA_OFFSET, BASE_LEN, Handout, Segment};
 use crate::slot::{Header, Kind};
 use crate::sys::shortage::{explain, is_shortage};
 use crate::sys::socket::Frame;
@@ -31,8 +32,6 @@ pub(super) struct Sending {
     leaving: BTreeMap<u32, u64>,
     /// Bytes of all of them.
     bytes: u64,
-    /// Bytes that they may have.
-    pub(super) cap: u64,
     /// How long the next look is put off.
     rest: Duration,
 }
@@ -56,7 +55,7 @@ pub struct Mapped {
 }
 
 impl Sending {
-    pub(super) fn new(base: &Arc<Segment>, max_message: u64) -> Self {
+    pub(super) fn new(base: &Arc<Segment>) -> Self {
         let mut arena = Arena::default();
         arena.add_segment(0, ARENA_OFFSET as u64, BASE_LEN as u64);
         Self {
@@ -65,7 +64,6 @@ impl Sending {
             next: 1,
             leaving: BTreeMap::new(),
             bytes: BASE_LEN as u64,
-            cap: max_message.saturating_mul(4).max(1 << 22),
             rest: REST[0],
         }
     }
@@ -132,14 +130,14 @@ impl Connection {
     pub(super) fn segment(self: &Arc<Self>, id: u32) -> Option<Arc<Segment>> {
         let known = || self.receiving.lock().segments.get(&id).cloned();
         known().or_else(|| {
-            self.read_frames();
+            self.read_all_frames();
             known()
         })
     }
 
     /// Adds a segment with room for `bytes`. False if the cap leaves none; [`EncodeError::System`] if the system does.
     pub(super) fn grow_arena(&self, sending: &mut Sending, bytes: u64) -> Result<bool, EncodeError> {
-        let left = sending.cap.saturating_sub(sending.bytes);
+        let left = self.account.left(self.limits.lent_max);
         let last = sending.segments.values().next_back().map_or(0, |segment| segment.len() as u64);
         let wanted = bytes.checked_next_power_of_two().unwrap_or(bytes).max(last.saturating_mul(2));
         let length = if wanted <= left { wanted } else { bytes.next_multiple_of(4096) };
@@ -148,12 +146,14 @@ impl Connection {
         }
         let Ok(size) = usize::try_from(length) else { return Ok(false) };
         let lacking = |reason: String| EncodeError::System(reason.into());
-        let (segment, fd) =
+        let (mut segment, Handout { descriptor, witness }) =
             Segment::create(size, self.limits.own_memory).map_err(|error| lacking(error.to_string()))?;
+        let Ok(lent) = self.account.lend(length, self.limits.lent_max, witness) else { return Ok(false) };
+        segment.charge(lent);
         let id = sending.next;
         let mut header = Header::new(Kind::SegmentAdd);
         header.block = id;
-        match self.announce(header, &length.to_le_bytes(), &fd) {
+        match self.announce(header, &length.to_le_bytes(), &descriptor) {
             Ok(true) => {}
             // The peer has to read before it can know of more memory; whoever needs it asks again.
             Ok(false) => return Ok(false),

@@ -1,5 +1,6 @@
 //! The side that listens: a socket at a path, a lock beside it, and the peers that are saying hello.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -15,7 +16,8 @@ use parking_lot::Mutex;
 use super::{Hello, LARGEST, MeetError, Policy, accept_base, identify, open_hello, watch};
 use crate::peers::{PeerInfo, Peers};
 use crate::shm::connection::{self, Connection, Events, Limits, Parts};
-use crate::shm::segment::{BASE_LEN, MAX_LANES, Segment};
+use crate::shm::ledger::{Account, Route};
+use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
 use crate::sys::fork::Generation;
 use crate::sys::shortage::explain;
@@ -35,6 +37,10 @@ pub trait Host: Send + Sync {
 
 /// Peers that have connected and not yet said hello, at most.
 const ARRIVING_MAX: usize = 256;
+/// The same for one process.
+const ARRIVING_OF_ONE: usize = 32;
+/// Peers that are let in before others have their turn.
+const AT_ONCE: usize = 32;
 /// How long a peer may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A fresh socket takes any answer at once, and the watcher waits for nobody.
@@ -67,7 +73,8 @@ impl Listener {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         let spare = Mutex::new(Some(spare_descriptor()?));
         let (arriving, rests_until) = (Arc::default(), Mutex::default());
-        let door = Door { listener, policy, host, arriving, spare, rests_until };
+        let route = Route { path: path.to_owned(), listening: true };
+        let door = Door { listener, route, policy, host, arriving, spare, rests_until };
         let token = watch(Arc::new(door))?;
         Ok(Self { token, names })
     }
@@ -163,9 +170,10 @@ fn remove_socket(path: &Path) -> io::Result<()> {
 /// The listening socket as the watcher sees it.
 struct Door {
     listener: UnixListener,
+    route: Route,
     policy: Policy,
     host: Arc<dyn Host>,
-    arriving: Arc<Mutex<usize>>,
+    arriving: Arc<Mutex<Crowd>>,
     /// Given up for a moment when there is no other, to tell a peer why it is not let in.
     spare: Mutex<Option<OwnedFd>>,
     rests_until: Mutex<Option<Instant>>,
@@ -193,7 +201,7 @@ impl Source for Door {
     }
 
     fn ready(&self) -> Next {
-        loop {
+        for _ in 0..AT_ONCE {
             let let_in = match self.listener.accept() {
                 Ok((stream, _)) => self.let_in(stream),
                 Err(error) => self.turn_away(error),
@@ -209,6 +217,7 @@ impl Source for Door {
                 }
             }
         }
+        Next::Keep
     }
 }
 
@@ -248,16 +257,17 @@ impl Door {
                 return Ok(());
             }
         };
-        let mut count = self.arriving.lock();
-        if *count >= ARRIVING_MAX {
-            turned_away(refuse(&socket, "too many peers are saying hello; try again"));
+        let Some(place) = Place::take(&self.arriving, socket.who_connected()) else {
+            turned_away(refuse(
+                &socket,
+                "too many peers are saying hello, or too many of your process; try again",
+            ));
             return Ok(());
-        }
-        *count += 1;
-        drop(count);
+        };
         let arriving = Arriving {
-            place: Place(Arc::clone(&self.arriving)),
+            place,
             fd,
+            route: self.route.clone(),
             state: Mutex::new(Some((socket, FrameReader::default()))),
             policy: self.policy.clone(),
             host: Arc::clone(&self.host),
@@ -287,12 +297,39 @@ fn refuse(socket: &Socket, reason: &str) -> io::Result<()> {
     socket.send(Header::new(Kind::Failure), reason.as_bytes(), &[], NO_WAIT)
 }
 
+/// How many are saying hello, by their process's id.
+type Crowd = HashMap<i32, usize>;
+
 /// One place among the arriving; given back when dropped.
-struct Place(Arc<Mutex<usize>>);
+struct Place {
+    crowd: Arc<Mutex<Crowd>>,
+    pid: i32,
+}
+
+impl Place {
+    /// `None` if all are taken, or all that one process may have.
+    fn take(crowd: &Arc<Mutex<Crowd>>, pid: i32) -> Option<Self> {
+        let mut places = crowd.lock();
+        let all: usize = places.values().sum();
+        let own = places.entry(pid).or_default();
+        if all >= ARRIVING_MAX || *own >= ARRIVING_OF_ONE {
+            return None;
+        }
+        *own += 1;
+        Some(Self { crowd: Arc::clone(crowd), pid })
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        *self.0.lock() -= 1;
+        let mut places = self.crowd.lock();
+        let left = places.get_mut(&self.pid).map(|own| {
+            *own -= 1;
+            *own
+        });
+        if left == Some(0) {
+            places.remove(&self.pid);
+        }
     }
 }
 
@@ -301,6 +338,7 @@ struct Arriving {
     /// A second descriptor of the socket: the watcher needs one that lives as long as this source.
     fd: OwnedFd,
     state: Mutex<Option<(Socket, FrameReader)>>,
+    route: Route,
     policy: Policy,
     host: Arc<dyn Host>,
     deadline: Instant,
@@ -358,6 +396,7 @@ struct Greeted {
     limits: Limits,
     peer: PeerInfo,
     trusted: bool,
+    account: Arc<Account>,
     own_base: Segment,
     peer_base: Segment,
     events: Box<dyn Events>,
@@ -380,25 +419,29 @@ impl Arriving {
         let send_max = theirs.max_message();
         let (application, events) =
             self.host.welcome(&peer, &theirs.into_application()).map_err(MeetError::Refused)?;
-        let (own_base, fd) = Segment::create(BASE_LEN, own_memory)?;
+        let lent_max = self.policy.lent_max(send_max);
+        let account = self.policy.account(&peer, &self.route, lent_max)?;
+        let (mut own_base, Handout { descriptor, witness }) = Segment::create(BASE_LEN, own_memory)?;
+        own_base.charge(account.lend_base(BASE_LEN as u64, witness));
         let lanes = self.policy.lanes.min(MAX_LANES);
         let hello = Hello::new(self.policy.max_message, lanes, own_memory, application);
         socket
-            .send(Header::new(Kind::Hello), &hello.to_bytes(), &[fd.as_raw_fd()], NO_WAIT)
+            .send(Header::new(Kind::Hello), &hello.to_bytes(), &[descriptor.as_raw_fd()], NO_WAIT)
             .map_err(|error| MeetError::System { what: "cannot answer the hello", error })?;
         let limits = Limits {
             lanes,
             send_max: send_max.min(LARGEST),
             receive_max: self.policy.max_message.min(LARGEST),
+            lent_max,
             own_memory,
             peer_memory,
         };
-        Ok(Greeted { limits, peer, trusted, own_base, peer_base, events })
+        Ok(Greeted { limits, peer, trusted, account, own_base, peer_base, events })
     }
 
     fn install(&self, greeted: Greeted, socket: Socket, reader: FrameReader) -> Next {
-        let Greeted { limits, peer, trusted, own_base, peer_base, events } = greeted;
-        let parts = Parts { limits, peer, trusted, own_base, peer_base, socket, reader, events };
+        let Greeted { limits, peer, trusted, account, own_base, peer_base, events } = greeted;
+        let parts = Parts { limits, peer, trusted, account, own_base, peer_base, socket, reader, events };
         let connection = Connection::new(parts);
         self.host.connected(&connection);
         if let Err(error) = connection::watch(&connection) {

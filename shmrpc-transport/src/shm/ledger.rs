@@ -1,0 +1,353 @@
+//! What other processes hold of our memory. It counts against a cap for each process, over all of its connections, until
+//! the kernel says that the memory is gone: whoever reconnects again and again, or agrees to give memory back and keeps
+//! it, has no more than whoever does not.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use parking_lot::Mutex;
+
+use super::memory::Witness;
+use crate::peers::PeerInfo;
+use crate::sys::fork::Generation;
+use crate::sys::process;
+use crate::sys::watcher::{Next, Source, Watcher};
+
+/// How long after the end of a segment it is asked for, at first and at most; twice as long each time.
+const ASK: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(16)];
+
+/// How a connection came about: at which path, and whether we listen there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) path: PathBuf,
+    pub(crate) listening: bool,
+}
+
+/// What one process holds over one route.
+#[derive(Debug)]
+pub(crate) struct Account {
+    peer: PeerInfo,
+    route: Route,
+    process: Generation,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    /// Bytes of the segments that we have mapped, other than base segments.
+    lent: u64,
+    /// What we have given up and others may still have.
+    remains: Vec<Remains>,
+}
+
+#[derive(Debug)]
+struct Remains {
+    bytes: u64,
+    witness: Option<Witness>,
+}
+
+impl Books {
+    fn remaining(&self) -> u64 {
+        self.remains.iter().map(|remains| remains.bytes).sum()
+    }
+}
+
+/// Too much of our memory is with others already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{held} bytes of {cap} are held already")]
+pub(crate) struct Full {
+    held: u64,
+    cap: u64,
+}
+
+/// All accounts of one process of ours.
+#[derive(Debug)]
+struct Ledger {
+    process: Generation,
+    /// Those of dead peers too, while something remains.
+    accounts: Mutex<Vec<Arc<Account>>>,
+    rounds: Mutex<Rounds>,
+    /// The ledger of a forked child, in that child. Locks of its parent's may be locked for good there.
+    child: OnceLock<Box<Ledger>>,
+}
+
+impl Ledger {
+    fn get() -> &'static Self {
+        static FIRST: OnceLock<Box<Ledger>> = OnceLock::new();
+        let mut ledger = FIRST.get_or_init(Self::new);
+        while !ledger.process.is_current() {
+            ledger = ledger.child.get_or_init(Self::new);
+        }
+        ledger
+    }
+
+    fn new() -> Box<Self> {
+        let process = Generation::current();
+        let (accounts, rounds, child) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        Box::new(Self { process, accounts, rounds, child })
+    }
+
+    /// The accounts, less those that nobody needs any more.
+    fn accounts(&self) -> Vec<Arc<Account>> {
+        let mut accounts = self.accounts.lock();
+        accounts.retain(|account| Arc::strong_count(account) > 1 || !account.books.lock().remains.is_empty());
+        accounts.clone()
+    }
+}
+
+impl Account {
+    /// The account of the process at the other end: the same one for all of its connections over this route.
+    pub(crate) fn of(peer: &PeerInfo, route: &Route) -> Arc<Self> {
+        let ledger = Ledger::get();
+        let is_it = |account: &Arc<Self>| account.route == *route && account.is_of(peer);
+        if let Some(known) = ledger.accounts().into_iter().find(is_it) {
+            return known;
+        }
+        let (peer, route) = (peer.clone(), route.clone());
+        let account = Arc::new(Self { peer, route, process: ledger.process, books: Mutex::default() });
+        ledger.accounts.lock().push(Arc::clone(&account));
+        account
+    }
+
+    /// Whether it is this very process. An id is nobody else's while the process lives.
+    fn is_of(&self, peer: &PeerInfo) -> bool {
+        self.peer.pid() == peer.pid() && self.peer.uid() == peer.uid() && !self.has_ended()
+    }
+
+    /// Whether the process has ended, as far as can be known.
+    fn has_ended(&self) -> bool {
+        self.peer.shared_pidfd().is_some_and(|pidfd| process::has_ended(pidfd))
+    }
+
+    /// Whether a connection may be made: what is left of ended ones, of this process and of dead ones of the same user,
+    /// is within `cap`.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub(crate) fn may_connect(&self, cap: u64) -> Result<(), Full> {
+        let accounts = Ledger::get().accounts();
+        let dead = accounts.iter().filter(|other| {
+            other.route == self.route && other.peer.uid() == self.peer.uid() && other.has_ended()
+        });
+        let held = dead.map(|other| other.asked()).fold(self.asked(), u64::saturating_add);
+        if held > cap { Err(Full { held, cap }) } else { Ok(()) }
+    }
+
+    /// Bytes that the process may still be lent of `cap`.
+    pub(crate) fn left(&self, cap: u64) -> u64 {
+        let mut books = self.books.lock();
+        if books.lent.saturating_add(books.remaining()) > cap / 2 {
+            self.ask(&mut books);
+        }
+        cap.saturating_sub(books.lent).saturating_sub(books.remaining())
+    }
+
+    /// Counts a segment of `bytes` that is about to be lent.
+    ///
+    /// # Errors
+    /// [`Full`] if the process would have more than `cap`.
+    pub(crate) fn lend(
+        self: &Arc<Self>,
+        bytes: u64,
+        cap: u64,
+        witness: Option<Witness>,
+    ) -> Result<Lent, Full> {
+        let mut books = self.books.lock();
+        let held = books.lent.saturating_add(books.remaining());
+        if held.saturating_add(bytes) > cap {
+            return Err(Full { held, cap });
+        }
+        books.lent += bytes;
+        Ok(Lent { account: Arc::clone(self), bytes, counted: bytes, witness })
+    }
+
+    /// A base segment: it is counted when its connection has ended. Until then the number of connections bounds it.
+    pub(crate) fn lend_base(self: &Arc<Self>, bytes: u64, witness: Option<Witness>) -> Lent {
+        Lent { account: Arc::clone(self), bytes, counted: 0, witness }
+    }
+
+    /// Bytes that remain, after asking.
+    fn asked(&self) -> u64 {
+        let mut books = self.books.lock();
+        self.ask(&mut books);
+        books.remaining()
+    }
+
+    /// Forgets what is gone.
+    fn ask(&self, books: &mut Books) {
+        let ended = self.has_ended();
+        // Without a witness the end of the process is all that we can know of.
+        books.remains.retain(|remains| match &remains.witness {
+            Some(witness) => !witness.is_alone(),
+            None => !ended,
+        });
+    }
+
+    fn bury(&self, remains: Remains, counted: u64) {
+        let mut books = self.books.lock();
+        books.lent -= counted;
+        if remains.witness.is_some() || self.peer.pidfd().is_some() {
+            books.remains.push(remains);
+            drop(books);
+            Ledger::get().hurry();
+        }
+    }
+}
+
+/// A segment that a process has; to be dropped when we have unmapped it ourselves.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    account: Arc<Account>,
+    bytes: u64,
+    counted: u64,
+    witness: Option<Witness>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // In a forked child the memory is its parent's.
+        if self.account.process.is_current() {
+            let remains = Remains { bytes: self.bytes, witness: self.witness.take() };
+            self.account.bury(remains, self.counted);
+        }
+    }
+}
+
+/// When the witnesses are asked, while there are any.
+#[derive(Debug, Default)]
+struct Rounds {
+    timer: Option<Arc<TimerFd>>,
+    pause: Duration,
+}
+
+impl Ledger {
+    /// Something new remains: asks soon.
+    fn hurry(&self) {
+        let mut rounds = self.rounds.lock();
+        rounds.pause = ASK[0];
+        if let Err(error) = rounds.wait() {
+            // What remains is asked for when the next connection or segment is made.
+            tracing::debug!(%error, "there is no timer to ask who still has our memory");
+        }
+    }
+
+    /// Asks everybody, and comes again if something remains.
+    fn ask(&self) {
+        let remaining = self.accounts().iter().map(|account| account.asked()).fold(0, u64::saturating_add);
+        // Once more, for those that have nothing any more.
+        drop(self.accounts());
+        if remaining > 0 {
+            let mut rounds = self.rounds.lock();
+            rounds.pause = (rounds.pause * 2).min(ASK[1]);
+            if let Err(error) = rounds.wait() {
+                tracing::debug!(%error, "the timer could not be set");
+            }
+        }
+    }
+}
+
+impl Rounds {
+    fn wait(&mut self) -> io::Result<()> {
+        let timer = match &self.timer {
+            Some(timer) => timer,
+            None => {
+                let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+                let timer = Arc::new(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?);
+                Watcher::get()?.watch(Arc::new(Bell(Arc::clone(&timer))))?;
+                self.timer.insert(timer)
+            }
+        };
+        let once = Expiration::OneShot(TimeSpec::from_duration(self.pause));
+        Ok(timer.set(once, TimerSetTimeFlags::empty())?)
+    }
+}
+
+/// The timer as the watcher sees it.
+#[derive(Debug)]
+struct Bell(Arc<TimerFd>);
+
+impl Source for Bell {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn ready(&self) -> Next {
+        if let Err(error) = self.0.wait() {
+            tracing::debug!(%error, "the timer was not read");
+        }
+        Ledger::get().ask();
+        Next::Keep
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::PeerCredentials;
+    use crate::shm::memory::Memory;
+    use crate::shm::segment::{Handout, Segment};
+    use crate::sys::process;
+
+    const MIB: u64 = 1 << 20;
+
+    fn account(name: &str, pidfd: bool) -> Arc<Account> {
+        let own = PeerCredentials::own();
+        let peer = PeerInfo::new(own, pidfd.then(|| process::open(own.pid).unwrap()));
+        Account::of(&peer, &Route { path: name.into(), listening: true })
+    }
+
+    /// Ours, on the account, and the peer's.
+    fn share(account: &Arc<Account>, memory: Memory) -> (Segment, Segment) {
+        let (mut ours, Handout { descriptor, witness }) = Segment::create(1 << 20, memory).unwrap();
+        assert!(witness.is_some());
+        ours.charge(account.lend(MIB, 2 * MIB, witness).unwrap());
+        (ours, Segment::accept(descriptor, MIB, memory).unwrap())
+    }
+
+    #[test]
+    fn what_a_peer_keeps_counts_until_it_lets_go() {
+        for memory in [Memory::Memfd, Memory::PosixShm] {
+            let account = account("keeps", true);
+            let (ours, theirs) = share(&account, memory);
+            assert_eq!(account.left(2 * MIB), MIB);
+            drop(ours);
+            assert_eq!(account.left(2 * MIB), MIB, "the peer has it still");
+            assert!(account.lend(2 * MIB, 2 * MIB, None).is_err());
+            assert_eq!(account.may_connect(MIB), Ok(()));
+            assert_eq!(account.may_connect(MIB - 1), Err(Full { held: MIB, cap: MIB - 1 }));
+            // It is the same account for whoever comes back.
+            assert!(Arc::ptr_eq(&account, &self::account("keeps", true)));
+            drop(theirs);
+            assert_eq!(account.may_connect(0), Ok(()));
+            assert_eq!(account.left(2 * MIB), 2 * MIB);
+        }
+    }
+
+    #[test]
+    fn nobody_has_to_ask() {
+        let account = account("asks", true);
+        let (ours, theirs) = share(&account, Memory::Memfd);
+        drop(ours);
+        drop(theirs);
+        // The witness is a descriptor, and goes when the timer has rung.
+        while !account.books.lock().remains.is_empty() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn without_a_witness_the_end_of_the_process_counts() {
+        let account = account("blind", true);
+        drop(account.lend(MIB, MIB, None).unwrap());
+        assert_eq!(account.left(MIB), 0);
+        // Nor is there one to wait for.
+        let account = self::account("blind and alone", false);
+        drop(account.lend(MIB, MIB, None).unwrap());
+        assert_eq!(account.left(MIB), MIB);
+    }
+}

@@ -10,7 +10,6 @@ use core::num::NonZeroUsize;
 use core::ops::Deref;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Strategy;
 use rkyv::validation::archive::ArchiveValidator;
@@ -18,11 +17,14 @@ use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 pub use self::encode::{Buffer, Encode, EncodeError, Encoder, Grow, Nested, Sink, encode};
 pub use self::number::Number;
+pub use self::pool::Pool;
+use self::pool::{Copied, Lost};
 pub use self::refusal::Refusal;
 use crate::slot::{INLINE, INLINE_WORDS};
 
 mod encode;
 mod number;
+mod pool;
 mod refusal;
 
 /// Payloads up to this many bytes are copied into private memory whoever sent them.
@@ -49,28 +51,53 @@ pub type Validator<'a> = Strategy<ArchiveValidator<'a>, Refusal>;
 /// Turns archives back into owned values.
 pub type Decoder = Strategy<(), Refusal>;
 
-/// A payload that is not a valid `T`.
+/// A payload that cannot be had as a `T`.
 #[derive(Debug, thiserror::Error)]
-#[error("{length} bytes cannot be read as {expected}: {reason}")]
-pub struct Invalid {
-    expected: &'static str,
-    length: usize,
-    reason: Box<str>,
+pub enum Invalid {
+    /// The bytes are no valid `T`.
+    #[error("{length} bytes cannot be read as {expected}: {reason}")]
+    Bytes {
+        /// The type.
+        expected: &'static str,
+        /// Bytes.
+        length: usize,
+        /// What is wrong with them.
+        reason: Box<str>,
+    },
+    /// It was to be copied, and other messages of its connection have the room.
+    #[error(
+        "no room for a copy of {length} bytes: all messages that are copied for a connection may have {cap} at once; try again, or widen the receiver's `.trust(..)`"
+    )]
+    NoRoom {
+        /// Bytes.
+        length: usize,
+        /// Bytes of copies that a connection may have.
+        cap: u64,
+    },
+    /// It was to be copied, and the system has no memory.
+    #[error(
+        "no memory for a copy of {length} bytes; raise the limit of the process that receives them (ulimit -v, the cgroup's memory.max), or send less"
+    )]
+    NoMemory {
+        /// Bytes.
+        length: usize,
+    },
 }
 
 impl Invalid {
     #[cold]
     #[inline(never)]
     fn new<T>(length: usize, refusal: Refusal) -> Self {
-        Self { expected: type_name::<T>(), length, reason: refusal.reason() }
+        Self::Bytes { expected: type_name::<T>(), length, reason: refusal.reason() }
     }
+}
 
-    #[cold]
-    #[inline(never)]
-    fn lost<T>(length: usize) -> Self {
-        let reason = "there is no memory to copy them to; raise the limit of the process that receives them (ulimit \
-                      -v, the cgroup's memory.max), or send less";
-        Self { expected: type_name::<T>(), length, reason: reason.into() }
+impl From<Lost> for Invalid {
+    fn from(Lost { length, cap }: Lost) -> Self {
+        match cap {
+            Some(cap) => Self::NoRoom { length, cap },
+            None => Self::NoMemory { length },
+        }
     }
 }
 
@@ -96,8 +123,7 @@ pub struct Message {
 enum Elsewhere {
     Nowhere,
     Copied(Copied),
-    /// Nowhere: there was no memory to copy so many bytes to.
-    Lost(usize),
+    Lost(Lost),
     InPlace(Box<dyn Loan>),
 }
 
@@ -155,10 +181,13 @@ impl Message {
             self.elsewhere = Elsewhere::InPlace(Box::new(loan));
             return;
         }
-        let Some(mut copied) = pool.take(length) else {
-            self.length = 0;
-            self.elsewhere = Elsewhere::Lost(length);
-            return;
+        let mut copied = match pool.take(length) {
+            Ok(copied) => copied,
+            Err(lost) => {
+                self.length = 0;
+                self.elsewhere = Elsewhere::Lost(lost);
+                return;
+            }
         };
         // SAFETY: the loan keeps `length` readable bytes at `from`; the buffer has room for as many, and is ours.
         // A peer that writes meanwhile garbles the copy only, which is validated afterwards.
@@ -217,7 +246,7 @@ impl Message {
     pub fn access<T: Wire>(&self) -> Result<&T::Archived, Invalid> {
         let bytes = self.bytes();
         validate::<T>(bytes).map_err(|refusal| match self.elsewhere {
-            Elsewhere::Lost(length) => Invalid::lost::<T>(length),
+            Elsewhere::Lost(lost) => lost.into(),
             _ => Invalid::new::<T>(bytes.len(), refusal),
         })
     }
@@ -315,65 +344,5 @@ impl<T: Archive> Deref for View<T> {
 impl<T: Archive<Archived: core::fmt::Debug>> core::fmt::Debug for View<T> {
     fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         (**self).fmt(out)
-    }
-}
-
-/// Warm buffers for payloads that are copied. One per connection: never shared between peers.
-#[derive(Default)]
-pub struct Pool {
-    buffers: Mutex<Vec<Vec<Line>>>,
-}
-
-/// Buffers that a pool keeps.
-const KEPT: usize = 4;
-
-/// A payload in a buffer of our own; the buffer goes back to its pool.
-struct Copied {
-    buffer: Vec<Line>,
-    pool: Arc<Pool>,
-}
-
-/// What buffers are made of, so that they have the alignment of a block.
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl Copied {
-    fn as_ptr(&self) -> *const u8 {
-        self.buffer.as_ptr().cast()
-    }
-
-    fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.buffer.as_mut_ptr().cast()
-    }
-}
-
-impl Pool {
-    /// A buffer for `length` bytes: the warmest that is large enough, else the largest, grown. `None` if there is no
-    /// memory: a peer says how much is needed, so this may not end the process.
-    fn take(self: &Arc<Self>, length: usize) -> Option<Copied> {
-        let units = length.div_ceil(size_of::<Line>());
-        let mut buffers = self.buffers.lock();
-        let fits = buffers.iter().rposition(|buffer| buffer.capacity() >= units);
-        let mut buffer = match fits {
-            Some(at) => buffers.swap_remove(at),
-            None => buffers.pop().unwrap_or_default(),
-        };
-        drop(buffers);
-        if buffer.capacity() < units {
-            buffer = Vec::new();
-            buffer.try_reserve_exact(units).ok()?;
-        }
-        Some(Copied { buffer, pool: Arc::clone(self) })
-    }
-}
-
-impl Drop for Copied {
-    fn drop(&mut self) {
-        // No waiting: in a forked child nobody is left to unlock what another thread of the parent had locked.
-        if let Some(mut buffers) = self.pool.buffers.try_lock()
-            && buffers.len() < KEPT
-        {
-            buffers.push(core::mem::take(&mut self.buffer));
-        }
     }
 }

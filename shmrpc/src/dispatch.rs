@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use shmrpc_transport::message::{Encode, EncodeError};
+use shmrpc_transport::message::{Encode, EncodeError, Invalid};
 use shmrpc_transport::shm::lane::{Incoming, ServingLane};
 use shmrpc_transport::slot::Kind;
 
@@ -76,10 +76,7 @@ impl Request<'_> {
         match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(result)) => self.reply(Kind::Reply, &result, R::RECURSIVE),
             Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
-            Err(invalid) => {
-                let reason = invalid.to_string();
-                self.fail(Failure::BadArguments, reason)
-            }
+            Err(invalid) => self.unread(&invalid),
         }
     }
 
@@ -93,10 +90,7 @@ impl Request<'_> {
             Ok(Ok(Ok(result))) => self.reply(Kind::Reply, &result, R::RECURSIVE),
             Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
             Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
-            Err(invalid) => {
-                let reason = invalid.to_string();
-                self.fail(Failure::BadArguments, reason)
-            }
+            Err(invalid) => self.unread(&invalid),
         }
     }
 
@@ -109,10 +103,7 @@ impl Request<'_> {
         match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(())) => Answered(()),
             Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
-            Err(invalid) => {
-                let reason = invalid.to_string();
-                self.fail(Failure::BadArguments, reason)
-            }
+            Err(invalid) => self.unread(&invalid),
         }
     }
 
@@ -135,6 +126,15 @@ impl Request<'_> {
             Err(error) => not_encoded(lane, incoming, &error),
         }
         Answered(())
+    }
+
+    #[cold]
+    fn unread(self, invalid: &Invalid) -> Answered {
+        let failure = match invalid {
+            Invalid::NoRoom { .. } | Invalid::NoMemory { .. } => Failure::Overloaded,
+            Invalid::Bytes { .. } => Failure::BadArguments,
+        };
+        self.fail(failure, invalid.to_string())
     }
 
     #[cold]

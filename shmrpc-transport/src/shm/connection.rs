@@ -164,7 +164,8 @@ impl Connection {
             receiving: Mutex::new(Receiving::new(&peer_base, limits.receive_max)),
             own_base,
             peer_base,
-            pool: Arc::default(),
+            // As much as we may have of the peer's in place.
+            pool: Pool::new(limits.receive_max.saturating_mul(4).max(4 << 20)),
             socket,
             outbox: Mutex::default(),
             reader: Mutex::new(reader),

@@ -13,6 +13,8 @@ use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Slot};
 use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
 
+/// Bytes of a copy above which somebody looks later whether its buffer is still needed.
+const WARM: u32 = 1 << 16;
 /// Room that a growing message gets beyond what it asked for, so that its root does not make it move again.
 const HEADROOM: usize = 512;
 
@@ -94,6 +96,9 @@ impl Connection {
         let loan =
             BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at, process };
         message.admit(loan, self.trusted, &self.pool);
+        if length > WARM && !message.is_in_place() {
+            self.look_later();
+        }
         Ok(())
     }
 

@@ -113,9 +113,11 @@ impl Connection {
                 sending.leaving.insert(*id, segment.len() as u64);
             }
         }
+        self.pool.trim();
         let [first, longest] = REST;
         sending.rest = if retired.is_empty() { (sending.rest * 2).min(longest) } else { first };
-        *self.look_at.lock() = (sending.arena.segments() > 1).then(|| Instant::now() + sending.rest);
+        *self.look_at.lock() =
+            (sending.arena.segments() > 1 || self.pool.is_warm()).then(|| Instant::now() + sending.rest);
         drop(sending);
         for id in retired {
             tracing::debug!(segment = id, "arena shrunk");
@@ -170,15 +172,20 @@ impl Connection {
         sending.bytes += length;
         sending.segments.insert(id, Arc::new(segment));
         sending.rest = REST[0];
+        self.look_later();
+        Ok(true)
+    }
+
+    /// Has the watcher look in a while for memory that nobody needs any more.
+    pub(super) fn look_later(&self) {
         let mut look_at = self.look_at.lock();
         if look_at.is_none() {
-            *look_at = Some(Instant::now() + sending.rest);
+            *look_at = Some(Instant::now() + REST[0]);
             drop(look_at);
             if let Ok(watcher) = Watcher::get() {
                 watcher.hurry();
             }
         }
-        Ok(true)
     }
 
     /// The peer has one more segment.

@@ -346,3 +346,18 @@ impl<T: Archive<Archived: core::fmt::Debug>> core::fmt::Debug for View<T> {
         (**self).fmt(out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer says how many bytes it sends, so a lack of memory for them fails its message and not the process.
+    #[test]
+    fn a_copy_without_memory_is_an_error() {
+        let lost = || Elsewhere::Lost(Lost { length: 77, cap: None });
+        let lost = || Message { elsewhere: lost(), ..Message::empty() };
+        let error = lost().access::<Vec<u8>>().unwrap_err().to_string();
+        assert!(error.starts_with("no memory for a copy of 77 bytes"), "{error}");
+        assert!(lost().decode::<u64>().is_err() && lost().into_view::<String>().is_err());
+    }
+}

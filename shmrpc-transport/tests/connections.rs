@@ -6,6 +6,7 @@
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -27,17 +28,24 @@ struct Echo(Mutex<Sender<Arc<Connection>>>);
 
 impl Host for Echo {
     fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
-        Ok((Vec::new(), Box::new(Lanes)))
+        Ok((Vec::new(), Box::new(Lanes::default())))
     }
     fn connected(&self, connection: &Arc<Connection>) {
         self.0.lock().unwrap().send(Arc::clone(connection)).unwrap();
     }
 }
 
-struct Lanes;
+/// Serves every lane, but the second one not when it is first asked.
+#[derive(Default)]
+struct Lanes {
+    refused: AtomicBool,
+}
 
 impl Events for Lanes {
     fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> Result<(), String> {
+        if lane == 1 && !self.refused.swap(true, Ordering::Relaxed) {
+            return Err("not now".into());
+        }
         let mut lane = ServingLane::new(connection, lane).unwrap();
         thread::spawn(move || {
             let mut incoming = Incoming::empty();
@@ -74,7 +82,7 @@ impl Pair {
         let path = folder.join("s");
         let (sender, connections): (_, Receiver<Arc<Connection>>) = channel();
         let listener = Listener::bind(&path, Policy::default(), Arc::new(Echo(Mutex::new(sender)))).unwrap();
-        let met = connect(&path, &Policy::default(), &[], BOUND, Box::new(Lanes)).unwrap();
+        let met = connect(&path, &Policy::default(), &[], BOUND, Box::new(Lanes::default())).unwrap();
         let server = connections.recv_timeout(BOUND).unwrap();
         let callers = Callers::new(Arc::clone(&met.connection));
         Self { client: met.connection, server, callers, _listener: listener, folder }
@@ -169,6 +177,20 @@ fn segments_may_come_and_go_for_ever() {
         }
         until("both agreed", || pair.client.mapped() == at_rest && pair.server.mapped() == at_rest);
     }
+}
+
+#[test]
+fn a_lane_that_was_refused_is_asked_for_again() {
+    let pair = Pair::new("again");
+    let first = pair.callers.lease(&mut Until::after(BOUND)).unwrap();
+    thread::scope(|scope| {
+        // It waits for the first lane until it may have a second one.
+        scope.spawn(|| {
+            let lease = pair.callers.lease(&mut Until::after(BOUND)).unwrap();
+            lease.end();
+        });
+    });
+    first.end();
 }
 
 /// The watcher looks by itself, some seconds later.

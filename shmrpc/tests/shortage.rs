@@ -274,6 +274,39 @@ fn a_client_without_descriptors_says_so_and_goes_on() {
 }
 
 #[test]
+fn child_that_listens_without_descriptors() {
+    let Some(endpoint) = child_place() else { return };
+    let path = std::path::Path::new(endpoint.strip_prefix("shm:").unwrap());
+    let names = || fs::read_dir(path.parent().unwrap()).unwrap().count();
+    let start = || Server::builder().service(ShortServer::new(Here::default())).listen(&endpoint).start();
+    let mut refused = 0;
+    let server = loop {
+        let limited = Limited::descriptors(refused);
+        let started = start();
+        drop(limited);
+        match started {
+            Ok(server) => break server,
+            Err(error) => assert!(error.to_string().contains("ulimit -n"), "with {refused}: {error}"),
+        }
+        assert_eq!(names(), 0, "with {refused}");
+        refused += 1;
+    };
+    assert!((3..8).contains(&refused), "{refused} failures");
+    assert_eq!(names(), 2);
+    drop(server);
+    assert_eq!(names(), 0);
+    say("well");
+}
+
+#[test]
+fn a_server_that_cannot_listen_leaves_no_names() {
+    let place = Place::new();
+    let mut process = Process::start("child_that_listens_without_descriptors", &place);
+    process.says("well");
+    assert!(process.ends().success());
+}
+
+#[test]
 fn a_server_without_descriptors_turns_peers_away_and_says_why() {
     let place = Place::new();
     let _process = start_server(&place);

@@ -223,3 +223,82 @@ impl Watcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(30);
+
+    /// Always readable. Counts how often it is asked.
+    struct Tired {
+        event: EventFd,
+        asked: AtomicU32,
+        until: Mutex<Option<Instant>>,
+    }
+
+    impl Source for Tired {
+        fn fd(&self) -> BorrowedFd<'_> {
+            self.event.as_fd()
+        }
+        fn ready(&self) -> Next {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            Next::Rest
+        }
+        fn deadline(&self) -> Option<Instant> {
+            *self.until.lock()
+        }
+        fn expired(&self) -> Next {
+            *self.until.lock() = None;
+            Next::Keep
+        }
+    }
+
+    /// Says that it was asked, once for each `write`.
+    struct Awake {
+        event: EventFd,
+        asked: Mutex<std::sync::mpsc::Sender<()>>,
+    }
+
+    impl Source for Awake {
+        fn fd(&self) -> BorrowedFd<'_> {
+            self.event.as_fd()
+        }
+        fn ready(&self) -> Next {
+            self.event.read().unwrap();
+            self.asked.lock().send(()).unwrap();
+            Next::Keep
+        }
+    }
+
+    #[test]
+    fn who_rests_is_not_asked_before_its_deadline_and_then_again() {
+        let watcher = Watcher::get().unwrap();
+        let (asked, was_asked) = std::sync::mpsc::channel();
+        let awake = Arc::new(Awake { event: EventFd::new().unwrap(), asked: Mutex::new(asked) });
+        let other = watcher.watch(Arc::clone(&awake) as Arc<dyn Source>).unwrap();
+        let round = || {
+            awake.event.write(1).unwrap();
+            was_asked.recv_timeout(BOUND).unwrap();
+        };
+        let event = EventFd::from_value(1).unwrap();
+        let tired = Arc::new(Tired { event, asked: AtomicU32::new(0), until: Mutex::default() });
+        let token = watcher.watch(Arc::clone(&tired) as Arc<dyn Source>).unwrap();
+        for times in 1..4 {
+            let end = Instant::now() + BOUND;
+            while tired.asked.load(Ordering::SeqCst) < times {
+                assert!(Instant::now() < end, "not asked for the {times}. time");
+                std::thread::yield_now();
+            }
+            (0..20).for_each(|_| round());
+            assert_eq!(tired.asked.load(Ordering::SeqCst), times);
+            *tired.until.lock() = Some(Instant::now());
+            watcher.hurry();
+        }
+        watcher.unwatch(token);
+        watcher.unwatch(other);
+    }
+}

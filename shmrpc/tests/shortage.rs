@@ -363,6 +363,19 @@ fn a_server_without_descriptors_loses_no_more_than_a_call_or_a_connection() {
     assert!(text.contains("memfd") && text.contains("ulimit -n"), "{text}");
     assert_eq!(first.sum(&[1; 100_000]), Ok(100_000));
 
+    // What a client holds may come back, so a reply waits for it a while. The reason stays the same.
+    first.restore().unwrap();
+    first.prepare(LARGE).unwrap();
+    let held = first.view().take().unwrap();
+    assert!(held.is_in_place());
+    first.prepare(LARGE).unwrap();
+    first.leave_descriptors(0).unwrap();
+    let text = lost(first.take());
+    assert!(text.contains("memfd") && text.contains("ulimit -n"), "{text}");
+    drop(held);
+    first.prepare(LARGE).unwrap();
+    assert_eq!(first.take().unwrap(), large());
+
     // For memory of a client: that connection ends, and its client learns why.
     let text = disconnected(second.sum(&large()));
     assert!(text.contains("the peer gave up") && text.contains("ulimit -n"), "{text}");

@@ -213,7 +213,7 @@ fn connecting_ends_at_its_deadline_although_the_backlog_is_full() {
     listen(&listening, Backlog::new(1).unwrap()).unwrap();
     let _waiting = [UnixStream::connect(&path).unwrap(), UnixStream::connect(&path).unwrap()];
     let timeout = Duration::from_millis(30);
-    let error = connect(&path, &Policy::default(), &[], timeout, Box::new(Lanes)).unwrap_err();
+    let error = connect(&path, &Policy::default(), &[], timeout, Box::new(Lanes::default())).unwrap_err();
     assert!(matches!(error, MeetError::TimedOut(after) if after == timeout), "{error}");
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -16,10 +16,12 @@ use crate::sys::process;
 use crate::sys::socket::{Frame, FrameReader, Socket};
 use crate::sys::watcher::{Source, Token, Watcher};
 
+pub use bound::Bound;
 pub use hello::{Hello, HelloError, VERSION};
 pub use listener::{Host, Listener};
 
 mod listener;
+mod bound;
 mod hello;
 
 /// The largest message that relative pointers of 32 bits can span, with room to spare.

@@ -1,23 +1,21 @@
-//! The side that listens: a socket at a path, a lock beside it, and the peers that are saying hello.
+//! The side that listens, and the peers that are saying hello.
 
-use std::fmt;
-use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::bound::{Bound, Name};
 use super::{Hello, LARGEST, MeetError, Policy, accept_base, identify, open_hello, watch};
-use crate::peers::{PeerInfo, Peers};
+use crate::peers::PeerInfo;
 use crate::shm::connection::{self, Connection, Death, Events, Limits, Parts};
 use crate::shm::segment::{BASE_LEN, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
-use crate::sys::fork::Generation;
+use crate::sys::fork::{Generation, Inherited};
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
 
@@ -38,115 +36,54 @@ const ARRIVING_MAX: usize = 256;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A listening socket, watched until dropped.
+#[derive(Debug)]
 pub struct Listener {
-    path: PathBuf,
     token: Token,
-    lock: File,
     process: Generation,
+    name: Name,
 }
 
 impl Listener {
-    /// Listens at `path`. A socket that a dead server left there is replaced; a live server's never.
+    /// Serves a name from now on, in this process and in none that it forks.
     ///
     /// # Errors
-    /// The system's; [`io::ErrorKind::AddrInUse`] if a server lives there.
-    pub fn bind(path: &Path, policy: Policy, host: Arc<dyn Host>) -> io::Result<Self> {
-        let lock = lock(path)?;
-        remove_socket(path)?;
-        let listener = UnixListener::bind(path)?;
-        listener.set_nonblocking(true)?;
-        let mode = if policy.allow == Peers::SameUser { 0o600 } else { 0o666 };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    /// The system's.
+    pub fn start(mut bound: Bound, policy: Policy, host: Arc<dyn Host>) -> io::Result<Self> {
+        bound.keep()?;
+        let Bound { socket, name } = bound;
         let arriving = Arc::new(Mutex::new(0));
-        let door = Door { listener, policy, host, arriving };
-        let token = watch(Arc::new(door))?;
-        Ok(Self { path: path.to_owned(), token, lock, process: Generation::current() })
+        let token = watch(Arc::new(Door { socket, policy, host, arriving }))?;
+        Ok(Self { token, process: Generation::current(), name })
+    }
+
+    /// Takes the name at `path` and serves it.
+    ///
+    /// # Errors
+    /// Those of [`Bound::at`] and [`Listener::start`].
+    pub fn bind(path: &Path, policy: Policy, host: Arc<dyn Host>) -> io::Result<Self> {
+        Self::start(Bound::at(path, &policy.allow)?, policy, host)
     }
 
     /// The socket's path.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.name.path()
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if !self.process.is_current() {
-            // A forked child: its parent listens on.
-            return;
-        }
-        if let Ok(watcher) = Watcher::get() {
+        // Not in a forked child: its parent listens on. Else the watcher lets go first, and then the name.
+        if self.process.is_current()
+            && let Ok(watcher) = Watcher::get()
+        {
             watcher.unwatch(self.token);
         }
-        for path in [self.path.clone(), lock_path(&self.path)] {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::debug!(?path, %error, "was not there to be removed");
-            }
-        }
-        // Not left to the closing of the file: a forked child may hold it open too.
-        if let Err(error) = self.lock.unlock() {
-            tracing::debug!(%error, "the lock was not ours any more");
-        }
-    }
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Listener").field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
-fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    name.into()
-}
-
-/// Takes the lock that the server of `path` holds while it lives.
-fn lock(path: &Path) -> io::Result<File> {
-    let lock_path = lock_path(path);
-    loop {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(&lock_path)?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::Error(error) => error,
-            TryLockError::WouldBlock => {
-                let text =
-                    format!("a server already listens at {}; stop it or choose another name", path.display());
-                io::Error::new(io::ErrorKind::AddrInUse, text)
-            }
-        })?;
-        // The server that held it may have removed the file before it let go: then ours is nobody's lock.
-        let same = match (fs::metadata(&lock_path), file.metadata()) {
-            (Ok(named), Ok(held)) => named.ino() == held.ino() && named.dev() == held.dev(),
-            _ => false,
-        };
-        if same {
-            return Ok(file);
-        }
-    }
-}
-
-fn remove_socket(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            format!("{} exists and is no socket; remove it or choose another name", path.display()),
-        )),
     }
 }
 
 /// The listening socket as the watcher sees it.
 struct Door {
-    listener: UnixListener,
+    socket: Inherited<UnixListener>,
     policy: Policy,
     host: Arc<dyn Host>,
     arriving: Arc<Mutex<usize>>,
@@ -154,12 +91,12 @@ struct Door {
 
 impl Source for Door {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.socket.as_fd()
     }
 
     fn ready(&self) -> Next {
         loop {
-            let stream = match self.listener.accept() {
+            let stream = match self.socket.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Keep,
                 Err(error) => {

@@ -166,7 +166,7 @@ pub fn connect(
 /// Who sent the hello that `reader` holds, by the kernel's word.
 fn identify(socket: &Socket, reader: &mut FrameReader) -> Result<PeerInfo, &'static str> {
     socket.stop_asking_who();
-    let credentials = reader.credentials().ok_or("the hello came without credentials")?;
+    let credentials = reader.sender()?;
     let pidfd = match reader.take_pidfd() {
         Some(pidfd) => Some(pidfd),
         // Before Linux 6.5: by the id, which may have gone to another process if the peer has ended since. Then the

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg, setsockopt, sockopt,
@@ -78,7 +79,7 @@ impl Socket {
         bytes.extend_from_slice(&head);
         bytes.extend_from_slice(payload);
         let mut rest = bytes.as_slice();
-        let credentials = UnixCredentials::new();
+        let credentials = own_credentials();
         let with_fds = [ControlMessage::ScmCredentials(&credentials), ControlMessage::ScmRights(fds)];
         let mut control: &[ControlMessage<'_>] = if fds.is_empty() { &with_fds[..1] } else { &with_fds };
         while !rest.is_empty() {
@@ -86,7 +87,8 @@ impl Socket {
             match sendmsg::<()>(self.stream.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
                 Ok(sent) => {
                     rest = rest.get(sent..).unwrap_or_default();
-                    control = &[];
+                    // The kernel would name our real user beside the rest, which need not be our effective one.
+                    control = &with_fds[..1];
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
@@ -128,12 +130,20 @@ impl AsFd for Socket {
     }
 }
 
+/// Who we are to others: the user whose rights we have.
+fn own_credentials() -> UnixCredentials {
+    let PeerCredentials { pid, uid, gid } = PeerCredentials::own();
+    UnixCredentials::from(libc::ucred { pid, uid, gid })
+}
+
 /// Puts frames together from whatever pieces a socket delivers. Keeps its place between calls.
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
     bytes: Vec<u8>,
     fds: VecDeque<OwnedFd>,
     credentials: Option<PeerCredentials>,
+    /// Not all bytes came from the process that sent the first ones.
+    mixed: bool,
     pidfd: Option<OwnedFd>,
 }
 
@@ -150,9 +160,13 @@ impl FrameReader {
         }
     }
 
-    /// Who sent the bytes, by the kernel's word.
-    pub(crate) fn credentials(&self) -> Option<PeerCredentials> {
-        self.credentials
+    /// Who sent the bytes, all of them, by the kernel's word; or why that is not known.
+    pub(crate) fn sender(&self) -> Result<PeerCredentials, &'static str> {
+        match self.credentials {
+            Some(_) if self.mixed => Err("the hello came from more than one process"),
+            Some(credentials) => Ok(credentials),
+            None => Err("the hello came without credentials"),
+        }
     }
 
     /// A descriptor of the process that sent the first bytes, if the kernel gave one.
@@ -201,7 +215,8 @@ impl FrameReader {
                     self.fds.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
                 }
                 ControlMessageOwned::ScmCredentials(by) => {
-                    self.credentials = Some(PeerCredentials { pid: by.pid(), uid: by.uid(), gid: by.gid() });
+                    let by = PeerCredentials { pid: by.pid(), uid: by.uid(), gid: by.gid() };
+                    self.mixed |= *self.credentials.get_or_insert(by) != by;
                 }
                 ControlMessageOwned::Unknown(part) => {
                     let head = part.cmsg_header;
@@ -247,7 +262,7 @@ mod tests {
         assert!(reader.take_descriptor().is_some());
         assert!(reader.take_pidfd().is_none_or(|pidfd| !process::has_ended(&pidfd)));
         b.stop_asking_who();
-        assert_eq!(reader.credentials().unwrap(), PeerCredentials::own());
+        assert_eq!(reader.sender().unwrap(), PeerCredentials::own());
         assert_eq!(reader.next(&b).unwrap().unwrap().header.kind, Kind::Ping);
         assert!(reader.next(&b).unwrap().is_none());
         drop(a);
@@ -262,5 +277,24 @@ mod tests {
         let mut stream = &a.stream;
         io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
         assert!(matches!(FrameReader::default().next(&b), Err(ReadError::TooLong(u32::MAX))));
+    }
+
+    /// Somebody who begins a hello and has another process end it is taken for neither.
+    #[test]
+    fn bytes_of_two_processes_have_no_sender() {
+        let (a, b) = pair();
+        let mut header = Header::new(Kind::Hello);
+        header.length = 5;
+        let mut stream = &a.stream;
+        io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
+        let mut reader = FrameReader::default();
+        assert!(reader.next(&b).unwrap().is_none());
+        assert_eq!(reader.sender().unwrap().pid, PeerCredentials::own().pid);
+        let rest = OwnedFd::from(a.stream.try_clone().unwrap());
+        let status = std::process::Command::new("echo").args(["-n", "hello"]).stdout(rest).status();
+        assert!(status.unwrap().success());
+        let frame = reader.next(&b).unwrap().unwrap();
+        assert_eq!(frame.payload, b"hello");
+        assert_eq!(reader.sender(), Err("the hello came from more than one process"));
     }
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{ForkResult, Pid, fork};
 
 use super::Place;
 
@@ -23,6 +23,20 @@ pub(crate) fn until_orphaned() {
     let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
 }
 
+/// Forks. The child's part is run there, and its process ends with 0 if it returns, else with 1. For processes that a
+/// test started for itself alone.
+pub(crate) fn forked(part: impl FnOnce()) -> Pid {
+    // SAFETY: the child runs no code of other threads: nobody else of this process holds a lock that it needs.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            let well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(part)).is_ok();
+            // SAFETY: ends the process at once, without what belongs to the parent.
+            unsafe { nix::libc::_exit(i32::from(!well)) }
+        }
+    }
+}
+
 /// A child process, killed on drop.
 pub(crate) struct Process {
     pub(crate) child: Child,
@@ -31,21 +45,31 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(part: &str, place: &Place) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", part, "--nocapture"])
-            .env(ENDPOINT, place.endpoint())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start_with(part, &place.endpoint(), |command| command)
+    }
+
+    /// With another endpoint, and in surroundings of its own.
+    pub(crate) fn start_with(
+        part: &str,
+        endpoint: &str,
+        with: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", part, "--nocapture"]).env(ENDPOINT, endpoint);
+        let mut child = with(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Self { child, lines }
     }
 
     /// Waits until the child says this word.
     pub(crate) fn says(&mut self, word: &str) {
+        while self.tells(word) != word {}
+    }
+
+    /// The next line that begins with this word.
+    pub(crate) fn tells(&mut self, word: &str) -> String {
         let mut line = String::new();
-        while line.trim() != word {
+        while !line.starts_with(word) {
             line.clear();
             assert_ne!(
                 self.lines.read_line(&mut line).unwrap(),
@@ -53,6 +77,7 @@ impl Process {
                 "the child ended without saying {word:?}"
             );
         }
+        line.trim_end().to_owned()
     }
 
     pub(crate) fn kill(&mut self) {

@@ -55,6 +55,9 @@ impl Bound {
     }
 }
 
+/// How often the lock may change hands between our opening it and our having it.
+const TRIES: u32 = 1_000;
+
 /// The two files of a name; removed on drop by the process that has the name.
 #[derive(Debug)]
 pub(super) struct Name {
@@ -71,7 +74,7 @@ impl Name {
     /// Takes the lock that the server of `path` holds while it lives.
     fn lock(path: &Path) -> io::Result<Self> {
         let lock_path = lock_path(path);
-        loop {
+        for _ in 0..TRIES {
             let file = open_lock(&lock_path)?;
             file.try_lock().map_err(|error| match error {
                 TryLockError::Error(error) => explain(error, "the lock", &lock_path),
@@ -79,17 +82,16 @@ impl Name {
             })?;
             // Whoever held it may have removed the file before letting go: then ours is nobody's lock.
             if fs::symlink_metadata(&lock_path).is_ok_and(|found| FileId::of(&found).is(&file)) {
-                let process = Generation::current();
-                let children = Some(fork::children());
                 return Ok(Self {
                     path: path.to_owned(),
                     socket: None,
                     lock: Inherited::new(file),
-                    process,
-                    children,
+                    process: Generation::current(),
+                    children: Some(fork::children()),
                 });
             }
         }
+        Err(in_use(path, &format!("servers came and went {TRIES} times while we tried to listen at")))
     }
 
     pub(super) fn path(&self) -> &Path {

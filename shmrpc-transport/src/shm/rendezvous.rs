@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use crate::peers::{PeerInfo, Peers};
 use crate::slot::{Header, Kind};
 use crate::sys::futex::Until;
 use crate::sys::process;
-use crate::sys::socket::{Frame, FrameReader, Socket};
+use crate::sys::socket::{self, Frame, FrameReader, Socket};
 use crate::sys::watcher::{Source, Token, Watcher};
 
 pub use bound::Bound;
@@ -114,8 +113,10 @@ pub fn connect(
     events: Box<dyn Events>,
 ) -> Result<Met, MeetError> {
     let mut until = Until::after(timeout);
-    let stream =
-        UnixStream::connect(path).map_err(|error| MeetError::Nobody { path: path.to_owned(), error })?;
+    let stream = socket::connect(path, timeout).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => MeetError::TimedOut(timeout),
+        _ => MeetError::Nobody { path: path.to_owned(), error },
+    })?;
     let socket =
         Socket::new(stream).map_err(|error| MeetError::System { what: "cannot set up the socket", error })?;
     let (own_base, fd) = Segment::create(BASE_LEN)?;

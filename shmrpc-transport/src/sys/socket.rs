@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::cmsg_space;
@@ -11,8 +12,10 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg, setsockopt, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    UnixCredentials, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
+use nix::sys::time::TimeVal;
 
 use super::process;
 use crate::peers::PeerCredentials;
@@ -51,6 +54,26 @@ pub(crate) enum ReadError {
     TooLong(u32),
     #[error("more than {MAX_DESCRIPTORS} descriptors were sent that belong to no frame, or some were lost")]
     Descriptors,
+}
+
+/// Connects to the socket at `path`. A frozen server with a full backlog keeps nobody waiting for longer than
+/// `timeout`.
+pub(crate) fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Zero would be for ever; a time that this type cannot tell is.
+    let limit = timeout.max(Duration::from_micros(1));
+    if let (Ok(seconds), micros) = (i32::try_from(limit.as_secs()), limit.subsec_micros()) {
+        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(seconds.into(), micros.into()))?;
+    }
+    let place = UnixAddr::new(path)?;
+    loop {
+        match nix::sys::socket::connect(fd.as_raw_fd(), &place) {
+            Ok(()) => return Ok(fd.into()),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 impl Socket {

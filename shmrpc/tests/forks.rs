@@ -203,7 +203,8 @@ fn clients_of_a_forked_worker_are_served_by_it() {
         kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
         assert_eq!(waiting.join().unwrap().unwrap_err().outcome(), Outcome::Unknown);
     });
-    assert!(has_ended(client.transport().peer()));
+    // The system tells of the process last, after it has closed everything.
+    until("the worker has ended", || has_ended(client.transport().peer()));
     // Its own child lives, and keeps nothing.
     let server = builder(place.endpoint()).start().unwrap();
     assert_eq!(connect(place.endpoint()).pid(), Ok(own_pid()));

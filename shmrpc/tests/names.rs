@@ -6,20 +6,22 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{geteuid, mkfifo};
 use shmrpc::ServeError;
 use shmrpc::prelude::*;
 use support::process::{ENDPOINT, Process, say, until_orphaned};
-use support::{BOUND, Place};
+use support::{BOUND, Place, until};
 
 #[shmrpc::service]
 pub trait Named {
@@ -271,7 +273,7 @@ fn what_is_no_stale_socket_is_refused_and_left_alone() {
         fs::remove_file(&socket).or_else(|_| fs::remove_dir(&socket)).unwrap();
     }
     if geteuid().is_root() {
-        drop(UnixListener::bind(&socket).unwrap());
+        leave_stale(&socket);
         chown(&socket, Some(12_345), None).unwrap();
         let error = refusal(start(place.endpoint(), 1));
         assert!(error.contains("s is that of user 12345; remove it"), "{error}");
@@ -292,11 +294,11 @@ fn a_socket_that_somebody_else_listens_on_is_not_replaced() {
     let error = refusal(start(place.endpoint(), 1));
     assert!(error.contains(&listens), "{error}");
     // Nor if so many wait for it that one more cannot.
-    nix::sys::socket::listen(&stranger, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    listen(&stranger, Backlog::new(0).unwrap()).unwrap();
     let mut waiting = Vec::new();
     let error = loop {
         let error = refusal(start(place.endpoint(), 1));
-        match nix_connect(&place.socket()) {
+        match enter(&place.socket()) {
             Some(stream) => waiting.push(stream),
             None => break error,
         }
@@ -310,8 +312,8 @@ fn a_socket_that_somebody_else_listens_on_is_not_replaced() {
     let error = refusal(builder.connect(place.endpoint()));
     assert!(error.contains("the server did not answer within 10ms"), "{error}");
     drop(stranger);
-    // Now it is stale.
-    start(place.endpoint(), 1).unwrap();
+    // Now it is stale; or in a moment, if another test is starting a child, which has it until it is itself.
+    until("it is stale", || start(place.endpoint(), 1).is_ok());
 
     let _log = UnixDatagram::bind(place.socket()).unwrap();
     let error = refusal(start(place.endpoint(), 1));
@@ -319,16 +321,23 @@ fn a_socket_that_somebody_else_listens_on_is_not_replaced() {
     assert!(place.socket().exists());
 }
 
-/// Without waiting; `None` if the backlog is full.
-fn nix_connect(path: &Path) -> Option<UnixStream> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-    use std::os::fd::AsRawFd;
+fn unix_socket() -> OwnedFd {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+    socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap()
+}
+
+/// A socket that nobody listens on.
+fn leave_stale(path: &Path) {
+    bind(unix_socket().as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+}
+
+/// Without waiting; `None` if the backlog is full.
+fn enter(path: &Path) -> Option<OwnedFd> {
+    let fd = unix_socket();
     match connect(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()) {
-        Ok(()) => Some(fd.into()),
+        Ok(()) => Some(fd),
         Err(errno) => {
-            assert_eq!(errno, nix::errno::Errno::EAGAIN);
+            assert_eq!(errno, Errno::EAGAIN);
             None
         }
     }
@@ -396,32 +405,36 @@ fn a_bound_server_that_is_not_started_leaves_nothing() {
 fn of_two_servers_that_race_for_a_name_one_has_it() {
     let place = Place::new();
     let barrier = Barrier::new(2);
-    let winners = AtomicU32::new(0);
-    let round = |number: u32, stale: bool| {
-        if stale && number == 1 {
-            drop(UnixListener::bind(place.socket()).unwrap());
+    // Who answers the winner, or why there is none. Looked at when all is over: nobody is left at the barrier.
+    let round = |number: u32, turn: u32| {
+        if turn.is_multiple_of(2) && number == 1 {
+            leave_stale(&place.socket());
         }
         barrier.wait();
         let server = start(place.endpoint(), number);
-        let won = server.is_ok();
-        if let Err(error) = &server {
-            assert!(error.to_string().contains("a server already listens at"), "{error}");
-        }
-        winners.fetch_add(won.into(), Ordering::Relaxed);
         barrier.wait();
         // Both have tried, and the winner is still there.
-        if won {
-            assert_eq!(winners.swap(0, Ordering::Relaxed), 1);
-            assert_eq!(ask(place.endpoint()), number);
-        }
-        drop(server);
+        let answer = match &server {
+            Ok(_) => NamedClient::connect(place.endpoint()).map(|client| client.number().ok()).ok().flatten(),
+            Err(_) => None,
+        };
+        let result = server.map(|_ended| answer).map_err(|error| error.to_string());
         barrier.wait();
+        result
     };
-    thread::scope(|scope| {
-        for number in [1, 2] {
-            scope.spawn(move || (0..100).for_each(|turn| round(number, turn % 2 == 0)));
-        }
+    let rounds = |number| (0..100).map(|turn| round(number, turn)).collect::<Vec<_>>();
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| rounds(1));
+        let second = scope.spawn(|| rounds(2));
+        (first.join().unwrap(), second.join().unwrap())
     });
+    for both in first.into_iter().zip(second) {
+        let loser = match both {
+            (Ok(Some(1)), Err(loser)) | (Err(loser), Ok(Some(2))) => loser,
+            both => panic!("{both:?}"),
+        };
+        assert!(loser.contains("a server already listens at"), "{loser}");
+    }
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
 }
 

@@ -77,8 +77,10 @@ fn child_with_a_worker() {
         until("the parent is gone", || getppid() != parent);
         let _server = server.start().unwrap();
         // Of this one's children none has the name.
-        forked(until_orphaned);
-        say("serves");
+        forked(|| {
+            say("serves");
+            until_orphaned();
+        });
         until_orphaned();
     });
 }

@@ -138,11 +138,11 @@ fn child_server_with_an_heir() {
     let mut go = [0];
     say("ready");
     std::io::stdin().lock().read_exact(&mut go).unwrap();
-    let heir = forked(|| {
+    forked(|| {
+        // Said by the child: it has run since it was forked.
+        say("forked");
         drop(std::io::stdin().lock().read_to_end(&mut Vec::new()));
     });
-    say(&format!("heir {heir}"));
-    say("forked");
     until_orphaned();
 }
 
@@ -283,6 +283,9 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn another_user_gets_in_only_where_both_sides_allow_it() {
     let own = geteuid().as_raw();
+    if own == 65534 {
+        return eprintln!("skipped: the other user is 65534, and so are we");
+    }
     let start = |place: &Place, allow, trust| {
         let server = Server::builder().service(WhoServer::new(Here)).listen(place.endpoint());
         server.allow(allow).trust(trust).start().unwrap()

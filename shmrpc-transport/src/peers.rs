@@ -95,6 +95,15 @@ impl Peers {
             Self::Nobody => false,
         }
     }
+
+    /// Whether the set contains anybody besides this user.
+    pub(crate) fn reaches_beyond(&self, uid: u32) -> bool {
+        match self {
+            Self::SameUser | Self::Nobody => false,
+            Self::Users(uids) => uids.iter().any(|member| *member != uid),
+            Self::Any => true,
+        }
+    }
 }
 
 impl fmt::Display for Peers {

@@ -151,7 +151,7 @@ impl<C: Client> ClientBuilder<C> {
 
     fn connect_one(&self, endpoint: &Endpoint, failed: &[ConnectError]) -> Result<C, ConnectError> {
         let schema = C::schema();
-        let path = endpoint.socket()?;
+        let path = endpoint.to_connect()?;
         let question = greeting::question(&schema);
         let met = connect(&path, &self.policy, &question, self.connect_timeout, Box::new(NoEvents))
             .map_err(|error| ConnectError::Meet { endpoint: endpoint.to_string(), error })?;

@@ -1,5 +1,6 @@
 //! Endpoints: `shm:NAME` and its relatives, and the directory where names live.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -29,11 +30,24 @@ pub enum EndpointError {
     /// A scheme of a later version.
     #[error("`{0}`: this version speaks `shm:` only; `uds:`, `tcp:` and `inproc:` are to come")]
     NotYet(String),
-    /// A name that cannot be a file's.
+    /// A name that is none.
     #[error(
-        "`{0}`: a name has 1 to 64 letters, digits, `-`, `_` or `.`, and does not begin with `.`; for a path write `shm:/path`"
+        "{text:?}: {reason}; a name has 1 to 64 letters, digits, `-`, `_` or `.`, neither begins with `.` nor ends with `.lock`; for a path write `shm:/path`"
     )]
-    Name(String),
+    Name {
+        /// The endpoint.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A path with a NUL, which no file can have.
+    #[error("{path:?} has a NUL at byte {at}; no file has such a path")]
+    Nul {
+        /// The path.
+        path: PathBuf,
+        /// The bytes before it.
+        at: usize,
+    },
     /// A path that a Unix socket cannot have.
     #[error(
         "`{path}` has {length} bytes, and a Unix socket's path has at most 107; set SHMRPC_RUNTIME_DIR or choose a shorter path"
@@ -65,18 +79,38 @@ impl FromStr for Endpoint {
             return Err(EndpointError::Scheme(text.to_owned()));
         };
         match scheme {
-            "shm" if rest.starts_with('/') => Ok(Self::ShmPath(rest.into())),
-            "shm" if is_name(rest) => Ok(Self::ShmName(rest.to_owned())),
-            "shm" => Err(EndpointError::Name(text.to_owned())),
+            "shm" if rest.starts_with('/') => match rest.find('\0') {
+                Some(at) => Err(EndpointError::Nul { path: rest.into(), at }),
+                None => Ok(Self::ShmPath(rest.into())),
+            },
+            "shm" => match why_no_name(rest) {
+                Some(reason) => Err(EndpointError::Name { text: text.to_owned(), reason }),
+                None => Ok(Self::ShmName(rest.to_owned())),
+            },
             "uds" | "tcp" | "tls" | "inproc" => Err(EndpointError::NotYet(text.to_owned())),
             _ => Err(EndpointError::Scheme(text.to_owned())),
         }
     }
 }
 
-fn is_name(text: &str) -> bool {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(legal)
+/// Bytes of a name, at most.
+const NAME_MAX: usize = 64;
+
+fn why_no_name(text: &str) -> Option<String> {
+    let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
+    if text.is_empty() {
+        Some("it has no name".into())
+    } else if let Some((at, letter)) = text.char_indices().find(|(_, letter)| !legal(*letter)) {
+        Some(format!("{letter:?} at byte {at} of the name"))
+    } else if text.len() > NAME_MAX {
+        Some(format!("the name has {} bytes", text.len()))
+    } else if text.starts_with('.') {
+        Some("the name begins with `.`".into())
+    } else if text.ends_with(".lock") {
+        Some("the lock of another name would have this one".into())
+    } else {
+        None
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -97,43 +131,98 @@ impl Endpoint {
         text.split(',').map(str::parse).collect()
     }
 
-    /// The path of the socket. Makes the runtime directory if `shm:NAME` needs it.
-    pub(crate) fn socket(&self) -> Result<PathBuf, EndpointError> {
+    /// The path of the socket for a server. Makes the runtime directory if it is not there.
+    pub(crate) fn to_listen(&self) -> Result<PathBuf, EndpointError> {
+        self.socket(|dir| match fs::DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        })
+    }
+
+    /// The path of the socket for a client, which makes nothing.
+    pub(crate) fn to_connect(&self) -> Result<PathBuf, EndpointError> {
+        self.socket(|_| Ok(()))
+    }
+
+    fn socket(&self, make: impl Fn(&Path) -> io::Result<()>) -> Result<PathBuf, EndpointError> {
         let path = match self {
             Self::ShmPath(path) => path.clone(),
-            Self::ShmName(name) => runtime_dir()?.join(name),
+            Self::ShmName(name) => {
+                let own = PeerCredentials::own().uid;
+                let dir = runtime_dir(|name| std::env::var_os(name), own);
+                check(&dir, own, make)
+                    .map_err(|reason| EndpointError::RuntimeDir { path: dir.clone(), reason })?;
+                dir.join(name)
+            }
         };
         let length = path.as_os_str().len();
-        if length > 107 { Err(EndpointError::TooLong { path, length }) } else { Ok(path) }
+        if length > PATH_MAX { Err(EndpointError::TooLong { path, length }) } else { Ok(path) }
     }
 }
 
-/// `SHMRPC_RUNTIME_DIR`, else `XDG_RUNTIME_DIR/shmrpc`, else `/tmp/shmrpc-UID`; mode 0700 and ours.
-fn runtime_dir() -> Result<PathBuf, EndpointError> {
-    let own = PeerCredentials::own().uid;
-    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let path = named("SHMRPC_RUNTIME_DIR")
+/// Bytes of a Unix socket's path, less the zero at its end (unix(7)).
+const PATH_MAX: usize = 107;
+
+/// `SHMRPC_RUNTIME_DIR`, else `XDG_RUNTIME_DIR/shmrpc`, else `/tmp/shmrpc-UID`.
+fn runtime_dir(variable: impl Fn(&str) -> Option<OsString>, own: u32) -> PathBuf {
+    // By components: a slash at the end would make the system follow a symbolic link.
+    let named = |name| {
+        let value = variable(name).filter(|value| !value.is_empty())?;
+        Some(Path::new(&value).components().collect::<PathBuf>())
+    };
+    named("SHMRPC_RUNTIME_DIR")
         .or_else(|| named("XDG_RUNTIME_DIR").map(|path| path.join("shmrpc")))
-        .unwrap_or_else(|| PathBuf::from(format!("/tmp/shmrpc-{own}")));
-    let bad = |reason: String| EndpointError::RuntimeDir { path: path.clone(), reason };
-    make_dir(&path).map_err(|error| bad(error.to_string()))?;
-    let found = fs::symlink_metadata(&path).map_err(|error| bad(error.to_string()))?;
-    if !found.is_dir() {
-        return Err(bad("it is no directory".into()));
-    }
-    if found.uid() != own {
-        return Err(bad(format!("it belongs to user {}", found.uid())));
-    }
-    if found.mode() & 0o077 != 0 {
-        return Err(bad(format!("others may enter it (mode {:o})", found.mode() & 0o777)));
-    }
-    Ok(path)
+        .unwrap_or_else(|| PathBuf::from(format!("/tmp/shmrpc-{own}")))
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
+/// Makes the runtime directory, and says why it cannot be used: what is in it has to be ours, and stay ours.
+fn check(dir: &Path, own: u32, make: impl Fn(&Path) -> io::Result<()>) -> Result<(), String> {
+    let (true, Some(parent)) = (dir.is_absolute(), dir.parent()) else {
+        return Err("it is no absolute path below `/`".into());
+    };
+    if let Ok(found) = fs::metadata(parent) {
+        check_parent(&found, own).map_err(|reason| format!("{} {reason}", parent.display()))?;
+    }
+    make(dir).map_err(|error| format!("it cannot be made: {error}"))?;
+    match fs::symlink_metadata(dir) {
+        // Nobody serves there. To connect says so in its own words.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.to_string()),
+        Ok(found) => check_dir(&found, own),
+    }
+}
+
+/// Whether it is a directory that only we can use.
+fn check_dir(found: &fs::Metadata, own: u32) -> Result<(), String> {
+    let mode = found.mode() & 0o777;
+    if found.is_symlink() {
+        Err("it is a symbolic link".into())
+    } else if !found.is_dir() {
+        Err("it is no directory".into())
+    } else if found.uid() != own {
+        Err(format!("it belongs to user {}, and we are user {own}", found.uid()))
+    } else if mode & 0o077 != 0 {
+        Err(format!("others may enter it (its mode is {mode:04o}, and 0700 is needed)"))
+    } else if mode != 0o700 {
+        Err(format!("we may not use it (its mode is {mode:04o}, and 0700 is needed)"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether nobody but us and root can exchange what is in a directory.
+fn check_parent(found: &fs::Metadata, own: u32) -> Result<(), String> {
+    /// Whoever has no number in our user namespace, as the system's own directories in a container.
+    const UNKNOWN: u32 = 65_534;
+    let mode = found.mode() & 0o7777;
+    if ![own, 0, UNKNOWN].contains(&found.uid()) {
+        Err(format!("belongs to user {}, who could exchange it", found.uid()))
+    } else if mode & 0o1002 == 0o0002 {
+        Err(format!(
+            "may be written by everybody, who could exchange it (its mode is {mode:04o}, not sticky)"
+        ))
+    } else {
+        Ok(())
     }
 }
 
@@ -155,10 +244,67 @@ mod tests {
         assert!(matches!(error("kv"), EndpointError::Scheme(_)));
         assert!(matches!(error("http:x"), EndpointError::Scheme(_)));
         assert!(matches!(error("tcp:127.0.0.1:80"), EndpointError::NotYet(_)));
-        for bad in ["shm:", "shm:a/b", "shm:..", "shm:ä", "shm:a b"] {
-            assert!(matches!(error(bad), EndpointError::Name(_)), "{bad}");
+        for (bad, why) in [
+            ("shm:", "it has no name"),
+            ("shm:a/b", "'/' at byte 1 of the name"),
+            ("shm:../kv", "'/' at byte 2 of the name"),
+            ("shm:..", "the name begins with `.`"),
+            ("shm:a\0b", "'\\0' at byte 1 of the name"),
+            ("shm:ä", "'ä' at byte 0 of the name"),
+            ("shm:a b", "' ' at byte 1 of the name"),
+            ("shm:kv.lock", "the lock of another name would have this one"),
+            (&format!("shm:{}", "x".repeat(65)), "the name has 65 bytes"),
+        ] {
+            let text = error(bad).to_string();
+            assert!(text.contains(why) && text.contains("1 to 64") && !text.contains('\0'), "{text}");
         }
-        let long = Endpoint::ShmPath(format!("/{}", "x".repeat(107)).into());
-        assert!(matches!(long.socket(), Err(EndpointError::TooLong { length: 108, .. })));
+        assert_eq!(
+            error("shm:/tmp/a\0b").to_string(),
+            r#""/tmp/a\0b" has a NUL at byte 6; no file has such a path"#
+        );
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_says_how_long() {
+        let path = |length: usize| Endpoint::ShmPath(format!("/{}", "x".repeat(length - 1)).into());
+        assert!(path(107).to_listen().is_ok() && path(107).to_connect().is_ok());
+        for error in [path(108).to_listen().unwrap_err(), path(108).to_connect().unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("has 108 bytes") && text.contains("at most 107"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_runtime_directory_is_the_first_that_is_set() {
+        let with = |ours: &str, xdg: &str| {
+            let (ours, xdg) = (OsString::from(ours), OsString::from(xdg));
+            runtime_dir(
+                |name| match name {
+                    "SHMRPC_RUNTIME_DIR" => Some(ours.clone()),
+                    "XDG_RUNTIME_DIR" => Some(xdg.clone()),
+                    _ => None,
+                },
+                1000,
+            )
+        };
+        assert_eq!(with("/a", "/b"), Path::new("/a"));
+        assert_eq!(with("/a/link/", "").as_os_str(), "/a/link", "a slash at the end follows a link");
+        assert_eq!(with("", "/b"), Path::new("/b/shmrpc"));
+        assert_eq!(with("", ""), Path::new("/tmp/shmrpc-1000"));
+        assert_eq!(runtime_dir(|_| None, 7), Path::new("/tmp/shmrpc-7"));
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_refused() {
+        let found = fs::metadata("/").unwrap();
+        let (owner, other) = (found.uid(), found.uid() + 1);
+        let error = check_dir(&found, other).unwrap_err();
+        assert_eq!(error, format!("it belongs to user {owner}, and we are user {other}"));
+        // Root may own a parent of anybody's; another user may not.
+        let own = fs::metadata("/proc/self").unwrap();
+        let (owner, other) = (own.uid(), own.uid() + 1);
+        let result = check_parent(&own, other);
+        let refused = format!("belongs to user {owner}, who could exchange it");
+        assert_eq!(result, if owner == 0 { Ok(()) } else { Err(refused) });
     }
 }

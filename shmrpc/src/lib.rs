@@ -85,7 +85,7 @@ pub use dispatch::Service;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{CallError, ConnectError, Outcome, ServeError};
 pub use schema::{Describe, Schema};
-pub use server::{Server, ServerBuilder, ServerHandle, serve};
+pub use server::{BoundServer, Server, ServerBuilder, ServerHandle, serve};
 pub use shmrpc_macros::{message, service};
 pub use shmrpc_transport::message::View;
 pub use shmrpc_transport::peers::{PeerInfo, Peers};

@@ -11,7 +11,7 @@ use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::shm::connection::{Connection, Death, Events};
 use shmrpc_transport::shm::lane::{Incoming, ServingLane};
 use shmrpc_transport::shm::memory::Memory;
-use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy};
+use shmrpc_transport::shm::rendezvous::{Bound, Host, Listener, Policy};
 use shmrpc_transport::sys::fork::Generation;
 use shmrpc_transport::sys::shortage::explain_thread;
 
@@ -79,7 +79,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Who may talk to this server. The same user by default.
+    /// Who may talk to this server. The same user by default. Other users cannot enter the runtime directory, so they
+    /// need an endpoint with a path: its socket has mode 0666 if others may talk, else 0600.
     pub fn allow(mut self, peers: Peers) -> Self {
         self.policy.allow = peers;
         self
@@ -145,11 +146,20 @@ impl ServerBuilder {
         self
     }
 
-    /// Starts to listen, and returns. Never touches signal handlers.
+    /// Starts to serve, and returns. Never touches signal handlers.
     ///
     /// # Errors
     /// [`ServeError`] names the endpoint and the reason.
     pub fn start(self) -> Result<ServerHandle, ServeError> {
+        self.bind()?.start()
+    }
+
+    /// Takes the endpoints and listens, without serving: clients can connect, and wait. For a server that forks its
+    /// worker: it has no threads yet, and [`BoundServer::start`] may be called in the child.
+    ///
+    /// # Errors
+    /// [`ServeError`] names the endpoint and the reason.
+    pub fn bind(self) -> Result<BoundServer, ServeError> {
         let Self { services, endpoints, policy, limits } = self;
         if services.is_empty() {
             return Err(ServeError::Incomplete("nothing to serve; add `.service(...)`"));
@@ -171,19 +181,17 @@ impl ServerBuilder {
             state: Mutex::default(),
             idle: Condvar::new(),
         });
-        let mut listeners = Vec::new();
-        let mut listening = Vec::new();
+        let mut bound = Vec::new();
         for list in &endpoints {
             for endpoint in Endpoint::parse_list(list)? {
-                let path = endpoint.socket()?;
-                let listener = Listener::bind(&path, policy.clone(), Arc::clone(&shared) as Arc<dyn Host>)
+                let path = endpoint.to_listen()?;
+                let one = Bound::at(&path, &policy.allow)
                     .map_err(|error| ServeError::Listen { endpoint: endpoint.to_string(), error })?;
                 tracing::info!(%endpoint, "listening");
-                listeners.push(listener);
-                listening.push(endpoint);
+                bound.push((endpoint, one));
             }
         }
-        Ok(ServerHandle { shared, listeners, endpoints: listening, process: Generation::current() })
+        Ok(BoundServer { shared, policy, bound })
     }
 }
 
@@ -193,6 +201,43 @@ impl std::fmt::Debug for ServerBuilder {
             .field("endpoints", &self.endpoints)
             .field("policy", &self.policy)
             .finish_non_exhaustive()
+    }
+}
+
+/// A server that has its endpoints and does not serve yet: [`ServerBuilder::bind`] makes one.
+///
+/// Between the two the process may fork, and whichever process calls [`BoundServer::start`] is the server: clients see
+/// it as their peer, and the endpoints are its, whatever becomes of its parent. One process starts it. The others drop
+/// it or exit, which takes nothing away. Other children that were forked meanwhile, and live without `exec`, keep the
+/// endpoints taken as long as they live.
+#[must_use]
+pub struct BoundServer {
+    shared: Arc<Shared>,
+    policy: Policy,
+    bound: Vec<(Endpoint, Bound)>,
+}
+
+impl BoundServer {
+    /// Starts to serve, in this process and in none that it forks later.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`] if the system refuses.
+    pub fn start(self) -> Result<ServerHandle, ServeError> {
+        let Self { shared, policy, bound } = self;
+        let (mut listeners, mut endpoints) = (Vec::new(), Vec::new());
+        for (endpoint, bound) in bound {
+            let listener = Listener::start(bound, policy.clone(), Arc::clone(&shared) as Arc<dyn Host>)
+                .map_err(|error| ServeError::Listen { endpoint: endpoint.to_string(), error })?;
+            listeners.push(listener);
+            endpoints.push(endpoint);
+        }
+        Ok(ServerHandle { shared, listeners, endpoints, process: Generation::current() })
+    }
+}
+
+impl std::fmt::Debug for BoundServer {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("BoundServer").field("bound", &self.bound).finish_non_exhaustive()
     }
 }
 

@@ -7,6 +7,7 @@
 mod support;
 
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -14,20 +15,21 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use nix::libc;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, geteuid};
+use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
 use shmrpc::prelude::*;
-use support::process::{ENDPOINT, Process, say, until_orphaned};
+use support::process::{ENDPOINT, Process, forked, say, until_orphaned};
 use support::{BOUND, Place, until};
 
 #[shmrpc::service]
 pub trait Who {
     /// The server's process.
     fn pid(&self) -> u32;
-    /// The caller's process, user and group, and whether its pidfd came.
-    fn caller(&self, ctx: &Context) -> (i32, u32, u32, bool);
+    /// The caller's process, user and group, and the process that its pidfd stands for.
+    fn caller(&self, ctx: &Context) -> (i32, u32, u32, i32);
     fn bytes(&self, length: u32) -> Vec<u8>;
+    /// Whether the bytes are read in memory that is shared.
+    fn in_place(&self, bytes: &[u8]) -> bool;
     /// Never returns.
     fn wait(&self);
 }
@@ -38,13 +40,24 @@ impl Who for Here {
     fn pid(&self) -> u32 {
         std::process::id()
     }
-    fn caller(&self, ctx: &Context) -> (i32, u32, u32, bool) {
+    fn caller(&self, ctx: &Context) -> (i32, u32, u32, i32) {
         let peer = ctx.peer();
-        (peer.pid(), peer.uid(), peer.gid(), peer.pidfd().is_some())
+        let fdinfo = format!("/proc/self/fdinfo/{}", peer.pidfd().unwrap().as_raw_fd());
+        let fdinfo = std::fs::read_to_string(fdinfo).unwrap();
+        let pid = fdinfo.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap();
+        (peer.pid(), peer.uid(), peer.gid(), pid.trim().parse().unwrap())
     }
     fn bytes(&self, length: u32) -> Vec<u8> {
         static CALLS: AtomicU8 = AtomicU8::new(7);
         vec![CALLS.fetch_add(1, Ordering::Relaxed); usize::try_from(length).unwrap()]
+    }
+    fn in_place(&self, bytes: &[u8]) -> bool {
+        let at = bytes.as_ptr().addr();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let shared = maps.lines().filter(|line| line.contains("memfd:shmrpc") || line.contains("/dev/shm/"));
+        let mut ranges = shared.filter_map(|line| line.split_whitespace().next()?.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).unwrap();
+        ranges.any(|(start, end)| (number(start)..number(end)).contains(&at))
     }
     fn wait(&self) {
         say("waiting");
@@ -60,19 +73,6 @@ fn serve(endpoint: impl Into<String>) -> ServerHandle {
 
 fn connect(endpoint: impl AsRef<str>) -> WhoClient {
     WhoClient::builder().timeout(BOUND).connect(endpoint).unwrap()
-}
-
-/// Forks. The child's part is run there, and its process ends with 0 if it returns, else with 1.
-fn forked(part: impl FnOnce()) -> Pid {
-    // SAFETY: the child runs no code of other threads: it is a process that this test started for itself alone.
-    match unsafe { fork() }.unwrap() {
-        ForkResult::Parent { child } => child,
-        ForkResult::Child => {
-            let well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(part)).is_ok();
-            // SAFETY: ends the process at once, without what belongs to the parent.
-            unsafe { libc::_exit(i32::from(!well)) }
-        }
-    }
 }
 
 // The children's parts. They return at once when they run as tests.
@@ -138,11 +138,11 @@ fn child_server_with_an_heir() {
     let mut go = [0];
     say("ready");
     std::io::stdin().lock().read_exact(&mut go).unwrap();
-    let heir = forked(|| {
+    forked(|| {
+        // Said by the child: it has run since it was forked.
+        say("forked");
         drop(std::io::stdin().lock().read_to_end(&mut Vec::new()));
     });
-    say(&format!("heir {heir}"));
-    say("forked");
     until_orphaned();
 }
 
@@ -167,6 +167,11 @@ fn child_that_asks() {
         Ok(_) => Memory::PosixShm,
         Err(_) => Memory::Memfd,
     };
+    if std::env::var_os("SHMRPC_TEST_BECOME").is_some() {
+        // As a program does that gives its rights up for a while: the real user stays.
+        setegid(Gid::from_raw(65534)).unwrap();
+        seteuid(Uid::from_raw(65534)).unwrap();
+    }
     let allow = match std::env::var("SHMRPC_TEST_ALLOW") {
         Ok(user) => Peers::Users(vec![user.parse().unwrap()]),
         Err(_) => Peers::SameUser,
@@ -176,10 +181,11 @@ fn child_that_asks() {
         Ok(client) => {
             let (pid, uid, gid, pidfd) = client.caller().unwrap();
             assert_eq!(pid, i32::try_from(std::process::id()).unwrap());
-            assert!(pidfd);
+            assert_eq!(pidfd, pid);
+            let taken = client.in_place(&[7; 1 << 20]).unwrap();
             let view = client.view().bytes(1 << 20).unwrap();
             let in_place = view.is_in_place() || client.transport().reads_in_place();
-            say(&format!("user {uid} group {gid} in place {in_place}"));
+            say(&format!("user {uid} group {gid} in place {in_place} taken in place {taken}"));
         }
         Err(error) => say(&error.to_string().replace(&endpoint, "there")),
     }
@@ -214,6 +220,12 @@ fn a_server_is_dead_though_its_child_holds_the_socket() {
         assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
     });
     assert_eq!(client.pid().unwrap_err().outcome(), Outcome::NotRun);
+    // The heir has nothing of the server: nobody waits at its door, and the name is free.
+    let error = WhoClient::connect(place.endpoint()).unwrap_err().to_string();
+    assert!(error.contains("nobody listens at"), "{error}");
+    let server = serve(place.endpoint());
+    assert_eq!(connect(place.endpoint()).pid(), Ok(std::process::id()));
+    server.shutdown(BOUND).unwrap();
     // The heir reads its end from here.
     drop(stdin);
 }
@@ -231,15 +243,27 @@ fn a_client_is_dead_though_its_child_holds_the_socket() {
     drop(stdin);
 }
 
+/// How `child_that_asks` becomes user 65534.
+#[derive(Clone, Copy, PartialEq)]
+enum Become {
+    /// Started as that user.
+    Real,
+    /// Its effective user only.
+    Effective,
+}
+
 /// What `child_that_asks` says as user 65534; `None` if this process may not become somebody else.
-fn asked_by_another(place: &Place, allow: Option<u32>, memory: Memory) -> Option<String> {
+fn asked_by_another(place: &Place, allow: Option<u32>, how: Become, memory: Memory) -> Option<String> {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can start a process of another user");
         return None;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "child_that_asks", "--nocapture"]).env(ENDPOINT, place.endpoint());
-    command.uid(65534).gid(65534).current_dir("/");
+    match how {
+        Become::Real => command.uid(65534).gid(65534).current_dir("/"),
+        Become::Effective => command.env("SHMRPC_TEST_BECOME", "1"),
+    };
     // Backtraces and the like are of no use here, and another user cannot write where ours go.
     command.env("TMPDIR", "/tmp");
     if let Some(user) = allow {
@@ -267,45 +291,124 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn another_user_gets_in_only_where_both_sides_allow_it() {
     let own = geteuid().as_raw();
-    let start = |place: &Place, allow| {
+    if own == 65534 {
+        return eprintln!("skipped: the other user is 65534, and so are we");
+    }
+    let start = |place: &Place, allow, trust| {
         let server = Server::builder().service(WhoServer::new(Here)).listen(place.endpoint());
-        server.allow(allow).start().unwrap()
+        server.allow(allow).trust(trust).start().unwrap()
     };
 
     let place = Place::open_to_all();
-    let server = start(&place, Peers::SameUser);
+    // Trust lets nobody in.
+    let server = start(&place, Peers::SameUser, Peers::Any);
     assert_eq!(mode(&place.socket()), 0o600);
-    if let Some(said) = asked_by_another(&place, Some(own), Memory::Memfd) {
+    if let Some(said) = asked_by_another(&place, Some(own), Become::Real, Memory::Memfd) {
         assert!(said.contains("Permission denied"), "{said}");
         // Past the file's mode there is still the check of credentials.
         std::fs::set_permissions(place.socket(), PermissionsExt::from_mode(0o666)).unwrap();
-        let said = asked_by_another(&place, Some(own), Memory::Memfd).unwrap();
-        assert!(said.contains("user 65534 may not talk to this server, only the same user"), "{said}");
+        for how in [Become::Real, Become::Effective] {
+            let said = asked_by_another(&place, Some(own), how, Memory::Memfd).unwrap();
+            assert!(said.contains("user 65534 may not talk to this server, only the same user"), "{said}");
+        }
     }
     server.shutdown(BOUND).unwrap();
 
-    let server = start(&place, Peers::Users(vec![own, 65534]));
-    assert_eq!(mode(&place.socket()), 0o666);
-    if let Some(said) = asked_by_another(&place, None, Memory::Memfd) {
-        assert!(said.contains(&format!("is user {own}, and only the same user may talk")), "{said}");
-        let said = asked_by_another(&place, Some(own), Memory::Memfd).unwrap();
+    let both = || Peers::Users(vec![own, 65534]);
+    for (allow, trust, taken) in [
         // Allowed is not trusted.
-        assert_eq!(said, "user 65534 group 65534 in place false");
-        let said = asked_by_another(&place, Some(own), Memory::PosixShm).unwrap();
-        assert!(
-            said.contains("the server trusts the same user, and at its other end is user 65534"),
-            "{said}"
-        );
+        (both(), Peers::SameUser, false),
+        (both(), Peers::Nobody, false),
+        (both(), both(), true),
+        (Peers::Any, Peers::Users(vec![65534]), true),
+        (Peers::Any, Peers::Any, true),
+    ] {
+        let server = start(&place, allow, trust);
+        assert_eq!(mode(&place.socket()), 0o666);
+        for how in [Become::Real, Become::Effective] {
+            let Some(said) = asked_by_another(&place, None, how, Memory::Memfd) else { break };
+            assert!(said.contains(&format!("is user {own}, and only the same user may talk")), "{said}");
+            let said = asked_by_another(&place, Some(own), how, Memory::Memfd).unwrap();
+            assert_eq!(said, format!("user 65534 group 65534 in place false taken in place {taken}"));
+        }
+        assert_eq!(connect(place.endpoint()).caller().unwrap().1, own);
+        server.shutdown(BOUND).unwrap();
     }
-    assert_eq!(connect(place.endpoint()).caller().unwrap().1, own);
-    server.shutdown(BOUND).unwrap();
+}
 
-    // Trusted on both sides, each may lend the other memory that only it can write.
-    let both = Peers::Users(vec![own, 65534]);
-    let server = Server::builder().service(WhoServer::new(Here)).listen(place.endpoint()).allow(both.clone());
-    let server = server.trust(both).memory(Memory::PosixShm).start().unwrap();
-    if let Some(said) = asked_by_another(&place, Some(own), Memory::PosixShm) {
-        assert_eq!(said, "user 65534 group 65534 in place true");
+/// A set, and whether we are in it. Nobody has the last number.
+fn sets() -> [(Peers, bool); 6] {
+    let own = geteuid().as_raw();
+    [
+        (Peers::SameUser, true),
+        (Peers::Users(vec![u32::MAX - 1, own]), true),
+        (Peers::Users(vec![u32::MAX - 1]), false),
+        (Peers::Users(vec![]), false),
+        (Peers::Any, true),
+        (Peers::Nobody, false),
+    ]
+}
+
+#[test]
+fn allow_and_trust_mean_what_they_say_on_both_sides() {
+    let own = geteuid().as_raw();
+    for (set, ours) in sets() {
+        let place = Place::new();
+        let server = Server::builder().service(WhoServer::new(Here)).listen(place.endpoint());
+        let server = server.allow(set.clone()).start().unwrap();
+        match WhoClient::connect(place.endpoint()) {
+            Ok(client) => assert_eq!((client.pid(), ours), (Ok(std::process::id()), true), "{set:?}"),
+            Err(error) => {
+                let why = format!("user {own} may not talk to this server, only {set}");
+                assert!(!ours && error.to_string().contains(&why), "{set:?}: {error}");
+            }
+        }
+        server.shutdown(BOUND).unwrap();
+
+        let server = Server::builder().service(WhoServer::new(Here)).listen(place.endpoint());
+        let server = server.trust(set.clone()).start().unwrap();
+        match WhoClient::builder().allow(set.clone()).connect(place.endpoint()) {
+            Ok(client) => {
+                assert!(ours, "{set:?}");
+                assert_eq!(client.in_place(&[7; 10_000]), Ok(ours), "{set:?}");
+            }
+            Err(error) => {
+                let why = format!("is user {own}, and only {set} may talk");
+                assert!(!ours && error.to_string().contains(&why), "{set:?}: {error}");
+            }
+        }
+        let client = WhoClient::builder().trust(set.clone()).connect(place.endpoint()).unwrap();
+        assert_eq!(client.in_place(&[7; 10_000]), Ok(ours), "the server trusts {set:?}");
+        assert_eq!(client.in_place(&[7; 4_000]), Ok(false), "small messages are copied");
+        let view = client.view().bytes(10_000).unwrap();
+        assert_eq!((view.is_in_place(), client.transport().reads_in_place()), (ours, ours), "{set:?}");
+        server.shutdown(BOUND).unwrap();
+    }
+}
+
+/// Trusted on both sides, each may lend the other memory that only it can write.
+#[test]
+fn memory_without_seals_and_another_user() {
+    let own = geteuid().as_raw();
+    if own == 65534 {
+        return eprintln!("skipped: the other user is 65534, and so are we");
+    }
+    let both = || Peers::Users(vec![own, 65534]);
+    let place = Place::open_to_all();
+    let start = |trust, memory| {
+        let server = Server::builder().service(WhoServer::new(Here)).listen(place.endpoint());
+        server.allow(both()).trust(trust).memory(memory).start().unwrap()
+    };
+    let ask = || asked_by_another(&place, Some(own), Become::Real, Memory::PosixShm);
+    let server = start(Peers::SameUser, Memory::Memfd);
+    if let Some(said) = ask() {
+        let why = "the server trusts the same user, and at its other end is user 65534";
+        assert!(said.contains(why), "{said}");
+    }
+    server.shutdown(BOUND).unwrap();
+    let server = start(both(), Memory::PosixShm);
+    if let Some(said) = ask() {
+        assert_eq!(said, "user 65534 group 65534 in place true taken in place true");
     }
     server.shutdown(BOUND).unwrap();
 }

@@ -357,7 +357,7 @@ fn endpoints_that_are_none() {
     };
     assert!(matches!(connect("work"), EndpointError::Scheme(_)));
     assert!(matches!(connect("tcp:127.0.0.1:1"), EndpointError::NotYet(_)));
-    assert!(matches!(connect("shm:a/b"), EndpointError::Name(_)));
+    assert!(matches!(connect("shm:a/b"), EndpointError::Name { .. }));
     assert!(matches!(connect(&format!("shm:/{}", "x".repeat(107))), EndpointError::TooLong { .. }));
 
     let (server, _keeper) = worker();

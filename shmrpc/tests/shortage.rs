@@ -450,7 +450,7 @@ fn as_somebody(part: &str, place: &Place) -> Option<Process> {
     if geteuid().is_root() {
         command.uid(65534).gid(65534).current_dir("/").env("TMPDIR", "/tmp");
     }
-    match Process::spawn(command, place) {
+    match Process::spawn(command, &place.endpoint()) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             eprintln!(
                 "skipped: root has no limit on threads, and nobody else may run this program where it lies"
@@ -571,7 +571,7 @@ fn a_full_dev_shm_is_an_error_and_not_a_death() {
         "child_in_a_small_dev_shm",
         "--nocapture",
     ]);
-    let mut process = Process::spawn(command, &place).unwrap();
+    let mut process = Process::spawn(command, &place.endpoint()).unwrap();
     process.says("well");
     assert!(process.ends().success());
 }

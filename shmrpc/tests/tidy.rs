@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 /// Files that may contain `unsafe`, below shmrpc-transport/src.
-const UNSAFE: [&str; 12] = [
+const UNSAFE: [&str; 13] = [
     "message.rs",
     "message/encode.rs",
     "message/number.rs",
@@ -18,6 +18,7 @@ const UNSAFE: [&str; 12] = [
     "shm/segment.rs",
     "sys/fork.rs",
     "sys/futex.rs",
+    "sys/lease.rs",
     "sys/membarrier.rs",
     "sys/process.rs",
     "sys/socket.rs",

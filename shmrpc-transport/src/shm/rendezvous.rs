@@ -18,10 +18,12 @@ use crate::sys::shortage::{explain, is_shortage};
 use crate::sys::socket::{Frame, FrameReader, NoSocket, Socket};
 use crate::sys::watcher::{Source, Token, Watcher};
 
+pub use bound::Bound;
 pub use hello::{Hello, HelloError, VERSION};
 pub use listener::{Host, Listener};
 
 mod listener;
+mod bound;
 mod hello;
 
 /// The largest message that relative pointers of 32 bits can span, with room to spare.
@@ -244,7 +246,7 @@ pub fn connect(
 /// Who sent the hello that `reader` holds, by the kernel's word.
 fn identify(socket: &Socket, reader: &mut FrameReader) -> Result<PeerInfo, String> {
     socket.stop_asking_who();
-    let credentials = reader.credentials().ok_or("the hello came without credentials")?;
+    let credentials = reader.sender()?;
     let pidfd = match reader.take_pidfd() {
         Some(pidfd) => Some(pidfd),
         // Before Linux 6.5: by the id, which may have gone to another process if the peer has ended since. Then the

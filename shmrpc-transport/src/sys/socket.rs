@@ -133,7 +133,8 @@ impl Socket {
     /// Returns how much went: zero if the socket is full. The bytes of a control frame without payload go together.
     pub(crate) fn try_send(&self, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
         let parts = [IoSlice::new(bytes)];
-        let credentials = UnixCredentials::new();
+        // On every piece: the kernel would name our real user beside the rest, which need not be our effective one.
+        let credentials = own_credentials();
         let with_fds = [ControlMessage::ScmCredentials(&credentials), ControlMessage::ScmRights(fds)];
         let control: &[ControlMessage<'_>] = if fds.is_empty() { &with_fds[..1] } else { &with_fds };
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
@@ -210,12 +211,20 @@ impl AsFd for Socket {
     }
 }
 
+/// Who we are to others: the user whose rights we have.
+fn own_credentials() -> UnixCredentials {
+    let PeerCredentials { pid, uid, gid } = PeerCredentials::own();
+    UnixCredentials::from(libc::ucred { pid, uid, gid })
+}
+
 /// Puts frames together from whatever pieces a socket delivers. Keeps its place between calls.
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
     bytes: Vec<u8>,
     fds: VecDeque<OwnedFd>,
     credentials: Option<PeerCredentials>,
+    /// Not all bytes came from the process that sent the first ones.
+    mixed: bool,
     pidfd: Option<OwnedFd>,
 }
 
@@ -232,9 +241,13 @@ impl FrameReader {
         }
     }
 
-    /// Who sent the bytes, by the kernel's word.
-    pub(crate) fn credentials(&self) -> Option<PeerCredentials> {
-        self.credentials
+    /// Who sent the bytes, all of them, by the kernel's word; or why that is not known.
+    pub(crate) fn sender(&self) -> Result<PeerCredentials, &'static str> {
+        match self.credentials {
+            Some(_) if self.mixed => Err("the hello came from more than one process"),
+            Some(credentials) => Ok(credentials),
+            None => Err("the hello came without credentials"),
+        }
     }
 
     /// A descriptor of the process that sent the first bytes, if the kernel gave one.
@@ -283,11 +296,12 @@ impl FrameReader {
                 }
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
                     if let ([pid, uid, gid], _) = data.as_chunks() {
-                        self.credentials = Some(PeerCredentials {
+                        let by = PeerCredentials {
                             pid: i32::from_ne_bytes(*pid),
                             uid: u32::from_ne_bytes(*uid),
                             gid: u32::from_ne_bytes(*gid),
-                        });
+                        };
+                        self.mixed |= *self.credentials.get_or_insert(by) != by;
                     }
                 }
                 _ => {
@@ -385,7 +399,7 @@ mod tests {
         assert!(reader.take_descriptor().is_some());
         assert!(reader.take_pidfd().is_none_or(|pidfd| !process::has_ended(&pidfd)));
         b.stop_asking_who();
-        assert_eq!(reader.credentials().unwrap(), PeerCredentials::own());
+        assert_eq!(reader.sender().unwrap(), PeerCredentials::own());
         assert_eq!(reader.next(&b).unwrap().unwrap().header.kind, Kind::Ping);
         assert!(reader.next(&b).unwrap().is_none());
         drop(a);
@@ -401,6 +415,7 @@ mod tests {
         io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
         assert!(matches!(FrameReader::default().next(&b), Err(ReadError::TooLong(u32::MAX))));
     }
+
     /// However many a peer sends: what is refused is closed.
     #[test]
     fn descriptors_that_belong_to_no_frame_are_refused_and_closed() {
@@ -433,5 +448,24 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(refused, NoSocket::TimedOut), "{refused:?}");
         assert!(matches!(Socket::connect(&path, None), Err(NoSocket::There(_))));
+    }
+
+    /// Somebody who begins a hello and has another process end it is taken for neither.
+    #[test]
+    fn bytes_of_two_processes_have_no_sender() {
+        let (a, b) = pair();
+        let mut header = Header::new(Kind::Hello);
+        header.length = 5;
+        let mut stream = &a.stream;
+        io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
+        let mut reader = FrameReader::default();
+        assert!(reader.next(&b).unwrap().is_none());
+        assert_eq!(reader.sender().unwrap().pid, PeerCredentials::own().pid);
+        let rest = OwnedFd::from(a.stream.try_clone().unwrap());
+        let status = std::process::Command::new("echo").args(["-n", "hello"]).stdout(rest).status();
+        assert!(status.unwrap().success());
+        let frame = reader.next(&b).unwrap().unwrap();
+        assert_eq!(frame.payload, b"hello");
+        assert_eq!(reader.sender(), Err("the hello came from more than one process"));
     }
 }

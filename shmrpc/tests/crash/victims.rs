@@ -141,7 +141,7 @@ pub(crate) fn start(victim: Victim, when: When, place: &Place) -> Option<Condemn
     let at = if let When::Operation(at) = when { at } else { 0 };
     let at = at.to_string();
     let environment = [(KILL_AT, at.as_ref()), (LOG, log.as_os_str())];
-    let mut process = Process::start_with(part, place, &environment);
+    let mut process = Process::start_with(part, &place.endpoint(), |command| command.envs(environment));
     process.says("ready");
     let tracer = match when {
         When::SystemCall(at) => Some(follow(process.child.id(), at)?),

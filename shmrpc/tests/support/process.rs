@@ -1,11 +1,10 @@
 //! Child processes of the tests: the test program again, with a test's name and an endpoint in the environment.
 
-use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{ForkResult, Pid, fork};
 
 use super::Place;
 
@@ -24,6 +23,20 @@ pub(crate) fn until_orphaned() {
     let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
 }
 
+/// Forks. The child's part is run there, and its process ends with 0 if it returns, else with 1. For processes that a
+/// test started for itself alone.
+pub(crate) fn forked(part: impl FnOnce()) -> Pid {
+    // SAFETY: the child runs no code of other threads: nobody else of this process holds a lock that it needs.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            let well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(part)).is_ok();
+            // SAFETY: ends the process at once, without what belongs to the parent.
+            unsafe { nix::libc::_exit(i32::from(!well)) }
+        }
+    }
+}
+
 /// A child process, killed on drop.
 pub(crate) struct Process {
     pub(crate) child: Child,
@@ -32,19 +45,24 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(part: &str, place: &Place) -> Self {
-        Self::start_with(part, place, &[])
+        Self::start_with(part, &place.endpoint(), |command| command)
     }
 
-    /// The same, with more in its environment.
-    pub(crate) fn start_with(part: &str, place: &Place, environment: &[(&str, &OsStr)]) -> Self {
+    /// With another endpoint, and in surroundings of its own.
+    pub(crate) fn start_with(
+        part: &str,
+        endpoint: &str,
+        with: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", part, "--nocapture"]).envs(environment.iter().copied());
-        Self::spawn(command, place).unwrap()
+        command.args(["--exact", part, "--nocapture"]);
+        with(&mut command);
+        Self::spawn(command, endpoint).unwrap()
     }
 
     /// The same for a command that starts the part in its own way.
-    pub(crate) fn spawn(mut command: Command, place: &Place) -> std::io::Result<Self> {
-        command.env(ENDPOINT, place.endpoint()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    pub(crate) fn spawn(mut command: Command, endpoint: &str) -> std::io::Result<Self> {
+        command.env(ENDPOINT, endpoint).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let lines = BufReader::new(child.stdout.take().unwrap());
         Ok(Self { child, lines })
@@ -57,14 +75,29 @@ impl Process {
 
     /// Waits until the child says this word or ends. False if it ended.
     pub(crate) fn says_or_ends(&mut self, word: &str) -> bool {
-        let mut line = String::new();
-        while line.trim() != word {
-            line.clear();
-            if self.lines.read_line(&mut line).unwrap() == 0 {
-                return false;
+        while let Some(line) = self.next_line(word) {
+            if line == word {
+                return true;
             }
         }
-        true
+        false
+    }
+
+    /// The next line that begins with this word.
+    pub(crate) fn tells(&mut self, word: &str) -> String {
+        self.next_line(word).unwrap_or_else(|| panic!("the child ended without saying {word:?}"))
+    }
+
+    /// The next line that begins with this word; `None` if the child ended.
+    fn next_line(&mut self, word: &str) -> Option<String> {
+        let mut line = String::new();
+        while !line.starts_with(word) {
+            line.clear();
+            if self.lines.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+        }
+        Some(line.trim_end().to_owned())
     }
 
     /// Sends the child an empty line. If it has ended, that shows elsewhere.

@@ -1,25 +1,24 @@
-//! The side that listens: a socket at a path, a lock beside it, and the peers that are saying hello.
+//! The side that listens, and the peers that are saying hello.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::fs::{self, File, TryLockError};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::bound::{Bound, Name};
 use super::{Hello, LARGEST, MeetError, Policy, accept_base, identify, open_hello, watch};
-use crate::peers::{PeerInfo, Peers};
+use crate::peers::PeerInfo;
 use crate::shm::connection::{self, Connection, Events, Limits, Parts};
 use crate::shm::ledger::{Account, Route};
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
-use crate::sys::fork::Generation;
+use crate::sys::fork::{Generation, Inherited};
 use crate::sys::shortage::explain;
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
@@ -47,48 +46,46 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const NO_WAIT: fn() -> Option<Duration> = || Some(Duration::ZERO);
 
 /// A listening socket, watched until dropped.
+#[derive(Debug)]
 pub struct Listener {
     token: Token,
-    names: Names,
-}
-
-/// The socket and its lock in the file system, removed when dropped.
-struct Names {
-    path: PathBuf,
-    lock: File,
     process: Generation,
+    name: Name,
 }
 
 impl Listener {
-    /// Listens at `path`. A socket that a dead server left there is replaced; a live server's never.
+    /// Serves a name from now on, in this process and in none that it forks.
     ///
     /// # Errors
-    /// The system's; [`io::ErrorKind::AddrInUse`] if a server lives there.
-    pub fn bind(path: &Path, policy: Policy, host: Arc<dyn Host>) -> io::Result<Self> {
-        let names = Names { path: path.to_owned(), lock: lock(path)?, process: Generation::current() };
-        remove_socket(path)?;
-        let listener = UnixListener::bind(path)?;
-        listener.set_nonblocking(true)?;
-        let mode = if policy.allow == Peers::SameUser { 0o600 } else { 0o666 };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    /// The system's.
+    pub fn start(mut bound: Bound, policy: Policy, host: Arc<dyn Host>) -> io::Result<Self> {
+        bound.keep()?;
+        let Bound { socket, name } = bound;
         let spare = Mutex::new(Some(spare_descriptor()?));
         let (arriving, rests_until) = (Arc::default(), Mutex::default());
-        let route = Route { path: path.to_owned(), listening: true };
-        let door = Door { listener, route, policy, host, arriving, spare, rests_until };
-        let token = watch(Arc::new(door))?;
-        Ok(Self { token, names })
+        let route = Route { path: name.path().to_owned(), listening: true };
+        let token = watch(Arc::new(Door { socket, route, policy, host, arriving, spare, rests_until }))?;
+        Ok(Self { token, process: Generation::current(), name })
+    }
+
+    /// Takes the name at `path` and serves it.
+    ///
+    /// # Errors
+    /// Those of [`Bound::at`] and [`Listener::start`].
+    pub fn bind(path: &Path, policy: Policy, host: Arc<dyn Host>) -> io::Result<Self> {
+        Self::start(Bound::at(path, &policy.allow)?, policy, host)
     }
 
     /// The socket's path.
     pub fn path(&self) -> &Path {
-        &self.names.path
+        self.name.path()
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // In a forked child its parent listens on.
-        if self.names.process.is_current()
+        // Not in a forked child: its parent listens on. Else the watcher lets go first, and then the name.
+        if self.process.is_current()
             && let Ok(watcher) = Watcher::get()
         {
             watcher.unwatch(self.token);
@@ -96,80 +93,9 @@ impl Drop for Listener {
     }
 }
 
-impl Drop for Names {
-    fn drop(&mut self) {
-        if !self.process.is_current() {
-            return;
-        }
-        for path in [self.path.clone(), lock_path(&self.path)] {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::debug!(?path, %error, "was not there to be removed");
-            }
-        }
-        // Not left to the closing of the file: a forked child may hold it open too.
-        if let Err(error) = self.lock.unlock() {
-            tracing::debug!(%error, "the lock was not ours any more");
-        }
-    }
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Listener").field("path", &self.path()).finish_non_exhaustive()
-    }
-}
-
-fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    name.into()
-}
-
-/// Takes the lock that the server of `path` holds while it lives.
-fn lock(path: &Path) -> io::Result<File> {
-    let lock_path = lock_path(path);
-    loop {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(&lock_path)?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::Error(error) => error,
-            TryLockError::WouldBlock => {
-                let text =
-                    format!("a server already listens at {}; stop it or choose another name", path.display());
-                io::Error::new(io::ErrorKind::AddrInUse, text)
-            }
-        })?;
-        // The server that held it may have removed the file before it let go: then ours is nobody's lock.
-        let same = match (fs::metadata(&lock_path), file.metadata()) {
-            (Ok(named), Ok(held)) => named.ino() == held.ino() && named.dev() == held.dev(),
-            _ => false,
-        };
-        if same {
-            return Ok(file);
-        }
-    }
-}
-
-fn remove_socket(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            format!("{} exists and is no socket; remove it or choose another name", path.display()),
-        )),
-    }
-}
-
 /// The listening socket as the watcher sees it.
 struct Door {
-    listener: UnixListener,
+    socket: Inherited<UnixListener>,
     route: Route,
     policy: Policy,
     host: Arc<dyn Host>,
@@ -188,7 +114,7 @@ fn spare_descriptor() -> io::Result<OwnedFd> {
 
 impl Source for Door {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.socket.as_fd()
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -202,7 +128,7 @@ impl Source for Door {
 
     fn ready(&self) -> Next {
         for _ in 0..AT_ONCE {
-            let let_in = match self.listener.accept() {
+            let let_in = match self.socket.accept() {
                 Ok((stream, _)) => self.let_in(stream),
                 Err(error) => self.turn_away(error),
             };
@@ -233,7 +159,7 @@ impl Door {
             return Err(error);
         }
         let reason = format!("it cannot take another connection: {}", explain(&error));
-        let turned = self.listener.accept().map(|(stream, _)| {
+        let turned = self.socket.accept().map(|(stream, _)| {
             tracing::warn!(reason, "a peer was turned away");
             turned_away(Socket::new(stream).and_then(|socket| refuse(&socket, &reason)));
         });

@@ -1,0 +1,472 @@
+//! Names: the runtime directory, the socket, its lock, and who may have them.
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
+
+mod support;
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{geteuid, mkfifo};
+use shmrpc::ServeError;
+use shmrpc::prelude::*;
+use support::process::{ENDPOINT, Process, say, until_orphaned};
+use support::{BOUND, Place, until};
+
+#[shmrpc::service]
+pub trait Named {
+    /// The number that the server was started with.
+    fn number(&self) -> u32;
+}
+
+struct Number(u32);
+
+impl Named for Number {
+    fn number(&self) -> u32 {
+        self.0
+    }
+}
+
+fn start(endpoint: impl Into<String>, number: u32) -> Result<ServerHandle, ServeError> {
+    Server::builder().service(NamedServer::new(Number(number))).listen(endpoint).start()
+}
+
+fn ask(endpoint: impl AsRef<str>) -> u32 {
+    NamedClient::builder().timeout(BOUND).connect(endpoint).unwrap().number().unwrap()
+}
+
+fn refusal<T>(result: Result<T, impl ToString>) -> String {
+    result.err().expect("it is refused").to_string()
+}
+
+// The children's parts. They return at once when they run as tests.
+
+/// Says what becomes of a client, of a server, and of a client again.
+#[test]
+fn child_in_a_directory() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    // The mode of what is made does not depend on this.
+    umask(Mode::empty());
+    let connect = || match NamedClient::connect(&endpoint) {
+        Ok(client) => client.number().unwrap().to_string(),
+        Err(error) => error.to_string(),
+    };
+    say(&format!("before: {}", connect()));
+    let server = start(&endpoint, 7);
+    say(&format!("server: {}", server.as_ref().map_or_else(ToString::to_string, |_| "listens".into())));
+    say(&format!("after: {}", connect()));
+    until_orphaned();
+}
+
+#[test]
+fn child_server() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let _server = start(&endpoint, 7).unwrap();
+    say("ready");
+    until_orphaned();
+}
+
+/// Takes the name as often as it is told, each time as the only one.
+#[test]
+fn child_that_races() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let mut won = 0;
+    while won < 20 {
+        match start(&endpoint, std::process::id()) {
+            Err(error) => assert!(error.to_string().contains("a server already listens at"), "{error}"),
+            Ok(server) => {
+                assert_eq!(ask(&endpoint), std::process::id());
+                won += 1;
+                drop(server);
+            }
+        }
+    }
+    say("done");
+}
+
+// The runtime directory.
+
+/// What a child says that has this runtime directory, or this one of XDG's: client, server, client.
+fn in_directory(variable: &str, value: impl AsRef<OsStr>) -> ([String; 3], Process) {
+    let mut process = Process::start_with("child_in_a_directory", "shm:kv", |command| {
+        command.env_remove("SHMRPC_RUNTIME_DIR").env_remove("XDG_RUNTIME_DIR").env(variable, value)
+    });
+    let said = ["before: ", "server: ", "after: "].map(|word| process.tells(word));
+    (said, process)
+}
+
+fn folder(place: &Place, name: &str, mode: u32) -> PathBuf {
+    let path = place.path().join(name);
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    path
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_server_makes_the_runtime_directory_and_a_client_does_not() {
+    let place = Place::new();
+    for (variable, value, dir) in [
+        ("SHMRPC_RUNTIME_DIR", place.path().join("own"), place.path().join("own")),
+        ("XDG_RUNTIME_DIR", place.path().to_owned(), place.path().join("shmrpc")),
+    ] {
+        let ([before, server, after], mut process) = in_directory(variable, value);
+        let socket = dir.join("kv");
+        assert!(before.contains(&format!("nobody listens at {}", socket.display())), "{before}");
+        assert_eq!((server.as_str(), after.as_str()), ("server: listens", "after: 7"));
+        assert_eq!(mode(&dir), 0o700, "{}", dir.display());
+        assert_eq!(mode(&socket), 0o600);
+        assert_eq!(mode(&dir.join("kv.lock")), 0o600);
+        drop(process.child.stdin.take());
+        assert!(process.ends().success());
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        assert!(NamedClient::connect(format!("shm:{}", place.path().join("none/kv").display())).is_err());
+        assert!(!place.path().join("none").exists());
+    }
+}
+
+/// Both sides refuse it, with the reason, and say what to do.
+fn refused(value: impl AsRef<OsStr>, reason: &str) {
+    let ([before, server, after], _process) = in_directory("SHMRPC_RUNTIME_DIR", value);
+    for said in [before, server, after] {
+        assert!(said.contains(reason), "{reason}: {said}");
+        let what_to_do = "set SHMRPC_RUNTIME_DIR to a directory that only you can enter";
+        assert!(said.contains(what_to_do), "{said}");
+    }
+}
+
+#[test]
+fn a_runtime_directory_that_is_none_is_refused() {
+    let place = Place::new();
+    let good = folder(&place, "good", 0o700);
+    let link = place.path().join("link");
+    symlink(&good, &link).unwrap();
+    refused(&link, "it is a symbolic link");
+    refused(format!("{}/", link.display()), "it is a symbolic link");
+    let file = place.path().join("file");
+    File::create(&file).unwrap();
+    refused(&file, "it is no directory");
+    refused("relative/path", "it is no absolute path below `/`");
+    refused("/", "it is no absolute path below `/`");
+    assert_eq!(fs::read_dir(&good).unwrap().count(), 0, "something was made behind the link");
+    // A server cannot make it; a client finds nobody.
+    let deep = place.path().join("not/there");
+    let ([before, server, _], _process) = in_directory("SHMRPC_RUNTIME_DIR", &deep);
+    assert!(before.contains("nobody listens at"), "{before}");
+    assert!(server.contains("it cannot be made: No such file or directory"), "{server}");
+}
+
+#[test]
+fn a_runtime_directory_that_others_can_enter_or_exchange_is_refused() {
+    let place = Place::new();
+    for (bad, reason) in [
+        (0o755, "others may enter it (its mode is 0755, and 0700 is needed)"),
+        (0o710, "others may enter it (its mode is 0710, and 0700 is needed)"),
+        (0o701, "others may enter it (its mode is 0701, and 0700 is needed)"),
+        (0o600, "we may not use it (its mode is 0600, and 0700 is needed)"),
+    ] {
+        refused(folder(&place, &format!("{bad:o}"), bad), reason);
+    }
+    let open = folder(&place, "open", 0o777);
+    let inside = open.join("mine");
+    fs::DirBuilder::new().mode(0o700).create(&inside).unwrap();
+    refused(&inside, "may be written by everybody, who could exchange it (its mode is 0777, not sticky)");
+    fs::set_permissions(&open, Permissions::from_mode(0o1777)).unwrap();
+    let ([_, server, after], _process) = in_directory("SHMRPC_RUNTIME_DIR", &inside);
+    assert_eq!((server.as_str(), after.as_str()), ("server: listens", "after: 7"));
+}
+
+#[test]
+fn a_runtime_directory_of_another_user_is_refused() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can give a directory away");
+        return;
+    }
+    let place = Place::new();
+    let theirs = folder(&place, "theirs", 0o700);
+    chown(&theirs, Some(12_345), None).unwrap();
+    refused(&theirs, "it belongs to user 12345, and we are user 0");
+    // As with `sudo` that keeps XDG_RUNTIME_DIR: what we make there is theirs to exchange.
+    refused(theirs.join("ours"), "belongs to user 12345, who could exchange it");
+    assert!(!theirs.join("ours").exists());
+}
+
+// The lock.
+
+#[test]
+fn what_is_no_lock_is_refused_and_left_alone() {
+    let place = Place::new();
+    let lock = place.path().join("s.lock");
+    let victim = place.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    type Make = fn(&Path, &Path);
+    let kinds: [(Make, &str); 4] = [
+        (|lock, victim| symlink(victim, lock).unwrap(), "a symbolic link"),
+        (|lock, _| fs::create_dir(lock).unwrap(), "a directory"),
+        (|lock, _| mkfifo(lock, Mode::S_IRWXU).unwrap(), "a pipe"),
+        (|lock, _| drop(UnixListener::bind(lock).unwrap()), "a socket"),
+    ];
+    for (make, kind) in kinds {
+        make(&lock, &victim);
+        let error = refusal(start(place.endpoint(), 1));
+        let why = format!("the lock {} is {kind}; remove it or choose another name", lock.display());
+        assert!(error.contains(&why), "{error}");
+        assert!(fs::symlink_metadata(&lock).is_ok() && !place.socket().exists());
+        fs::remove_file(&lock).or_else(|_| fs::remove_dir(&lock)).unwrap();
+    }
+    // A link to nothing is not followed to make something.
+    symlink(place.path().join("made"), &lock).unwrap();
+    refusal(start(place.endpoint(), 1));
+    assert!(!place.path().join("made").exists());
+    fs::remove_file(&lock).unwrap();
+    if geteuid().is_root() {
+        File::create(&lock).unwrap();
+        chown(&lock, Some(12_345), None).unwrap();
+        let error = refusal(start(place.endpoint(), 1));
+        assert!(error.contains("s.lock is that of user 12345; remove it"), "{error}");
+        fs::remove_file(&lock).unwrap();
+    } else {
+        eprintln!("skipped: only root can give a lock away");
+    }
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    // A lock that nobody holds is no hindrance.
+    File::create(&lock).unwrap();
+    start(place.endpoint(), 1).unwrap();
+    let error = refusal(start(format!("shm:{}/no/s", place.path().display()), 1));
+    assert!(error.contains("no/s.lock: No such file or directory"), "{error}");
+}
+
+// The socket.
+
+#[test]
+fn what_is_no_stale_socket_is_refused_and_left_alone() {
+    let place = Place::new();
+    let socket = place.socket();
+    let victim = place.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    type Make = fn(&Path, &Path);
+    let kinds: [(Make, &str); 4] = [
+        (|socket, _| fs::write(socket, "precious").unwrap(), "a plain file"),
+        (|socket, victim| symlink(victim, socket).unwrap(), "a symbolic link"),
+        (|socket, _| fs::create_dir(socket).unwrap(), "a directory"),
+        (|socket, _| mkfifo(socket, Mode::S_IRWXU).unwrap(), "a pipe"),
+    ];
+    for (make, kind) in kinds {
+        make(&socket, &victim);
+        let error = refusal(start(place.endpoint(), 1));
+        let why = format!("the socket {} is {kind}; remove it or choose another name", socket.display());
+        assert!(error.contains(&why), "{error}");
+        assert!(fs::symlink_metadata(&socket).is_ok());
+        fs::remove_file(&socket).or_else(|_| fs::remove_dir(&socket)).unwrap();
+    }
+    if geteuid().is_root() {
+        leave_stale(&socket);
+        chown(&socket, Some(12_345), None).unwrap();
+        let error = refusal(start(place.endpoint(), 1));
+        assert!(error.contains("s is that of user 12345; remove it"), "{error}");
+        fs::remove_file(&socket).unwrap();
+    } else {
+        eprintln!("skipped: only root can give a socket away");
+    }
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    // What is refused leaves no lock behind.
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_socket_that_somebody_else_listens_on_is_not_replaced() {
+    let place = Place::new();
+    let stranger = UnixListener::bind(place.socket()).unwrap();
+    let listens = format!("somebody listens without the lock at {}", place.socket().display());
+    let error = refusal(start(place.endpoint(), 1));
+    assert!(error.contains(&listens), "{error}");
+    // Nor if so many wait for it that one more cannot.
+    listen(&stranger, Backlog::new(0).unwrap()).unwrap();
+    let mut waiting = Vec::new();
+    let error = loop {
+        let error = refusal(start(place.endpoint(), 1));
+        match enter(&place.socket()) {
+            Some(stream) => waiting.push(stream),
+            None => break error,
+        }
+        assert!(waiting.len() < 10, "its backlog never fills up");
+    };
+    assert!(error.contains(&listens), "{error}");
+    let error = refusal(start(place.endpoint(), 1));
+    assert!(error.contains(&listens), "{error}");
+    // Nor does it keep a client waiting.
+    let builder = NamedClient::builder().connect_timeout(Duration::from_millis(10));
+    let error = refusal(builder.connect(place.endpoint()));
+    assert!(error.contains("the server did not answer within 10ms"), "{error}");
+    drop(stranger);
+    // Now it is stale; or in a moment, if another test is starting a child, which has it until it is itself.
+    until("it is stale", || start(place.endpoint(), 1).is_ok());
+
+    let _log = UnixDatagram::bind(place.socket()).unwrap();
+    let error = refusal(start(place.endpoint(), 1));
+    assert!(error.contains("Protocol wrong type for socket"), "{error}");
+    assert!(place.socket().exists());
+}
+
+fn unix_socket() -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap()
+}
+
+/// A socket that nobody listens on.
+fn leave_stale(path: &Path) {
+    bind(unix_socket().as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+}
+
+/// Without waiting; `None` if the backlog is full.
+fn enter(path: &Path) -> Option<OwnedFd> {
+    let fd = unix_socket();
+    match connect(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()) {
+        Ok(()) => Some(fd),
+        Err(errno) => {
+            assert_eq!(errno, Errno::EAGAIN);
+            None
+        }
+    }
+}
+
+#[test]
+fn the_mode_of_a_socket_follows_allow() {
+    let own = geteuid().as_raw();
+    for (allow, expected) in [
+        (Peers::SameUser, 0o600),
+        (Peers::Nobody, 0o600),
+        (Peers::Users(vec![]), 0o600),
+        (Peers::Users(vec![own]), 0o600),
+        (Peers::Users(vec![own, own + 1]), 0o666),
+        (Peers::Users(vec![own + 1]), 0o666),
+        (Peers::Any, 0o666),
+    ] {
+        let place = Place::new();
+        let server = Server::builder().service(NamedServer::new(Number(1))).listen(place.endpoint());
+        let _server = server.allow(allow.clone()).start().unwrap();
+        assert_eq!(mode(&place.socket()), expected, "{allow:?}");
+        assert_eq!(mode(&place.path().join("s.lock")), 0o600);
+    }
+}
+
+#[test]
+fn a_server_that_leaves_removes_what_is_its_own() {
+    let place = Place::new();
+    let server = start(place.endpoint(), 1).unwrap();
+    fs::remove_file(place.socket()).unwrap();
+    let stranger = UnixListener::bind(place.socket()).unwrap();
+    drop(server);
+    assert!(place.socket().exists() && !place.path().join("s.lock").exists());
+    drop(stranger);
+    // The same, if it is the lock that somebody took away.
+    let first = start(place.endpoint(), 1).unwrap();
+    fs::remove_file(place.path().join("s.lock")).unwrap();
+    fs::rename(place.socket(), place.path().join("aside")).unwrap();
+    let second = start(place.endpoint(), 2).unwrap();
+    drop(first);
+    assert_eq!(ask(place.endpoint()), 2);
+    assert!(refusal(start(place.endpoint(), 3)).contains("a server already listens at"));
+    drop(second);
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_bound_server_that_is_not_started_leaves_nothing() {
+    let place = Place::new();
+    let bound = Server::builder().service(NamedServer::new(Number(1))).listen(place.endpoint()).bind();
+    let bound = bound.unwrap();
+    assert!(refusal(start(place.endpoint(), 2)).contains("a server already listens at"));
+    drop(bound);
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    // Nor does one whose second endpoint is taken.
+    let _other = start(place.endpoint(), 2).unwrap();
+    let list = format!("shm:{}/a,{}", place.path().display(), place.endpoint());
+    assert!(refusal(start(list, 1)).contains("a server already listens at"));
+    assert!(!place.path().join("a").exists() && !place.path().join("a.lock").exists());
+}
+
+// Two servers.
+
+#[test]
+fn of_two_servers_that_race_for_a_name_one_has_it() {
+    let place = Place::new();
+    let barrier = Barrier::new(2);
+    // Who answers the winner, or why there is none. Looked at when all is over: nobody is left at the barrier.
+    let round = |number: u32, turn: u32| {
+        if turn.is_multiple_of(2) && number == 1 {
+            leave_stale(&place.socket());
+        }
+        barrier.wait();
+        let server = start(place.endpoint(), number);
+        barrier.wait();
+        // Both have tried, and the winner is still there.
+        let answer = match &server {
+            Ok(_) => NamedClient::connect(place.endpoint()).map(|client| client.number().ok()).ok().flatten(),
+            Err(_) => None,
+        };
+        let result = server.map(|_ended| answer).map_err(|error| error.to_string());
+        barrier.wait();
+        result
+    };
+    let rounds = |number| (0..100).map(|turn| round(number, turn)).collect::<Vec<_>>();
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| rounds(1));
+        let second = scope.spawn(|| rounds(2));
+        (first.join().unwrap(), second.join().unwrap())
+    });
+    for both in first.into_iter().zip(second) {
+        let loser = match both {
+            (Ok(Some(1)), Err(loser)) | (Err(loser), Ok(Some(2))) => loser,
+            both => panic!("{both:?}"),
+        };
+        assert!(loser.contains("a server already listens at"), "{loser}");
+    }
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn processes_that_race_for_a_name_have_it_one_after_the_other() {
+    let place = Place::new();
+    let mut racers: Vec<_> = (0..3).map(|_| Process::start("child_that_races", &place)).collect();
+    for process in &mut racers {
+        process.says("done");
+        assert!(process.ends().success());
+    }
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_frozen_server_keeps_its_name_and_a_killed_one_does_not() {
+    let place = Place::new();
+    let mut process = Process::start("child_server", &place);
+    process.says("ready");
+    process.stop();
+    let error = refusal(start(place.endpoint(), 1));
+    let why =
+        format!("a server already listens at {}; stop it or choose another name", place.socket().display());
+    assert!(error.contains(&why), "{error}");
+    // Nor does it lose it when somebody tidies up its lock.
+    fs::remove_file(place.path().join("s.lock")).unwrap();
+    let error = refusal(start(place.endpoint(), 1));
+    assert!(error.contains("somebody listens without the lock at"), "{error}");
+    process.go_on();
+    assert_eq!(ask(place.endpoint()), 7);
+    process.kill();
+    assert!(place.socket().exists());
+    let _server = start(place.endpoint(), 1).unwrap();
+    assert_eq!(ask(place.endpoint()), 1);
+}

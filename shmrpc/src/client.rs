@@ -120,7 +120,7 @@ impl<C: Client> ClientBuilder<C> {
     }
 
     /// Bytes of this client's memory that the server's process may hold, over all connections to it: large arguments in
-    /// flight, and what it has mapped of connections that ended. By default four times what the server takes as one
+    /// flight, and what it has mapped of connections that ended. By default four times what both sides take as one
     /// message, and 4 MiB at least.
     pub fn max_lent(mut self, bytes: u64) -> Self {
         self.policy.max_lent = Some(bytes);

@@ -138,8 +138,8 @@ impl ServerBuilder {
     }
 
     /// Bytes of this server's memory that one client process may hold, over all of its connections: large results in
-    /// flight, views, and what it has mapped of connections that ended. By default four times what the client takes as
-    /// one message, and 4 MiB at least. A result that finds no room fails its call; a connection is refused while too
+    /// flight, views, and what it has mapped of connections that ended. By default four times what both sides
+    /// take as one message, and 4 MiB at least. A result that finds no room fails its call; a connection is refused while too
     /// much of ended ones is still mapped.
     pub fn max_lent(mut self, bytes: u64) -> Self {
         self.policy.max_lent = Some(bytes);

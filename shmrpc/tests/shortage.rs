@@ -11,6 +11,7 @@ mod support;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -89,15 +90,17 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count() - 1
 }
 
-/// Waits until no peer is half let in: nothing that was just sent or taken over is open any more.
+/// Waits until no peer is half let in: nothing that was just sent or taken over is open any more, and no socket or
+/// memory twice.
 fn settled() {
     until("all peers are in", || {
-        let links = fs::read_dir("/proc/self/fd").unwrap();
-        let links = links.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
-        let links: Vec<_> = links.map(|link| link.to_str().unwrap().to_owned()).collect();
-        let sockets: Vec<_> = links.iter().filter(|link| link.starts_with("socket:")).collect();
-        let different: HashSet<_> = sockets.iter().collect();
-        sockets.len() == different.len() && !links.iter().any(|link| link.contains("memfd:shmrpc"))
+        let mut seen = HashSet::new();
+        let links = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+        links.filter(|link| fs::read_link(link).is_ok()).all(|link| {
+            let name = fs::read_link(&link).map_or_else(|_| String::new(), |name| name.display().to_string());
+            let ours = name.starts_with("socket:") || name.contains("memfd:shmrpc");
+            !ours || fs::metadata(&link).is_ok_and(|found| seen.insert(found.ino()))
+        })
     });
 }
 
@@ -240,7 +243,8 @@ fn child_client_without_descriptors() {
                 refused += 1;
             }
         }
-        assert!([0, 2].contains(&(descriptors() - before)), "{} descriptors with {refused}", descriptors());
+        // Without a watcher, the next attempt asks whether the server has let go of the memory of this one.
+        until("nothing is left of it", || descriptors() - before <= 2);
     };
     assert!((4..10).contains(&refused), "{refused} failures");
     assert_ne!(client.pid(), Ok(std::process::id()));
@@ -428,7 +432,9 @@ fn a_server_without_memory_loses_no_more_than_a_call_or_a_connection() {
     assert!(text.contains("cannot map") && text.contains("ulimit -v"), "{text}");
     let text = disconnected(second.sum(&large()));
     assert!(text.contains("the peer gave up") && text.contains("ulimit -v"), "{text}");
-    // What the lost connection had is free again, so less is to be left for the next one.
+    // What the lost connection had is free again, so less is to be left for the next one. The client lets go when it is
+    // dropped.
+    drop(second);
     until("nothing is left of it", || first.descriptors() == Ok(open));
     first.leave_memory(1 << 20).unwrap();
     let error = try_to_connect(&place).unwrap_err();
@@ -495,8 +501,9 @@ fn child_client_without_threads() {
     for _ in 0..3 {
         let error = builder.connect(&endpoint).unwrap_err().to_string();
         assert!(error.contains("watcher") && error.contains("ulimit -u"), "{error}");
-        // The watcher's own two stay.
-        assert_eq!(descriptors(), open + 2);
+        // The watcher's own two stay. Without its thread, the next attempt asks whether the server has let go of the memory
+        // of this one, and drops the descriptor that knows.
+        assert!(descriptors() <= open + 2 + 3, "{} of {open}", descriptors());
     }
     drop(limited);
     assert_ne!(builder.connect(&endpoint).unwrap().pid(), Ok(std::process::id()));

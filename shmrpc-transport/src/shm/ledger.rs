@@ -2,21 +2,17 @@
 //! the kernel says that the memory is gone: whoever reconnects again and again, or agrees to give memory back and keeps
 //! it, has no more than whoever does not.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use parking_lot::Mutex;
 
 use super::memory::Witness;
 use crate::peers::PeerInfo;
 use crate::sys::fork::Generation;
 use crate::sys::process;
-use crate::sys::watcher::{Next, Source, Watcher};
+use crate::sys::watcher::Watcher;
 
 /// How long after the end of a segment it is asked for, at first and at most; twice as long each time.
 const ASK: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(16)];
@@ -48,7 +44,7 @@ struct Books {
 #[derive(Debug)]
 struct Remains {
     bytes: u64,
-    witness: Option<Witness>,
+    witness: Witness,
 }
 
 impl Books {
@@ -71,7 +67,8 @@ struct Ledger {
     process: Generation,
     /// Those of dead peers too, while something remains.
     accounts: Mutex<Vec<Arc<Account>>>,
-    rounds: Mutex<Rounds>,
+    /// Between the last time that everybody was asked and the next.
+    pause: Mutex<Duration>,
     /// The ledger of a forked child, in that child. Locks of its parent's may be locked for good there.
     child: OnceLock<Box<Ledger>>,
 }
@@ -88,8 +85,8 @@ impl Ledger {
 
     fn new() -> Box<Self> {
         let process = Generation::current();
-        let (accounts, rounds, child) = (Mutex::default(), Mutex::default(), OnceLock::new());
-        Box::new(Self { process, accounts, rounds, child })
+        let (accounts, pause, child) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        Box::new(Self { process, accounts, pause, child })
     }
 
     /// The accounts, less those that nobody needs any more.
@@ -180,19 +177,15 @@ impl Account {
 
     /// Forgets what is gone.
     fn ask(&self, books: &mut Books) {
-        let ended = self.has_ended();
-        // Without a witness the end of the process is all that we can know of.
-        books.remains.retain(|remains| match &remains.witness {
-            Some(witness) => !witness.is_alone(),
-            None => !ended,
-        });
+        books.remains.retain(|remains| !remains.witness.is_alone());
     }
 
-    fn bury(&self, remains: Remains, counted: u64) {
+    /// A segment is over. Without a witness nobody can tell what becomes of it, and it is forgotten.
+    fn bury(&self, bytes: u64, counted: u64, witness: Option<Witness>) {
         let mut books = self.books.lock();
         books.lent -= counted;
-        if remains.witness.is_some() || self.peer.pidfd().is_some() {
-            books.remains.push(remains);
+        if let Some(witness) = witness {
+            books.remains.push(Remains { bytes, witness });
             drop(books);
             Ledger::get().hurry();
         }
@@ -212,27 +205,23 @@ impl Drop for Lent {
     fn drop(&mut self) {
         // In a forked child the memory is its parent's.
         if self.account.process.is_current() {
-            let remains = Remains { bytes: self.bytes, witness: self.witness.take() };
-            self.account.bury(remains, self.counted);
+            self.account.bury(self.bytes, self.counted, self.witness.take());
         }
     }
-}
-
-/// When the witnesses are asked, while there are any.
-#[derive(Debug, Default)]
-struct Rounds {
-    timer: Option<Arc<TimerFd>>,
-    pause: Duration,
 }
 
 impl Ledger {
     /// Something new remains: asks soon.
     fn hurry(&self) {
-        let mut rounds = self.rounds.lock();
-        rounds.pause = ASK[0];
-        if let Err(error) = rounds.wait() {
+        self.ask_in(ASK[0]);
+    }
+
+    fn ask_in(&self, pause: Duration) {
+        *self.pause.lock() = pause;
+        match Watcher::get() {
+            Ok(watcher) => watcher.call_at(Instant::now() + pause, || Ledger::get().ask()),
             // What remains is asked for when the next connection or segment is made.
-            tracing::debug!(%error, "there is no timer to ask who still has our memory");
+            Err(error) => tracing::debug!(%error, "nobody asks who still has our memory"),
         }
     }
 
@@ -242,46 +231,9 @@ impl Ledger {
         // Once more, for those that have nothing any more.
         drop(self.accounts());
         if remaining > 0 {
-            let mut rounds = self.rounds.lock();
-            rounds.pause = (rounds.pause * 2).min(ASK[1]);
-            if let Err(error) = rounds.wait() {
-                tracing::debug!(%error, "the timer could not be set");
-            }
+            let pause = *self.pause.lock();
+            self.ask_in((pause * 2).min(ASK[1]));
         }
-    }
-}
-
-impl Rounds {
-    fn wait(&mut self) -> io::Result<()> {
-        let timer = match &self.timer {
-            Some(timer) => timer,
-            None => {
-                let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-                let timer = Arc::new(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?);
-                Watcher::get()?.watch(Arc::new(Bell(Arc::clone(&timer))))?;
-                self.timer.insert(timer)
-            }
-        };
-        let once = Expiration::OneShot(TimeSpec::from_duration(self.pause));
-        Ok(timer.set(once, TimerSetTimeFlags::empty())?)
-    }
-}
-
-/// The timer as the watcher sees it.
-#[derive(Debug)]
-struct Bell(Arc<TimerFd>);
-
-impl Source for Bell {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn ready(&self) -> Next {
-        if let Err(error) = self.0.wait() {
-            tracing::debug!(%error, "the timer was not read");
-        }
-        Ledger::get().ask();
-        Next::Keep
     }
 }
 
@@ -341,12 +293,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_witness_the_end_of_the_process_counts() {
+    fn without_a_witness_nothing_is_known_of_what_is_over() {
         let account = account("blind", true);
-        drop(account.lend(MIB, MIB, None).unwrap());
-        assert_eq!(account.left(MIB), 0);
-        // Nor is there one to wait for.
-        let account = self::account("blind and alone", false);
         drop(account.lend(MIB, MIB, None).unwrap());
         assert_eq!(account.left(MIB), MIB);
     }

@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use crate::sys::lease;
-use crate::sys::shortage::explain;
+use crate::sys::shortage::{explain, is_shortage};
 
 /// What one side of a connection keeps its messages in, for the other side to read. Each side chooses its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -139,8 +139,8 @@ pub(crate) struct Witness(File);
 
 impl Witness {
     /// A second descriptor of `file`, which is open for writing, that can only read. `None` without /proc.
-    fn new(file: &File) -> Option<Self> {
-        reopened(file).ok().map(Self)
+    fn new(file: &File) -> io::Result<Option<Self>> {
+        Ok(reopened(file)?.map(Self))
     }
 
     /// Whether nobody has the memory mapped or open; we have unmapped it ourselves. False if that cannot be known.
@@ -149,9 +149,13 @@ impl Witness {
     }
 }
 
-/// The file again, for reading only.
-fn reopened(file: &File) -> io::Result<File> {
-    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+/// The file again, for reading only. `None` without /proc.
+fn reopened(file: &File) -> io::Result<Option<File>> {
+    match File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if is_shortage(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 impl Fresh {
@@ -161,14 +165,15 @@ impl Fresh {
             Memory::Memfd => {
                 let file = File::from(memfd().map_err(|errno| failed("create", errno.into()))?);
                 file.set_len(length).map_err(|error| failed("size", error))?;
-                let (reader, witness) = (reopened(&file).ok().map(OwnedFd::from), Witness::new(&file));
+                let reader = reopened(&file).map_err(|error| failed("lend", error))?.map(OwnedFd::from);
+                let witness = Witness::new(&file).map_err(|error| failed("lend", error))?;
                 Ok(Self { memory, length, file, reader, witness })
             }
             Memory::PosixShm => {
                 let (file, reader) = posix_shm().map_err(|error| failed("create", error))?;
                 match reserve(&file, length) {
                     Ok(()) => {
-                        let witness = Witness::new(&file);
+                        let witness = Witness::new(&file).map_err(|error| failed("lend", error))?;
                         Ok(Self { memory, length, file, reader: Some(reader), witness })
                     }
                     Err(errno @ (Errno::ENOSPC | Errno::EDQUOT)) => {
@@ -256,7 +261,10 @@ fn posix_shm() -> io::Result<(File, OwnedFd)> {
 /// What a file system that knows no O_TMPFILE says, and a system without /proc.
 fn without_tmpfile(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
-    errno.is_some_and(|errno| [libc::EOPNOTSUPP, libc::EISDIR, libc::EINVAL, libc::ENOENT].contains(&errno))
+    error.kind() == io::ErrorKind::NotFound
+        || errno.is_some_and(|errno| {
+            [libc::EOPNOTSUPP, libc::EISDIR, libc::EINVAL, libc::ENOENT].contains(&errno)
+        })
 }
 
 /// It never has a name, so a process that is killed leaves none behind.
@@ -265,7 +273,7 @@ fn unnamed() -> io::Result<(File, OwnedFd)> {
     // O_EXCL: nobody can give it a name later.
     options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_EXCL);
     let file = options.open("/dev/shm")?;
-    let reader = reopened(&file)?;
+    let reader = reopened(&file)?.ok_or(io::ErrorKind::NotFound)?;
     Ok((file, reader.into()))
 }
 

@@ -41,8 +41,8 @@ pub struct Policy {
     pub memory: Memory,
     /// Bytes of a message that we take.
     pub max_message: u64,
-    /// Bytes of our memory for messages that one process may hold, over all of its connections. Four times what it
-    /// takes as a message, and 4 MiB at least, if `None`.
+    /// Bytes of our memory for messages that one process may hold, over all of its connections. If `None`: four times
+    /// what both sides take as a message, and 4 MiB at least.
     pub max_lent: Option<u64>,
     /// Lanes that a connection may have (server).
     pub lanes: u32,
@@ -64,7 +64,9 @@ impl Default for Policy {
 impl Policy {
     /// What a process may hold that takes messages of `max_message` bytes.
     fn lent_max(&self, max_message: u64) -> u64 {
-        self.max_lent.unwrap_or_else(|| max_message.min(LARGEST).saturating_mul(4).max(4 << 20))
+        // What a peer takes is its own word; it must not make us keep ready more than we would take.
+        let bound = max_message.min(self.max_message).min(LARGEST);
+        self.max_lent.unwrap_or_else(|| bound.saturating_mul(4).max(4 << 20))
     }
 
     /// The account of a process that wants one more connection.

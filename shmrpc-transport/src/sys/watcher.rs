@@ -37,6 +37,8 @@ pub(crate) enum Next {
     Keep,
     /// It stays, and is not asked again before its deadline.
     Rest,
+    /// It has rested long enough.
+    Resume,
     Done,
 }
 
@@ -59,6 +61,8 @@ pub(crate) struct Watcher {
 #[derive(Default)]
 struct Sources {
     by_token: HashMap<Token, Arc<dyn Source>>,
+    /// Who is to be called when.
+    calls: Vec<(Instant, fn())>,
     last: u64,
 }
 
@@ -128,6 +132,15 @@ impl Watcher {
         Ok(token)
     }
 
+    /// Calls `whom` at `time`, on the watcher's thread; earlier wishes of the same function are forgotten.
+    pub(crate) fn call_at(&self, time: Instant, whom: fn()) {
+        let mut sources = self.sources.lock();
+        sources.calls.retain(|(_, other)| !core::ptr::fn_addr_eq(*other, whom));
+        sources.calls.push((time, whom));
+        drop(sources);
+        self.hurry();
+    }
+
     /// Says whether `source`, which is watched as `token`, is also ready when its descriptor takes bytes.
     pub(crate) fn watch_room(&self, token: Token, source: &impl AsFd, wanted: bool) {
         let mut flags = EpollFlags::EPOLLIN;
@@ -176,7 +189,7 @@ impl Watcher {
         let Some(source) = source else { return };
         let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| source.ready()));
         match next {
-            Ok(Next::Keep) => {}
+            Ok(Next::Keep | Next::Resume) => {}
             Ok(Next::Rest) => self.ask(&*source, token, EpollFlags::empty()),
             Ok(Next::Done) | Err(_) => self.unwatch(token),
         }
@@ -192,15 +205,18 @@ impl Watcher {
     fn expire(&self) -> EpollTimeout {
         loop {
             let now = Instant::now();
-            let (mut late, mut next) = (Vec::new(), None);
-            for (token, source) in &self.sources.lock().by_token {
+            let mut sources = self.sources.lock();
+            let calls: Vec<_> = sources.calls.extract_if(.., |(time, _)| *time <= now).collect();
+            let (mut late, mut next) = (Vec::new(), sources.calls.iter().map(|(time, _)| *time).min());
+            for (token, source) in &sources.by_token {
                 match source.deadline() {
                     Some(deadline) if deadline <= now => late.push((*token, Arc::clone(source))),
                     Some(deadline) => next = Some(next.map_or(deadline, |next: Instant| next.min(deadline))),
                     None => {}
                 }
             }
-            if late.is_empty() {
+            drop(sources);
+            if late.is_empty() && calls.is_empty() {
                 return next.map_or(EpollTimeout::NONE, |next| {
                     let left = next - now + Duration::from_millis(1);
                     EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
@@ -209,9 +225,12 @@ impl Watcher {
             for (token, source) in late {
                 match source.expired() {
                     Next::Done => self.unwatch(token),
-                    // It may have rested until now.
-                    Next::Keep | Next::Rest => self.ask(&*source, token, EpollFlags::EPOLLIN),
+                    Next::Resume => self.ask(&*source, token, EpollFlags::EPOLLIN),
+                    Next::Keep | Next::Rest => {}
                 }
+            }
+            for (_, call) in calls {
+                call();
             }
         }
     }
@@ -253,7 +272,7 @@ mod tests {
         }
         fn expired(&self) -> Next {
             *self.until.lock() = None;
-            Next::Keep
+            Next::Resume
         }
     }
 

@@ -17,6 +17,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
 use crate::peers::{PeerCredentials, Peers};
 use crate::sys::fork::{self, Generation, Inherited};
+use crate::sys::shortage;
 
 /// A socket that listens at a path, and that nobody serves yet. It may be served in a forked child.
 #[derive(Debug)]
@@ -192,7 +193,7 @@ fn in_use(path: &Path, who: &str) -> io::Error {
 }
 
 fn explain(error: io::Error, what: &str, path: &Path) -> io::Error {
-    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+    io::Error::new(error.kind(), format!("{what} {}: {}", path.display(), shortage::explain(&error)))
 }
 
 fn not_usable(what: &str, path: &Path, why: &str) -> io::Error {

@@ -123,7 +123,7 @@ impl Source for Door {
 
     fn expired(&self) -> Next {
         *self.rests_until.lock() = None;
-        Next::Keep
+        Next::Resume
     }
 
     fn ready(&self) -> Next {

@@ -135,6 +135,11 @@ impl Process {
         self.lines.read_to_end(&mut Vec::new()).unwrap();
     }
 
+    /// All that the child still says.
+    pub(crate) fn rest(&mut self, said: &mut String) {
+        self.lines.read_to_string(said).unwrap();
+    }
+
     /// Waits until the child ends by itself. Its stdin stays open meanwhile.
     pub(crate) fn ends(&mut self) -> ExitStatus {
         let stdin = self.child.stdin.take();

@@ -1,0 +1,153 @@
+//! What an evil process can do, by name, and what it tells of it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::raw::{self, Peer, Rng};
+use super::{descriptors, memory, process, rings, socket};
+
+/// Bytes of a message that the server takes.
+pub(crate) const MAX_MESSAGE: u32 = 4 << 20;
+/// Connections that the server takes.
+pub(crate) const MAX_CONNECTIONS: usize = 48;
+
+type Attack = fn(&mut Evil);
+
+/// Every attack, by name.
+pub(crate) const ATTACKS: [(&str, Attack); 30] = [
+    ("random_writes", memory::random_writes),
+    ("segment_writes", memory::segment_writes),
+    ("slot_flips", rings::slot_flips),
+    ("payload_flips", rings::payload_flips),
+    ("bad_stamps", rings::bad_stamps),
+    ("bad_counters", rings::bad_counters),
+    ("bad_sleepers", rings::bad_sleepers),
+    ("bad_releases", rings::bad_releases),
+    ("never_release", memory::never_release),
+    ("never_read", memory::never_read),
+    ("oneway_flood", memory::oneway_flood),
+    ("large_flood", memory::large_flood),
+    ("segment_games", memory::segment_games),
+    ("wake_storm", rings::wake_storm),
+    ("requeue_theft", process::requeue_theft),
+    ("sudden_deaths", process::sudden_deaths),
+    ("freeze", process::freeze),
+    ("freeze_and_die", process::freeze),
+    ("fork_and_hold", process::fork_and_hold),
+    ("connection_flood", socket::connection_flood),
+    ("arrival_flood", socket::arrival_flood),
+    ("stalled_hellos", socket::stalled_hellos),
+    ("bad_hellos", socket::bad_hellos),
+    ("lane_flood", socket::lane_flood),
+    ("control_frames", socket::control_frames),
+    ("frame_flood", socket::frame_flood),
+    ("deaf_socket", socket::deaf_socket),
+    ("descriptor_flood", descriptors::descriptor_flood),
+    ("wrong_descriptors", descriptors::wrong_descriptors),
+    ("sealed_for_good", descriptors::sealed_for_good),
+];
+
+/// What an attack came to.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Tally {
+    /// Things tried.
+    pub(crate) rounds: u64,
+    /// Connections that stood.
+    pub(crate) joined: u64,
+    /// Connections that the server ended, or did not let stand.
+    pub(crate) ended: u64,
+    /// Calls that were answered all the same.
+    pub(crate) answered: u64,
+}
+
+/// The evil process.
+pub(crate) struct Evil {
+    pub(crate) path: PathBuf,
+    pub(crate) until: Instant,
+    /// Whether the server reads our large messages in place: then their bytes are left alone while it does.
+    pub(crate) trusted: bool,
+    pub(crate) rng: Rng,
+    pub(crate) tally: Tally,
+}
+
+impl Evil {
+    /// Runs the attack of this name.
+    pub(crate) fn run(mut self, name: &str) -> Tally {
+        let (_, attack) = ATTACKS.iter().find(|(known, _)| *known == name).unwrap();
+        attack(&mut self);
+        self.tally
+    }
+
+    pub(crate) fn goes_on(&self) -> bool {
+        Instant::now() < self.until
+    }
+
+    /// A connection with `lanes` lanes; none if the server has no room for us just now.
+    pub(crate) fn join(&mut self, lanes: u32) -> Option<Peer> {
+        self.join_taking(lanes, 1 << 20)
+    }
+
+    pub(crate) fn join_taking(&mut self, lanes: u32, max_message: u64) -> Option<Peer> {
+        let joined = Peer::join(&self.path, max_message)
+            .and_then(|peer| (0..lanes).try_for_each(|lane| peer.open(lane).map(drop)).map(|()| peer));
+        match joined {
+            Ok(peer) => {
+                self.tally.joined += 1;
+                Some(peer)
+            }
+            Err(_) => {
+                self.tally.ended += 1;
+                std::thread::sleep(Duration::from_millis(1));
+                None
+            }
+        }
+    }
+
+    /// Does `evil` to one connection after the other until the time is over; `evil` says when it is done with one.
+    pub(crate) fn again_and_again(&mut self, lanes: u32, mut evil: impl FnMut(&mut Self, &mut Peer)) {
+        // Once at least, however slow the machine is.
+        while self.goes_on() || self.tally.rounds == 0 {
+            let Some(mut peer) = self.join(lanes) else { continue };
+            evil(self, &mut peer);
+            self.tally.rounds += 1;
+            self.tally.ended += u64::from(peer.is_over());
+        }
+    }
+
+    /// A call as a good client makes it.
+    pub(crate) fn call(&mut self, peer: &mut Peer, lane: u32, large: bool) -> bool {
+        // What a trusting server may still read stays as it is.
+        let (method, payload) = request(&mut self.rng, large && !(self.trusted && peer.lost));
+        let offset = if payload.len() > 4096 { raw::QUIET } else { raw::ARENA + self.rng.below(64) * 4096 };
+        peer.post(lane, method, &payload, offset);
+        let answered = method == super::target::NOTE || peer.reply(lane);
+        peer.lost |= !answered;
+        self.tally.answered += u64::from(answered);
+        answered
+    }
+
+    /// Bits of a length that a trusting server may not see: it would read in place what we write meanwhile.
+    pub(crate) fn tame(&mut self, length: u32) -> u32 {
+        match length {
+            4097..=MAX_MESSAGE if self.trusted => [40, 4096, MAX_MESSAGE + 1, u32::MAX][self.rng.below(4)],
+            other => other,
+        }
+    }
+}
+
+/// A method and its arguments.
+pub(crate) fn request(rng: &mut Rng, large: bool) -> (u16, Vec<u8>) {
+    use super::target::{self, Shape, archive};
+    match rng.below(if large { 7 } else { 6 }) {
+        0 | 1 => (target::ADD, archive(&(rng.word(), rng.word()))),
+        2 => (target::ECHO, archive(&("x".repeat(rng.below(3000)),))),
+        3 => (target::BLOB, archive(&(rng.word() % 50_000, 7_u8))),
+        4 => {
+            let named = Shape::Named { name: "n".repeat(rng.below(200)), letter: 'ß', filled: Some(true) };
+            let shapes = vec![Shape::Point(1.0, 2.0), named, Shape::Many(vec![vec![1, 2, 3]; rng.below(50)])];
+            (target::SHAPES, archive(&(shapes,)))
+        }
+        5 => (target::NOTE, archive(&("y".repeat(rng.below(100)),))),
+        _ => (target::SUM, archive(&(vec![3_u8; 4097 + rng.below(60_000)],))),
+    }
+}

@@ -1,0 +1,228 @@
+//! Attacks by memory: random bytes all over it, memory that is never given back, floods.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use shmrpc_transport::slot::{FLAG_BLOCK, Header, Kind};
+
+use super::attacks::{Evil, MAX_MESSAGE};
+use super::raw::{
+    ARENA, BASE, BLOCKS, Memory, Peer, QUIET, RELEASE, RING, Rng, SIDE, SIDES, Words, frame, send,
+};
+use super::target::{self, archive};
+
+/// The lane that large messages go over. A trusting server reads those in place, so their slots and bytes are left
+/// alone there.
+const LARGE: u32 = 3;
+
+/// Writes random words all over the base segment, most of them where the server looks, until `stop`.
+fn scribble(own: &Memory, trusted: bool, mut rng: Rng, stop: &AtomicBool) {
+    let large = SIDES + LARGE as usize * SIDE..SIDES + (LARGE as usize + 1) * SIDE;
+    while !stop.load(Ordering::Relaxed) {
+        for _ in 0..64 {
+            let at = match rng.below(4) {
+                0 => rng.below(BASE),
+                1 => RELEASE + rng.below(4 * BLOCKS as usize),
+                2 => SIDES + rng.below(LARGE as usize * SIDE),
+                // The first slots and words of the first lanes.
+                _ => SIDES + rng.below(LARGE as usize) * SIDE + rng.below(RING + 8 * 64),
+            } & !7;
+            if trusted && (large.contains(&at) || at >= QUIET) {
+                continue;
+            }
+            let mut value = if rng.below(2) == 0 {
+                rng.next()
+            } else {
+                u64::from(rng.odd()) << 32 | u64::from(rng.odd())
+            };
+            let in_side = at.checked_sub(SIDES).map(|at| at % SIDE);
+            let is_route = in_side.is_some_and(|at| at >= RING && at % 64 == 8);
+            if trusted && is_route && (4097..=u64::from(MAX_MESSAGE)).contains(&(value >> 32)) {
+                value = value & 0xffff_ffff | u64::from(u32::MAX) << 32;
+            }
+            own.wide(at).store(value, Ordering::Relaxed);
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Runs `part` while another thread does `meanwhile`, which ends when its flag is set.
+pub(crate) fn beside<R>(meanwhile: impl FnOnce(&AtomicBool) + Send, part: impl FnOnce() -> R) -> R {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| meanwhile(&stop));
+        let result = part();
+        stop.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+/// Random words all over the base segment while calls go on.
+pub(crate) fn random_writes(evil: &mut Evil) {
+    evil.again_and_again(LARGE + 1, |evil, peer| {
+        let (own, trusted, rng) = (Arc::clone(&peer.own), evil.trusted, Rng(evil.rng.next()));
+        beside(
+            |stop| scribble(&own, trusted, rng, stop),
+            || {
+                let mut turn = 0;
+                while evil.goes_on() && !peer.is_over() {
+                    let lane = turn % (LARGE + 1);
+                    turn += 1;
+                    evil.call(peer, lane, lane == LARGE || !evil.trusted);
+                }
+            },
+        );
+    });
+}
+
+/// Random bytes all over a further segment while messages in it are read.
+pub(crate) fn segment_writes(evil: &mut Evil) {
+    const LENGTH: usize = 1 << 20;
+    evil.again_and_again(2, |evil, peer| {
+        let further = Memory::new(LENGTH);
+        if peer.add_segment(1, &further).is_err() {
+            return;
+        }
+        let mut rng = Rng(evil.rng.next());
+        let writer = |stop: &AtomicBool| {
+            while !stop.load(Ordering::Relaxed) {
+                further.wide(rng.below(LENGTH) & !7).store(rng.next(), Ordering::Relaxed);
+            }
+        };
+        beside(writer, || {
+            while evil.goes_on() && !peer.is_over() {
+                let end = if evil.trusted { 4096 } else { 200_000 };
+                let length = 41 + u32::try_from(evil.rng.below(end - 41)).unwrap();
+                let method = [target::SUM, target::SHAPES, target::ECHO][evil.rng.below(3)];
+                let call_id = peer.sent[0];
+                let header =
+                    Header { call_id, method, flags: FLAG_BLOCK, length, ..Header::new(Kind::Request) };
+                let offset = evil.rng.below(LENGTH - 200_000) as u64 & !63;
+                let words = Words::inline(header, [1, offset, 0, 0, 0]);
+                peer.publish(0, &words, call_id.wrapping_add(1));
+                evil.tally.answered += u64::from(peer.reply(0));
+            }
+        });
+    });
+}
+
+/// Asks for replies in blocks and keeps the blocks.
+pub(crate) fn never_release(evil: &mut Evil) {
+    let mut peers: Vec<Peer> = (0..4).filter_map(|_| evil.join(1)).collect();
+    peers.iter_mut().for_each(|peer| peer.releases = false);
+    while evil.goes_on() || evil.tally.rounds == 0 {
+        evil.tally.rounds += 1;
+        for peer in &mut peers {
+            peer.post(0, target::BLOB, &archive(&(100_000_u32, 1_u8)), ARENA);
+            evil.tally.answered += u64::from(peer.reply(0));
+        }
+    }
+}
+
+/// Sends requests as long as there is room, and reads no reply.
+pub(crate) fn never_read(evil: &mut Evil) {
+    let mut peers: Vec<Peer> = (0..4).filter_map(|_| evil.join(4)).collect();
+    for round in 0..128 * 3 {
+        for peer in &mut peers {
+            for lane in 0..4 {
+                peer.post(lane, target::BLOB, &archive(&(round * 10, 1_u8)), ARENA);
+            }
+        }
+        evil.tally.rounds += 1;
+    }
+    while evil.goes_on() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// One-way calls as fast as they are taken.
+pub(crate) fn oneway_flood(evil: &mut Evil) {
+    let note = archive(&("z".repeat(2000),));
+    evil.again_and_again(8, |evil, peer| {
+        while evil.goes_on() && !peer.is_over() {
+            for lane in 0..8 {
+                let done = peer.theirs.word(Peer::side(lane) + super::raw::DONE);
+                let sent = peer.sent[lane as usize];
+                let room = 128_u32.saturating_sub(sent.wrapping_sub(done.load(Ordering::Acquire)));
+                for at in 0..room as usize {
+                    peer.post(lane, target::NOTE, &note, ARENA + at * 4096 % (QUIET - ARENA));
+                }
+                evil.tally.answered += u64::from(room);
+            }
+        }
+    });
+}
+
+/// Messages as large as the server takes, and larger.
+pub(crate) fn large_flood(evil: &mut Evil) {
+    let further = Memory::new(MAX_MESSAGE as usize + 4096);
+    evil.again_and_again(2, |evil, peer| {
+        if peer.add_segment(1, &further).is_err() {
+            return;
+        }
+        while evil.goes_on() && !peer.is_over() {
+            let above = u32::from(evil.rng.below(20) == 0);
+            let header = Header { method: target::SUM, flags: FLAG_BLOCK, ..Header::new(Kind::Request) };
+            let mut words = Words::inline(header, [1, 0, 0, 0, 0]);
+            words.set_length(MAX_MESSAGE + above);
+            // The root of the archive: a slice of nearly all bytes before it.
+            let length = MAX_MESSAGE - 8;
+            let back = length.wrapping_neg();
+            let root = u64::from(back) | u64::from(length) << 32;
+            further.wide(MAX_MESSAGE as usize - 8).store(root, Ordering::Relaxed);
+            for lane in 0..2 {
+                words.0[0] = u64::from(peer.sent[lane as usize]) << 32;
+                peer.publish(lane, &words, peer.sent[lane as usize].wrapping_add(1));
+            }
+            for lane in 0..2 {
+                evil.tally.answered += u64::from(peer.reply(lane));
+            }
+        }
+    });
+}
+
+/// Segments out of turn, too many, too large, retired twice, named when they are gone.
+pub(crate) fn segment_games(evil: &mut Evil) {
+    evil.again_and_again(1, |evil, peer| {
+        let mut id = 1;
+        while evil.goes_on() && !peer.is_over() {
+            let mut retire = Header::new(Kind::SegmentRetire);
+            let sent = match evil.rng.below(16) {
+                0 => peer.add_segment(evil.rng.odd(), &Memory::new(4096)),
+                1 => peer.add_segment(id, &Memory::new(64 << 20)),
+                2 => {
+                    // A length that is not what the descriptor has.
+                    let mut header = Header::new(Kind::SegmentAdd);
+                    header.block = id;
+                    let memory = Memory::new(8192);
+                    let length = u64::from(evil.rng.odd()).to_le_bytes();
+                    send(&peer.socket, &frame(header, &length), &[memory.fd.as_raw_fd()])
+                }
+                3 => {
+                    retire.block = evil.rng.odd();
+                    retire.call_id = evil.rng.word() % 2;
+                    send(&peer.socket, &frame(retire, &[]), &[])
+                }
+                4..8 => {
+                    retire.block = id.saturating_sub(1);
+                    send(&peer.socket, &frame(retire, &[]), &[])
+                }
+                8 => {
+                    let header = Header { flags: FLAG_BLOCK, length: 64, ..Header::new(Kind::Request) };
+                    let words = Words::inline(header, [u64::from(id) - 1, 0, 0, 0, 0]);
+                    let stamp = peer.sent[0].wrapping_add(1);
+                    peer.publish(0, &words, stamp);
+                    Ok(usize::from(peer.reply(0)))
+                }
+                _ => {
+                    id += 1;
+                    peer.add_segment(id - 1, &Memory::new(4096 * (1 + evil.rng.below(100))))
+                }
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    });
+}

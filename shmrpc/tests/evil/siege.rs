@@ -1,0 +1,243 @@
+//! A server under attack: one attack after the other, and what is left of each.
+
+use std::fmt::Display;
+use std::fs;
+use std::io::Read;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::attacks::Tally;
+use super::good::{CLIENTS, Crowd};
+use super::target::TargetClient;
+use crate::support::process::Process;
+use crate::support::{BOUND, Place, until};
+
+pub(crate) const ATTACK: &str = "SHMRPC_EVIL_ATTACK";
+pub(crate) const MILLIS: &str = "SHMRPC_EVIL_MILLIS";
+pub(crate) const TRUSTED: &str = "SHMRPC_EVIL_TRUSTED";
+pub(crate) const SHARE: &str = "SHMRPC_EVIL_SHARE";
+
+/// What a process has. The kernel counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    descriptors: usize,
+    threads: usize,
+    /// Mappings of shared memory.
+    shared: usize,
+}
+
+impl Holdings {
+    fn of(server: &Process) -> Self {
+        let process = format!("/proc/{}", server.child.id());
+        let entries = |folder| fs::read_dir(format!("{process}/{folder}")).unwrap().count();
+        let maps = fs::read_to_string(format!("{process}/maps")).unwrap();
+        let shared = maps.lines().filter(|line| line.contains("memfd:")).count();
+        Self { descriptors: entries("fd"), threads: entries("task"), shared }
+    }
+}
+
+/// KiB that the server may have more than before: what its allocator keeps.
+const KEPT: u64 = 64 << 10;
+
+/// What an attack came to, on both sides.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) name: &'static str,
+    pub(crate) seconds: f64,
+    pub(crate) tally: Tally,
+    pub(crate) calls: u64,
+    pub(crate) p99: Duration,
+    /// The same beside a process that only computes, as much as the evil one did.
+    pub(crate) p99_beside_work: Option<Duration>,
+    pub(crate) newcomers: Newcomers,
+    /// KiB of memory that the server has resident afterwards.
+    pub(crate) resident: u64,
+}
+
+/// Clients that came while an attack went on.
+#[derive(Debug, Default)]
+pub(crate) struct Newcomers {
+    pub(crate) served: u64,
+    /// Because there was no room.
+    pub(crate) refused: u64,
+    /// The longest that one took, from connecting to its answer.
+    pub(crate) longest: Duration,
+}
+
+/// A real server process, its stderr in a file.
+pub(crate) struct Siege<'a> {
+    place: &'a Place,
+    server: Process,
+    trusted: bool,
+    time: Duration,
+    crowd: &'a Crowd,
+    alone: Holdings,
+    before: Option<Holdings>,
+    resident_before: u64,
+}
+
+impl<'a> Siege<'a> {
+    pub(crate) fn new(place: &'a Place, crowd: &'a Crowd, trusted: bool, time: Duration) -> Self {
+        let stderr = fs::File::create(place.path().join("stderr")).unwrap();
+        let mut server = Process::start_with("child_server", &place.endpoint(), |command| {
+            command.env(TRUSTED, trusted.to_string()).stderr(Stdio::from(stderr))
+        });
+        server.says("ready");
+        let alone = Holdings::of(&server);
+        Self { place, server, trusted, time, crowd, alone, before: None, resident_before: 0 }
+    }
+
+    fn holdings(&self) -> Holdings {
+        Holdings::of(&self.server)
+    }
+
+    fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.server.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// One more client that comes, calls and goes. Whether it was served.
+    fn newcomer(&self) -> Result<(), String> {
+        let client = TargetClient::builder().timeout(BOUND).connect(self.place.endpoint());
+        let client = client.map_err(|error| error.to_string())?;
+        let answer = client.add(40, 2).map_err(|error| error.to_string())?;
+        if answer == 42 { Ok(()) } else { Err(format!("40 and 2 are {answer}")) }
+    }
+
+    /// Remembers what the server has when the good clients alone are there.
+    pub(crate) fn settle_in(&mut self) {
+        self.newcomer().unwrap();
+        // A base segment each way and a thread for each good client.
+        let clients = CLIENTS as usize;
+        let (shared, threads) = (2 * clients, self.alone.threads + clients);
+        until("the newcomer is gone", || {
+            let now = self.holdings();
+            (now.shared, now.threads) == (shared, threads)
+        });
+        self.before = Some(self.holdings());
+        self.resident_before = self.resident();
+    }
+
+    fn evil(&self, part: &str, variables: &[(&str, String)]) -> Process {
+        Process::start_with(part, &self.place.endpoint(), |command| {
+            command.env(MILLIS, self.time.as_millis().to_string()).env(TRUSTED, self.trusted.to_string());
+            command.envs(variables.iter().map(|(name, value)| (name, value)))
+        })
+    }
+
+    /// Runs one attack and waits until the server has what it had before. `compare` measures the good clients once
+    /// more beside a process that computes as much as the evil one did.
+    pub(crate) fn attack(&mut self, name: &'static str, compare: bool) -> Outcome {
+        self.crowd.measured();
+        let (start, work) = (Instant::now(), work_of_children());
+        let mut evil = self.evil("child_evil", &[(ATTACK, name.to_owned())]);
+        let stdin = evil.child.stdin.take();
+        let mut thawed = false;
+        let (status, newcomers) = self.until_it_ends(&mut evil, |evil| {
+            if !thawed && start.elapsed() > self.time && state(evil.child.id()) == Some('T') {
+                thawed = true;
+                if name.ends_with("die") { evil.kill() } else { evil.go_on() }
+            }
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        let (calls, p99) = self.crowd.measured();
+        let share = (work_of_children() - work) / seconds;
+        let mut said = String::new();
+        evil.rest(&mut said);
+        assert!(
+            status.success() || name.ends_with("die"),
+            "{name}: the evil process ended with {status}\n{said}"
+        );
+        self.recovered(name);
+        drop(stdin);
+        let heir = said.lines().find_map(|line| line.strip_prefix("heir "));
+        if let Some(heir) = heir {
+            until("the heir is gone", || matches!(state(heir), None | Some('Z')));
+        }
+        let p99_beside_work = compare.then(|| self.beside_work(share));
+        let resident = self.resident();
+        assert!(resident < self.resident_before + KEPT, "{name}: {resident} KiB are resident");
+        Outcome { name, seconds, tally: tally(&said), calls, p99, p99_beside_work, newcomers, resident }
+    }
+
+    /// Lets newcomers come, one after the other, until `process` ends.
+    fn until_it_ends(
+        &self,
+        process: &mut Process,
+        mut meanwhile: impl FnMut(&mut Process),
+    ) -> (ExitStatus, Newcomers) {
+        let end = Instant::now() + self.time + BOUND;
+        let mut newcomers = Newcomers::default();
+        loop {
+            if let Some(status) = process.child.try_wait().unwrap() {
+                return (status, newcomers);
+            }
+            assert!(Instant::now() < end, "it does not end");
+            let came = Instant::now();
+            match self.newcomer() {
+                Ok(()) => newcomers.served += 1,
+                Err(_) => newcomers.refused += 1,
+            }
+            newcomers.longest = newcomers.longest.max(came.elapsed());
+            meanwhile(process);
+            // So that they do not crowd the others out.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Nothing of the attack is left, and everybody is served.
+    fn recovered(&self, name: &str) {
+        let before = self.before.unwrap();
+        let end = Instant::now() + BOUND;
+        while self.holdings() != before {
+            assert!(Instant::now() < end, "{name}: left behind: {:?}, before it {before:?}", self.holdings());
+            std::thread::yield_now();
+        }
+        self.newcomer().unwrap_or_else(|error| panic!("{name}: nobody is served any more: {error}"));
+        let calls = self.crowd.calls();
+        until("the good clients go on", || {
+            self.crowd.calls() > calls + 16 || !self.crowd.faults().is_empty()
+        });
+        assert_eq!(self.crowd.faults(), Vec::<String>::new(), "{name}");
+        assert_eq!(fs::read_to_string(self.place.path().join("stderr")).unwrap(), "", "{name}");
+    }
+
+    fn beside_work(&self, share: f64) -> Duration {
+        let mut worker = self.evil("child_worker", &[(SHARE, share.to_string())]);
+        worker.says("working");
+        self.crowd.measured();
+        assert!(self.until_it_ends(&mut worker, |_| {}).0.success());
+        self.crowd.measured().1
+    }
+
+    /// The server ends by itself, and well.
+    pub(crate) fn end(mut self) {
+        assert!(self.server.child.try_wait().unwrap().is_none(), "the server is dead");
+        drop(self.server.child.stdin.take());
+        assert!(self.server.ends().success());
+    }
+}
+
+/// The kernel's letter for what a process does; `None` if there is none.
+fn state(process: impl Display) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
+/// Seconds that our children have computed, those that ended and were waited for.
+fn work_of_children() -> f64 {
+    let mut stat = String::new();
+    fs::File::open("/proc/self/stat").unwrap().read_to_string(&mut stat).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    // cutime and cstime, in hundredths of a second.
+    let ticks: u32 = fields[13].parse::<u32>().unwrap() + fields[14].parse::<u32>().unwrap();
+    f64::from(ticks) / 100.0
+}
+
+fn tally(said: &str) -> Tally {
+    let line = said.lines().find_map(|line| line.strip_prefix("tally "));
+    let mut numbers = line.unwrap_or_default().split(' ').map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    Tally { rounds: next(), joined: next(), ended: next(), answered: next() }
+}

@@ -1,0 +1,203 @@
+//! Attacks on the socket: floods of connections, lanes and frames, stalls, nonsense, answers that nobody reads.
+
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use shmrpc_transport::slot::{Header, Kind};
+
+use super::attacks::{Evil, MAX_CONNECTIONS};
+use super::raw::{BASE, LANES, Memory, Peer, dial, frame, hello, receive, send};
+
+/// Connects until the server has no room, holds all, and begins anew.
+pub(crate) fn connection_flood(evil: &mut Evil) {
+    while evil.goes_on() || evil.tally.ended == 0 {
+        let before = evil.tally.ended;
+        let mut held: Vec<Peer> = Vec::new();
+        while held.len() < MAX_CONNECTIONS && evil.tally.ended < before + 8 {
+            held.extend(evil.join(0));
+        }
+        assert!(held.len() < MAX_CONNECTIONS, "the server has no limit");
+        evil.tally.rounds += 1;
+    }
+}
+
+/// Connects and says nothing, more often than the server lets wait.
+pub(crate) fn arrival_flood(evil: &mut Evil) {
+    while evil.goes_on() || evil.tally.rounds == 0 {
+        let silent: Vec<UnixStream> = (0..300).filter_map(|_| dial(&evil.path).ok()).collect();
+        // The last one is refused, and hears so at once.
+        let refused = receive(silent.last().unwrap()).is_ok_and(|(header, ..)| header.kind == Kind::Failure);
+        assert!(refused, "{} may all wait", silent.len());
+        evil.tally.ended += 1;
+        evil.tally.rounds += 1;
+    }
+}
+
+/// Stops at every step of the handshake.
+pub(crate) fn stalled_hellos(evil: &mut Evil) {
+    let hello = hello(1 << 20);
+    let memory = Memory::new(BASE);
+    let fd = [memory.fd.as_raw_fd()];
+    let stall = |path, step| -> std::io::Result<UnixStream> {
+        let socket = dial(path)?;
+        match step {
+            0 => {}
+            1 => drop(send(&socket, &hello[..10], &[])?),
+            2 => drop(send(&socket, &hello[..24], &[])?),
+            3 => drop(send(&socket, &hello[..24], &fd)?),
+            4 => drop(send(&socket, &hello[..hello.len() / 2], &fd)?),
+            // Whole, but without memory: refused.
+            5 => drop(send(&socket, &hello, &[])?),
+            // Whole, and the answer is never read.
+            6 => drop(send(&socket, &hello, &fd)?),
+            _ => {
+                for byte in &hello {
+                    send(&socket, std::slice::from_ref(byte), &[])?;
+                }
+            }
+        }
+        Ok(socket)
+    };
+    while evil.goes_on() || evil.tally.rounds == 0 {
+        let held: Vec<_> = (0..24).filter_map(|turn| stall(&evil.path, turn % 8).ok()).collect();
+        evil.tally.rounds += 1;
+        evil.tally.joined += held.len() as u64;
+        while evil.goes_on() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Hellos that are nearly right.
+pub(crate) fn bad_hellos(evil: &mut Evil) {
+    while evil.goes_on() || evil.tally.rounds < 50 {
+        let Ok(socket) = dial(&evil.path) else { continue };
+        let memory = Memory::new(BASE);
+        let mut bytes = hello(u64::from(evil.rng.odd()) << evil.rng.below(33));
+        match evil.rng.below(8) {
+            0 => {
+                bytes =
+                    frame(Header::new(Kind::from_byte(1 + evil.rng.word() as u8 % 17).unwrap()), &bytes[24..])
+            }
+            1 => {
+                bytes = frame(Header::new(Kind::Hello), &vec![evil.rng.word() as u8; evil.rng.below(1 << 20)])
+            }
+            2 => bytes[12..16].copy_from_slice(&evil.rng.odd().to_le_bytes()),
+            3 => bytes.truncate(evil.rng.below(bytes.len())),
+            4 => bytes.iter_mut().take(24).for_each(|byte| *byte = evil.rng.word() as u8),
+            _ => {
+                for _ in 0..=evil.rng.below(6) {
+                    let at = 24 + evil.rng.below(bytes.len() - 24);
+                    bytes[at] ^= 1 << evil.rng.below(8);
+                }
+            }
+        }
+        let fds = vec![memory.fd.as_raw_fd(); evil.rng.below(4)];
+        let sent = send(&socket, &bytes, &fds).unwrap_or(0);
+        drop((&socket).write_all(&bytes[sent..]));
+        // What was cut short gets no answer; nothing more comes from here.
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        match receive(&socket) {
+            Ok((header, ..)) if header.kind == Kind::Hello => evil.tally.joined += 1,
+            _ => evil.tally.ended += 1,
+        }
+        evil.tally.rounds += 1;
+    }
+}
+
+/// Opens every lane, again and again, and lanes that there are not.
+pub(crate) fn lane_flood(evil: &mut Evil) {
+    while evil.goes_on() || evil.tally.rounds == 0 {
+        let mut held: Vec<Peer> = (0..4).filter_map(|_| evil.join(0)).collect();
+        for lane in 0..2 * LANES {
+            let mut header = Header::new(Kind::LaneOpen);
+            header.block = lane % LANES;
+            for peer in &held {
+                let _ = send(&peer.socket, &frame(header, &[]), &[]);
+            }
+            held.iter().map(Peer::is_over).for_each(|_| {});
+        }
+        for lane in 0..LANES {
+            for peer in &mut held {
+                evil.call(peer, lane, false);
+            }
+        }
+        for peer in &held {
+            let mut header = Header::new(Kind::LaneOpen);
+            header.block = LANES + evil.rng.word() % 3;
+            let _ = send(&peer.socket, &frame(header, &[]), &[]);
+            // The server ends it.
+            while receive(&peer.socket).is_ok() {}
+            evil.tally.ended += 1;
+        }
+        evil.tally.rounds += 1;
+    }
+}
+
+/// Frames of any kind that say anything.
+pub(crate) fn control_frames(evil: &mut Evil) {
+    evil.again_and_again(1, |evil, peer| {
+        while !peer.is_over() {
+            let kind = [Kind::LaneOpen, Kind::LaneReset, Kind::SegmentRetire, Kind::GoAway, Kind::Ping];
+            let kind = match evil.rng.below(20) {
+                0 => Kind::from_byte(1 + evil.rng.word() as u8 % 17).unwrap(),
+                _ => kind[evil.rng.below(5)],
+            };
+            let mut header =
+                Header { call_id: evil.rng.word() % 2, block: evil.rng.word() % 64, ..Header::new(kind) };
+            let payload = vec![evil.rng.word() as u8; evil.rng.below(100)];
+            if evil.rng.below(8) == 0 {
+                (header.method, header.flags) = (evil.rng.word() as u16, evil.rng.word() as u8 % 4);
+                (header.block, header.timeout_ms) = (evil.rng.odd(), evil.rng.odd());
+            }
+            let mut bytes = frame(header, &payload);
+            if evil.rng.below(20) == 0 {
+                let at = evil.rng.below(bytes.len());
+                bytes[at] = evil.rng.word() as u8;
+            }
+            if send(&peer.socket, &bytes, &[]).is_err() {
+                return;
+            }
+            evil.call(peer, 0, false);
+        }
+    });
+}
+
+/// Frames that want no answer, as fast as a socket carries them, from several connections.
+pub(crate) fn frame_flood(evil: &mut Evil) {
+    let pings = frame(Header::new(Kind::Ping), &[]).repeat(2000);
+    let held: Vec<Peer> = (0..4).filter_map(|_| evil.join(1)).collect();
+    std::thread::scope(|scope| {
+        for peer in &held {
+            let goes_on = || Instant::now() < evil.until;
+            let pings = &pings;
+            scope.spawn(move || while goes_on() && (&peer.socket).write_all(pings).is_ok() {});
+        }
+    });
+    evil.tally.rounds += 1;
+}
+
+/// Asks without end and reads no answer, so that the server's answers find no room.
+pub(crate) fn deaf_socket(evil: &mut Evil) {
+    while evil.goes_on() || evil.tally.rounds == 0 {
+        let held: Vec<Peer> = (0..4).filter_map(|_| evil.join(1)).collect();
+        let question = frame(Header::new(Kind::LaneOpen), &[]);
+        for peer in &held {
+            peer.socket.set_nonblocking(true).unwrap();
+            let mut sent = 0;
+            // Until the server has ended it; it does so because it cannot answer.
+            loop {
+                match send(&peer.socket, &question, &[]) {
+                    Ok(_) => sent += 1,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+                    Err(_) => break,
+                }
+                assert!(sent < 100_000, "the server still answers somebody who does not read");
+            }
+            evil.tally.ended += 1;
+        }
+        evil.tally.rounds += 1;
+    }
+}

@@ -1,0 +1,451 @@
+//! Promise 7: no byte of our private memory, nor of another connection, reaches a peer; padding included.
+//!
+//! All memory that is taken from the heap or given back is filled with a poison, and so is the stack before each call
+//! and each reply. Then everything is looked at that a peer can see: every byte on the socket, kept by a tap between
+//! client and server, and every segment, whole. The same calls are made with several poisons: where each run shows its
+//! own, something private got out.
+//!
+//! What earlier messages to the same peer left behind, in slots, in the tails of blocks and where a message moved to a
+//! larger block, may be seen by that peer: it has had it before.
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests")]
+
+mod support;
+
+mod poison {
+    pub(crate) mod tap;
+}
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use poison::tap::Tap;
+use shmrpc::Service;
+use shmrpc::prelude::*;
+use shmrpc::private::{Answered, Request, ServiceSchema};
+use support::{BOUND, Place, until};
+
+static POISON: AtomicU8 = AtomicU8::new(0xa5);
+/// The poison is one for the whole process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Fills what it hands out and what it takes back.
+struct Poisoner;
+
+#[global_allocator]
+static HEAP: Poisoner = Poisoner;
+
+// SAFETY: the system's allocator does it all; what is filled belongs to nobody at that moment.
+unsafe impl GlobalAlloc for Poisoner {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        let memory = unsafe { System.alloc(layout) };
+        if !memory.is_null() {
+            // SAFETY: fresh memory of this size.
+            unsafe { memory.write_bytes(POISON.load(Ordering::Relaxed), layout.size()) };
+        }
+        memory
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller gives up memory of this size.
+        unsafe { memory.write_bytes(POISON.load(Ordering::Relaxed), layout.size()) };
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(memory, layout) };
+    }
+}
+
+/// Fills the stack below its caller, where the next calls will have their variables.
+#[inline(never)]
+fn poison_stack() {
+    let mut below = [0_u8; 128 << 10];
+    below.fill(POISON.load(Ordering::Relaxed));
+    black_box(&mut below);
+}
+
+/// Holes between its fields.
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub struct Holes {
+    pub a: u8,
+    pub b: u64,
+    pub c: u16,
+    pub d: u32,
+    pub e: bool,
+}
+
+/// Small and large variants.
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub enum Uneven {
+    None,
+    Small(u8),
+    Large { wide: u128, narrow: u8 },
+    Holes(Holes),
+    Text(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub struct Many {
+    pub uneven: Vec<Uneven>,
+    pub maybe: [Option<u64>; 3],
+    pub maybe_small: [Option<u8>; 3],
+    pub maybe_text: [Option<String>; 2],
+    pub either: Vec<Result<u8, u64>>,
+    pub tuples: Vec<(u8, u64, u16)>,
+    pub array: [(u8, u32); 3],
+    pub boxed: Box<Holes>,
+    pub tree: BTreeMap<u8, Holes>,
+    pub tree_set: BTreeSet<u64>,
+    pub hash: HashMap<u8, (u8, u64)>,
+    pub hash_set: HashSet<String>,
+    pub queue: VecDeque<(u8, u16)>,
+    pub time: Duration,
+    pub addresses: Vec<IpAddr>,
+    pub letter: char,
+}
+
+fn holes(seed: u8) -> Holes {
+    Holes { a: seed, b: 2, c: 3, d: 4, e: true }
+}
+
+fn many(size: u8) -> Many {
+    let all = [
+        Uneven::None,
+        Uneven::Small(1),
+        Uneven::Large { wide: 1, narrow: 2 },
+        Uneven::Holes(holes(9)),
+        Uneven::Text("short".into()),
+        Uneven::Text("longer than what fits into the string itself".into()),
+    ];
+    Many {
+        uneven: all.iter().cloned().cycle().take(size.into()).collect(),
+        maybe: [None, Some(1), None],
+        maybe_small: [None, Some(1), None],
+        maybe_text: [None, Some("x".into())],
+        either: vec![Ok(1), Err(2), Ok(3)],
+        tuples: (0..size).map(|index| (index, 1, 2)).collect(),
+        array: [(1, 2), (3, 4), (5, 6)],
+        boxed: Box::new(holes(1)),
+        tree: (0..size).map(|index| (index, holes(index))).collect(),
+        tree_set: (0..u64::from(size)).collect(),
+        hash: (0..size).map(|index| (index, (index, 1))).collect(),
+        hash_set: (0..size).map(|index| "s".repeat(index.into())).collect(),
+        queue: (0..size).map(|index| (index, 1)).collect(),
+        time: Duration::new(1, 2),
+        addresses: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        letter: 'x',
+    }
+}
+
+#[shmrpc::service]
+pub trait Padded {
+    fn nothing(&self);
+    fn byte(&self, value: u8) -> u8;
+    fn pair(&self, a: u8, b: u32) -> (u8, u32);
+    fn maybe(&self, value: Option<u8>) -> Option<u64>;
+    fn holes(&self, value: Holes) -> Holes;
+    fn uneven(&self, value: Uneven) -> Uneven;
+    fn fails(&self, value: u8) -> Result<u64, Uneven>;
+    fn text(&self, text: &str) -> String;
+    fn many(&self, value: Many) -> Many;
+    fn bytes(&self, value: &[u8]) -> Vec<u8>;
+    fn panics(&self, text: &str);
+    #[oneway]
+    fn note(&self, value: Holes);
+    /// Shows what nobody may see.
+    fn leaks(&self, length: u32) -> Vec<u8>;
+}
+
+struct Here;
+
+impl Padded for Here {
+    fn nothing(&self) {
+        poison_stack();
+    }
+    fn byte(&self, value: u8) -> u8 {
+        poison_stack();
+        value
+    }
+    fn pair(&self, a: u8, b: u32) -> (u8, u32) {
+        poison_stack();
+        (a, b)
+    }
+    fn maybe(&self, value: Option<u8>) -> Option<u64> {
+        poison_stack();
+        value.map(u64::from)
+    }
+    fn holes(&self, value: Holes) -> Holes {
+        poison_stack();
+        value
+    }
+    fn uneven(&self, value: Uneven) -> Uneven {
+        poison_stack();
+        value
+    }
+    fn fails(&self, value: u8) -> Result<u64, Uneven> {
+        poison_stack();
+        Err(Uneven::Small(value))
+    }
+    fn text(&self, text: &str) -> String {
+        poison_stack();
+        text.to_owned()
+    }
+    fn many(&self, value: Many) -> Many {
+        poison_stack();
+        value
+    }
+    fn bytes(&self, value: &[u8]) -> Vec<u8> {
+        poison_stack();
+        value.to_vec()
+    }
+    fn panics(&self, text: &str) {
+        poison_stack();
+        panic!("{text}")
+    }
+    fn note(&self, value: Holes) {
+        poison_stack();
+        black_box(&value);
+    }
+    fn leaks(&self, length: u32) -> Vec<u8> {
+        vec![POISON.load(Ordering::Relaxed); length as usize]
+    }
+}
+
+/// A service that poisons the stack of whoever asks what it can: so hellos are written on it.
+struct Poisoned<S>(S);
+
+impl<S: Service> Service for Poisoned<S> {
+    fn schema(&self) -> ServiceSchema {
+        let schema = self.0.schema();
+        poison_stack();
+        schema
+    }
+    fn dispatch(&self, method: u16, request: Request<'_>) -> Answered {
+        self.0.dispatch(method, request)
+    }
+}
+
+#[shmrpc::service]
+pub trait Unknown {
+    fn anything(&self);
+}
+
+fn serve(place: &Place) -> ServerHandle {
+    let server = Server::builder().service(Poisoned(PaddedServer::new(Here))).listen(place.endpoint());
+    server.start().unwrap()
+}
+
+fn tap(place: &Place, name: &str) -> (Tap, String) {
+    let at: PathBuf = place.path().join(name);
+    let endpoint = format!("shm:{}", at.display());
+    (Tap::new(at, place.socket()), endpoint)
+}
+
+fn connect(endpoint: &str) -> PaddedClient {
+    poison_stack();
+    PaddedClient::builder().timeout(BOUND).max_message(8 << 20).connect(endpoint).unwrap()
+}
+
+/// One call of every shape and size.
+fn call_all(client: &PaddedClient) {
+    let before = poison_stack;
+    before();
+    client.nothing().unwrap();
+    before();
+    assert_eq!(client.byte(1), Ok(1));
+    before();
+    assert_eq!(client.pair(1, 2), Ok((1, 2)));
+    for value in [None, Some(1)] {
+        before();
+        assert_eq!(client.maybe(value), Ok(value.map(u64::from)));
+    }
+    before();
+    assert_eq!(client.holes(holes(7)), Ok(holes(7)));
+    for value in many(6).uneven {
+        before();
+        assert_eq!(client.uneven(value.clone()), Ok(value));
+    }
+    before();
+    assert_eq!(client.fails(3), Err(CallError::Service(Uneven::Small(3))));
+    // Around what fits into a slot, and around what a block is rounded up to.
+    for length in [0, 1, 7, 8, 9, 31, 32, 33, 40, 41, 55, 56, 57, 63, 64, 65, 127, 129, 4095, 4097] {
+        let text = "t".repeat(length);
+        before();
+        assert_eq!(client.text(&text), Ok(text));
+    }
+    for size in [0, 1, 3, 6, 40, 200] {
+        before();
+        assert_eq!(client.many(many(size)), Ok(many(size)));
+    }
+    for text in ["p", "a text that does not fit into a slot, and is not at all what anybody expected here"] {
+        before();
+        assert_eq!(client.panics(text), Err(CallError::Panicked(text.into())));
+    }
+    before();
+    client.note(holes(8)).unwrap();
+    before();
+    client.nothing().unwrap();
+}
+
+/// The same into further segments. Not behind a tap: a segment is announced on the socket, and what a tap delays
+/// comes too late.
+fn call_large(client: &PaddedClient) {
+    for length in [100_001, 1_000_003, 3_000_001] {
+        let bytes = vec![1; length];
+        poison_stack();
+        assert_eq!(client.bytes(&bytes), Ok(bytes));
+    }
+    for size in [50, 255] {
+        poison_stack();
+        assert_eq!(client.many(many(size)), Ok(many(size)));
+    }
+}
+
+/// Runs `part` as a client behind a tap, and a client that is refused. Returns all that the two sides could see of
+/// each other.
+fn tapped(part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
+    let place = Place::new();
+    let server = serve(&place);
+    let (tapped, endpoint) = tap(&place, "t");
+    let client = connect(&endpoint);
+    part(&client);
+    server.shutdown(BOUND).unwrap();
+    drop(client);
+
+    let server = serve(&place);
+    let (refused, endpoint) = tap(&place, "r");
+    poison_stack();
+    UnknownClient::connect(&endpoint).unwrap_err();
+    drop(server);
+    [tapped.shown(), refused.shown()].iter().flatten().flat_map(|side| side.pieces()).collect()
+}
+
+/// Runs `part` as a client without a tap. Returns the memory that the two sides share: each maps its own to write.
+fn mapped(part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
+    let place = Place::new();
+    let server = serve(&place);
+    let client = connect(&place.endpoint());
+    part(&client);
+    let memory = shared_memory();
+    drop(client);
+    drop(server);
+    // So that the next run finds its own only.
+    until("nothing is shared any more", || shared_memory().is_empty());
+    memory
+}
+
+/// What this process shares and writes, in the order in which it was made.
+fn shared_memory() -> Vec<Vec<u8>> {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let memory = File::open("/proc/self/mem").unwrap();
+    let mut all = BTreeMap::new();
+    for line in maps.lines().filter(|line| line.contains("memfd:shmrpc") && line.contains(" rw-s ")) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (start, end) = fields[0].split_once('-').unwrap();
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut bytes = vec![0; (end - start) as usize];
+        // It may be unmapped meanwhile, after the last run.
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            all.insert(fields[4].parse::<u64>().unwrap(), bytes);
+        }
+    }
+    all.into_values().collect()
+}
+
+/// Where every run shows its own poison: piece and offset.
+fn leaks(shown: impl Fn() -> Vec<Vec<u8>>) -> Vec<(usize, usize)> {
+    const POISONS: [u8; 3] = [0xa5, 0x5b, 0xc7];
+    let runs = POISONS.map(|poison| {
+        POISON.store(poison, Ordering::Relaxed);
+        shown()
+    });
+    assert_eq!(runs.each_ref().map(Vec::len), [runs[0].len(); 3], "as many segments in every run");
+    let mut found = Vec::new();
+    for piece in 0..runs[0].len() {
+        let length = runs.iter().map(|run| run[piece].len()).min().unwrap();
+        let leaked = |at: &usize| runs.iter().zip(POISONS).all(|(run, poison)| run[piece][*at] == poison);
+        found.extend((0..length).filter(leaked).map(|at| (piece, at)));
+    }
+    found
+}
+
+#[test]
+fn nothing_private_is_shown_to_a_peer() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = leaks(|| tapped(call_all));
+    assert!(found.is_empty(), "{} bytes (piece, offset): {:?}", found.len(), &found[..found.len().min(20)]);
+    let found = leaks(|| mapped(call_large));
+    assert!(found.is_empty(), "{} bytes (segment, offset): {:?}", found.len(), &found[..found.len().min(20)]);
+}
+
+/// The test itself: what a handler gives away is seen, inside a slot, in a block, in a further segment.
+#[test]
+fn a_leak_would_be_seen() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let leak = |length: u32| move |client: &PaddedClient| drop(client.leaks(length).unwrap());
+    for length in [1, 500] {
+        assert!(leaks(|| tapped(leak(length))).len() >= length as usize, "{length}");
+    }
+    assert!(leaks(|| mapped(leak(2_000_000))).len() >= 2_000_000);
+}
+
+/// Text that is nobody else's.
+fn secret(name: char, round: usize) -> String {
+    format!("<secret of {name}>").repeat(1 + round)
+}
+
+/// Clients of one process and one server, at the same time and one after the other.
+#[test]
+fn nothing_of_another_connection_is_shown_to_a_peer() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = Place::new();
+    let server = serve(&place);
+    let start = |name: char| {
+        let (tap, endpoint) = tap(&place, &name.to_string());
+        (name, tap, connect(&endpoint))
+    };
+    let talk = |(name, _, client): &(char, Tap, PaddedClient)| {
+        // From inside a slot to a large part of the first arena.
+        for round in [0, 1, 20, 500, 10_000] {
+            let text = secret(*name, round);
+            assert_eq!(client.text(&text), Ok(text.clone()));
+            let text = secret(*name, round.min(40));
+            assert_eq!(client.panics(&text), Err(CallError::Panicked(text)));
+        }
+    };
+    let both = [start('a'), start('b')];
+    both.iter().for_each(talk);
+    both.iter().rev().for_each(talk);
+    let mut all: Vec<(char, Tap)> = both.into_iter().map(|(name, tap, _)| (name, tap)).collect();
+    for name in ['c', 'd'] {
+        let later = start(name);
+        talk(&later);
+        all.push((later.0, later.1));
+    }
+    drop(server);
+    for (name, tap) in all {
+        let pieces: Vec<Vec<u8>> = tap.shown().iter().flat_map(|side| side.pieces()).collect();
+        for other in ['a', 'b', 'c', 'd'] {
+            let marker = secret(other, 0);
+            let is_there = pieces
+                .iter()
+                .any(|piece| piece.windows(marker.len()).any(|bytes| bytes == marker.as_bytes()));
+            assert_eq!(is_there, name == other, "what {other} said, in what peers of {name} see");
+        }
+    }
+}

@@ -104,9 +104,13 @@ impl Evil {
     }
 
     /// Does `evil` to one connection after the other until the time is over; `evil` says when it is done with one.
-    pub(crate) fn again_and_again(&mut self, lanes: u32, mut evil: impl FnMut(&mut Self, &mut Peer)) {
-        // Once at least, however slow the machine is.
-        while self.goes_on() || self.tally.rounds == 0 {
+    pub(crate) fn again_and_again(&mut self, lanes: u32, evil: impl FnMut(&mut Self, &mut Peer)) {
+        self.so_often(1, lanes, evil);
+    }
+
+    /// The same, `least` times at least, however slow the machine is.
+    pub(crate) fn so_often(&mut self, least: u64, lanes: u32, mut evil: impl FnMut(&mut Self, &mut Peer)) {
+        while self.goes_on() || self.tally.rounds < least {
             let Some(mut peer) = self.join(lanes) else { continue };
             evil(self, &mut peer);
             self.tally.rounds += 1;

@@ -60,13 +60,13 @@ pub(crate) fn beside<R>(meanwhile: impl FnOnce(&AtomicBool) + Send, part: impl F
 
 /// Random words all over the base segment while calls go on.
 pub(crate) fn random_writes(evil: &mut Evil) {
-    evil.again_and_again(LARGE + 1, |evil, peer| {
+    evil.so_often(8, LARGE + 1, |evil, peer| {
         let (own, trusted, rng) = (Arc::clone(&peer.own), evil.trusted, Rng(evil.rng.next()));
         beside(
             |stop| scribble(&own, trusted, rng, stop),
             || {
                 let mut turn = 0;
-                while evil.goes_on() && !peer.is_over() {
+                while (evil.goes_on() || turn < 8) && !peer.is_over() {
                     let lane = turn % (LARGE + 1);
                     turn += 1;
                     evil.call(peer, lane, lane == LARGE || !evil.trusted);

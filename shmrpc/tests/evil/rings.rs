@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::attacks::{Evil, request};
 use super::memory::beside;
-use super::raw::{ARENA, BLOCKS, DONE, Peer, RELEASE, Rng, TAKEN, Words, wake};
+use super::raw::{ARENA, BASE, BLOCKS, DONE, Peer, RELEASE, Rng, TAKEN, Words, wake};
 use super::target::{self, archive};
 
 /// Changes one to three fields of a slot.
@@ -14,7 +14,9 @@ fn spoil(evil: &mut Evil, words: &mut Words) {
     for _ in 0..=evil.rng.below(3) {
         let odd = u64::from(evil.rng.odd());
         let [call, route, room, ids, offset, ..] = &mut words.0;
-        match evil.rng.below(10) {
+        let field = evil.rng.below(12);
+        // Of a block, most of all where it is and how long.
+        match if *route >> 24 & 1 == 1 && field > 8 { 9 } else { field % 10 } {
             0 => *call = odd << 32,
             1 => *route = *route & !0xffff | odd & 0xffff,
             2 => *route = *route & !0xff_0000 | (odd & 0xff) << 16,
@@ -23,7 +25,10 @@ fn spoil(evil: &mut Evil, words: &mut Words) {
             6 => *room = *room & !0xffff_ffff | odd,
             7 => *ids = *ids & !0xffff_ffff | odd,
             8 => *ids = *ids & 0xffff_ffff | odd << 32,
-            _ => *offset = [odd & !63, odd, super::raw::BASE as u64 - 64, u64::MAX - 63][evil.rng.below(4)],
+            _ => {
+                let far = evil.rng.next() & !63;
+                *offset = [odd & !63, odd, BASE as u64 - 64, u64::MAX - 63, far][evil.rng.below(5)];
+            }
         }
     }
     let length = evil.tame((words.0[1] >> 32) as u32);
@@ -32,8 +37,8 @@ fn spoil(evil: &mut Evil, words: &mut Words) {
 
 /// Messages whose header or block reference is wrong, and changes while they are read.
 pub(crate) fn slot_flips(evil: &mut Evil) {
-    evil.again_and_again(1, |evil, peer| {
-        while evil.goes_on() && !peer.is_over() {
+    evil.so_often(24, 1, |evil, peer| {
+        while !peer.is_over() {
             let (method, payload) = request(&mut evil.rng, false);
             let good = peer.compose(0, method, &payload, ARENA + evil.rng.below(64) * 4096);
             let mut bad = good;
@@ -49,6 +54,9 @@ pub(crate) fn slot_flips(evil: &mut Evil) {
                 peer.own.wide(at + index * 8).store(bad.0[index], Ordering::Relaxed);
             }
             evil.tally.answered += u64::from(method != target::NOTE && peer.reply(0));
+            if evil.rng.below(8) == 0 {
+                break;
+            }
         }
     });
 }
@@ -75,8 +83,8 @@ pub(crate) fn payload_flips(evil: &mut Evil) {
 }
 
 pub(crate) fn bad_stamps(evil: &mut Evil) {
-    evil.again_and_again(1, |evil, peer| {
-        for _ in 0..evil.rng.below(10) {
+    evil.so_often(12, 1, |evil, peer| {
+        for _ in 0..evil.rng.below(4) {
             evil.call(peer, 0, false);
         }
         let right = peer.sent[0].wrapping_add(1);
@@ -96,7 +104,7 @@ pub(crate) fn bad_stamps(evil: &mut Evil) {
 
 /// `taken` and `done` that run backwards and ahead, while replies wait for credit.
 pub(crate) fn bad_counters(evil: &mut Evil) {
-    evil.again_and_again(1, |evil, peer| {
+    evil.so_often(12, 1, |evil, peer| {
         let add = archive(&(1_u32, 2_u32));
         for position in 0..300_u32 {
             let done = match evil.rng.below(64) {

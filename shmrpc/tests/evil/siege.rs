@@ -173,7 +173,9 @@ impl<'a> Siege<'a> {
             if let Some(status) = process.child.try_wait().unwrap() {
                 return (status, newcomers);
             }
-            assert!(Instant::now() < end, "it does not end");
+            assert!(Instant::now() < end, "the evil process does not end");
+            let alive = !matches!(state(self.server.child.id()), None | Some('Z'));
+            assert!(alive, "the server is dead; {:?}", self.crowd.faults());
             let came = Instant::now();
             match self.newcomer() {
                 Ok(()) => newcomers.served += 1,

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use shmrpc_transport::message::Refusal;
 use shmrpc_transport::rkyv;
-use shmrpc_transport::rkyv::rancor::BoxedError as Error;
 use shmrpc_transport::rkyv::util::AlignedVec;
 
 use crate::dispatch::Service;
@@ -78,21 +78,21 @@ pub(crate) fn answer(services: &[Arc<dyn Service>], question: &[u8]) -> Result<(
 fn to_bytes<T>(value: &T) -> Vec<u8>
 where
     T: for<'a> rkyv::Serialize<
-            rkyv::api::high::HighSerializer<AlignedVec, rkyv::ser::allocator::ArenaHandle<'a>, Error>,
+            rkyv::api::high::HighSerializer<AlignedVec, rkyv::ser::allocator::ArenaHandle<'a>, Refusal>,
         >,
 {
-    rkyv::to_bytes::<Error>(value).map(|bytes| bytes.to_vec()).unwrap_or_default()
+    rkyv::to_bytes::<Refusal>(value).map(|bytes| bytes.to_vec()).unwrap_or_default()
 }
 
 fn from_bytes<T>(bytes: &[u8]) -> Result<T, String>
 where
     T: rkyv::Archive,
-    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, Error>>
-        + rkyv::Deserialize<T, rkyv::api::high::HighDeserializer<Error>>,
+    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, Refusal>>
+        + rkyv::Deserialize<T, rkyv::api::high::HighDeserializer<Refusal>>,
 {
     let mut aligned = AlignedVec::<16>::with_capacity(bytes.len());
     aligned.extend_from_slice(bytes);
-    rkyv::from_bytes::<T, Error>(&aligned).map_err(|error| error.to_string())
+    rkyv::from_bytes::<T, Refusal>(&aligned).map_err(|refusal| refusal.reason().into())
 }
 
 #[cfg(test)]
@@ -143,6 +143,7 @@ mod tests {
         assert!(text.contains("`Three`") && text.contains("Two"), "{text}");
         let text = other("Two", MethodSchema::unary::<(u64,), u32>(0, "a"));
         assert!(text.contains("a(u64)->u32") && text.contains("a(u32)->u32"), "{text}");
-        assert!(answer(&services(), b"nonsense").is_err());
+        let text = answer(&services(), b"nonsense").err().unwrap();
+        assert!(text.contains("0x..") && !text.contains("0x0"), "{text}");
     }
 }

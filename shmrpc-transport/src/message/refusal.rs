@@ -21,9 +21,9 @@ thread_local! {
 impl Refusal {
     /// Why. To be asked once, by whoever gets the refusal first.
     #[cold]
-    pub(crate) fn reason(self) -> Box<str> {
+    pub fn reason(self) -> Box<str> {
         let words = WORDS.try_with(|words| words.take()).unwrap_or_default();
-        if words.is_empty() { "no reason was given".into() } else { words.into() }
+        if words.is_empty() { "no reason was given".into() } else { without_addresses(words).into() }
     }
 
     #[cold]
@@ -39,6 +39,21 @@ impl Refusal {
             place.push_str(&words.to_string());
         });
     }
+}
+
+/// The reason goes to the peer, who must not learn where our memory lies: rkyv names places by their address, `0x` and 16
+/// digits.
+fn without_addresses(mut words: String) -> String {
+    const DIGITS: usize = 16;
+    let mut from = 0;
+    while let Some(at) = words.get(from..).and_then(|rest| rest.find("0x")) {
+        from += at + 2;
+        let digits = words.bytes().skip(from).take_while(u8::is_ascii_hexdigit).count();
+        if digits == DIGITS {
+            words.replace_range(from..from + digits, "..");
+        }
+    }
+    words
 }
 
 impl Source for Refusal {
@@ -66,6 +81,17 @@ impl core::error::Error for Refusal {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_not_told() {
+        let words = "ptr 0x00007b36d0ef8870 size 0x10 in range 0x00007b36d0ef8870..0x00007b36d0ef8880";
+        let refusal = Refusal::new(std::io::Error::other(words));
+        assert_eq!(&*refusal.reason(), "ptr 0x.. size 0x10 in range 0x....0x..");
+        let refusal = rkyv::access::<rkyv::Archived<Vec<u8>>, Refusal>(&rkyv::util::Align([0xff; 64]).0);
+        let refusal = refusal.unwrap_err();
+        let reason = refusal.reason();
+        assert!(reason.contains("0x..") && !reason.contains("0x0"), "{reason}");
+    }
 
     #[test]
     fn the_words_of_the_latest_refusal_are_told_once() {

@@ -7,10 +7,10 @@
 //!  +-----------------+---------+---------+-------------------------------------------+
 //! ```
 
-use rkyv::rancor::BoxedError as Error;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::message::Refusal;
 use crate::shm::memory::Memory;
 use crate::shm::segment::BASE_LEN;
 
@@ -63,7 +63,7 @@ pub enum HelloError {
     },
     /// The body is not valid.
     #[error("the body is not valid: {0}")]
-    Body(Error),
+    Body(Box<str>),
     /// The hello came without memory.
     #[error("the hello came without memory")]
     NoMemory,
@@ -123,9 +123,9 @@ impl Hello {
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&FORMATS.to_le_bytes());
-        match rkyv::to_bytes::<Error>(&self.body) {
+        match rkyv::to_bytes::<Refusal>(&self.body) {
             Ok(body) => bytes.extend_from_slice(&body),
-            Err(error) => tracing::error!(%error, "a hello could not be encoded"),
+            Err(refusal) => tracing::error!(reason = %refusal.reason(), "a hello could not be encoded"),
         }
         bytes
     }
@@ -150,7 +150,8 @@ impl Hello {
         }
         let mut aligned = AlignedVec::<16>::with_capacity(body.len());
         aligned.extend_from_slice(body);
-        let body = rkyv::from_bytes::<Body, Error>(&aligned).map_err(HelloError::Body)?;
+        let body = rkyv::from_bytes::<Body, Refusal>(&aligned);
+        let body = body.map_err(|refusal| HelloError::Body(refusal.reason()))?;
         let memory = Memory::from_code(body.memory).ok_or(HelloError::Memory { found: body.memory })?;
         Ok(Self { body, memory })
     }
@@ -179,7 +180,8 @@ mod tests {
         assert!(matches!(with(0, b'x'), Err(HelloError::Magic)));
         assert!(matches!(with(8, 3), Err(HelloError::Version { found: 3 })));
         assert!(matches!(with(12, 0xff), Err(HelloError::Formats { .. })));
-        assert!(matches!(Hello::from_bytes(&good[..20]), Err(HelloError::Body(_))));
+        let body = Hello::from_bytes(&good[..20]).unwrap_err();
+        assert!(matches!(&body, HelloError::Body(reason) if reason.contains("0x..")), "{body}");
         let mut strange = Hello::new(1 << 20, 64, Memory::Memfd, vec![]);
         strange.body.memory = 2;
         let strange = Hello::from_bytes(&strange.to_bytes());

@@ -1,0 +1,152 @@
+//! What the product must make of frames and slots: the protocol once more, as short as it can be said.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind, SLOTS};
+
+use super::ground::Ground;
+use crate::wire::{GIFTS, MAX_MESSAGE, base_len, is_served};
+
+/// The peer broke the protocol.
+#[derive(Debug)]
+pub(super) struct Poison;
+
+pub(super) struct Model {
+    lanes: u32,
+    pub(super) next: u32,
+    /// Segments that the product has mapped, and their bytes.
+    pub(super) segments: BTreeMap<u32, u64>,
+    /// Given up; mapped as long as a message lies in them.
+    left: BTreeMap<u32, u64>,
+    /// Descriptors that belong to no frame yet: places in [`GIFTS`].
+    pending: VecDeque<usize>,
+    pub(super) opened: BTreeSet<u32>,
+    pub(super) going_away: bool,
+    /// Segments that the product gives up, and that we have not given up yet.
+    pub(super) leaving: BTreeSet<u32>,
+    /// What the product must still say.
+    pub(super) answers: VecDeque<(Kind, u32)>,
+}
+
+/// What lies in a ring.
+#[derive(Debug)]
+pub(super) enum Due {
+    Nothing,
+    Message(Header, Option<Place>),
+}
+
+/// Where a payload lies.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) segment: u32,
+    pub(super) generation: u32,
+}
+
+impl Model {
+    pub(super) fn new(lanes: u32) -> Self {
+        Self {
+            lanes,
+            next: 1,
+            segments: BTreeMap::from([(0, base_len())]),
+            left: BTreeMap::new(),
+            pending: VecDeque::new(),
+            opened: BTreeSet::new(),
+            going_away: false,
+            leaving: BTreeSet::new(),
+            answers: VecDeque::new(),
+        }
+    }
+
+    /// Bytes that the product must have mapped, if messages lie in the segments `in_use`.
+    pub(super) fn mapped(&mut self, in_use: &[u32]) -> u64 {
+        self.left.retain(|id, _| in_use.contains(id));
+        self.segments.values().sum::<u64>() + self.left.values().sum::<u64>()
+    }
+
+    /// Descriptors arrive.
+    pub(super) fn gifts(&mut self, gifts: &[usize]) -> Result<(), Poison> {
+        self.pending.extend(gifts);
+        if self.pending.len() > 8 { Err(Poison) } else { Ok(()) }
+    }
+
+    /// A frame arrives, while messages lie in the segments `in_use`.
+    pub(super) fn frame(
+        &mut self,
+        head: &[u8; HEADER],
+        payload: &[u8],
+        in_use: &[u32],
+    ) -> Result<(), Poison> {
+        let header = Header::from_frame(head).map_err(|_| Poison)?;
+        if header.length as usize != payload.len() {
+            // It is longer than a frame may be.
+            return Err(Poison);
+        }
+        let lane = header.block;
+        match header.kind {
+            Kind::SegmentAdd => self.add(header, payload, in_use),
+            Kind::SegmentRetire if header.call_id == 0 && header.block != 0 => {
+                let bytes = self.segments.remove(&header.block).ok_or(Poison)?;
+                self.left.insert(header.block, bytes);
+                self.answers.push_back((Kind::SegmentRetire, header.block));
+                Ok(())
+            }
+            Kind::SegmentRetire if self.leaving.remove(&header.block) => Ok(()),
+            Kind::LaneOpen if lane < 64 && header.call_id == 0 => {
+                let served = self.opened.contains(&lane) || lane < self.lanes && is_served(lane);
+                if served {
+                    self.opened.insert(lane);
+                }
+                self.answers.push_back((if served { Kind::LaneOpen } else { Kind::LaneReset }, lane));
+                Ok(())
+            }
+            Kind::LaneOpen | Kind::LaneReset if lane < 64 => Ok(()),
+            Kind::GoAway => {
+                self.going_away = true;
+                Ok(())
+            }
+            Kind::Ping => Ok(()),
+            _ => Err(Poison),
+        }
+    }
+
+    fn add(&mut self, header: Header, payload: &[u8], in_use: &[u32]) -> Result<(), Poison> {
+        let gift = self.pending.pop_front().ok_or(Poison)?;
+        let announced = u64::from_le_bytes(payload.try_into().map_err(|_| Poison)?);
+        let held = self.mapped(in_use);
+        let count = self.segments.len() + self.left.len();
+        let fits = announced <= (8 * MAX_MESSAGE).saturating_sub(held) && count < 256;
+        if header.block != self.next || !fits || GIFTS[gift].refusal(announced).is_some() {
+            return Err(Poison);
+        }
+        self.segments.insert(self.next, announced);
+        self.next += 1;
+        Ok(())
+    }
+
+    /// What the product must find at `position` of the ring of `lane` in the fuzzer's memory.
+    pub(super) fn slot(&self, own: &Ground, lane: u32, position: u32) -> Result<Due, Poison> {
+        let (found, expected) = (own.stamp(lane, position), position.wrapping_add(1));
+        let last_lap = if position < SLOTS && found == 0 { 0 } else { expected.wrapping_sub(SLOTS) };
+        if found != expected {
+            return if found == last_lap { Ok(Due::Nothing) } else { Err(Poison) };
+        }
+        let (head, payload) = own.read_slot(lane, position);
+        let header = Header::from_frame(&head).map_err(|_| Poison)?;
+        if !matches!(header.kind, Kind::Request | Kind::OneWay) {
+            return Err(Poison);
+        }
+        let length = u64::from(header.length);
+        if header.flags & FLAG_BLOCK == 0 {
+            return if length <= INLINE as u64 { Ok(Due::Message(header, None)) } else { Err(Poison) };
+        }
+        let [ids, offset, ..] = payload;
+        let place = Place { segment: ids as u32, generation: (ids >> 32) as u32 };
+        let bytes = *self.segments.get(&place.segment).ok_or(Poison)?;
+        let inside = offset.checked_add(length).is_some_and(|end| end <= bytes);
+        if header.block < 4096 && length <= MAX_MESSAGE && offset.is_multiple_of(64) && inside {
+            Ok(Due::Message(header, Some(place)))
+        } else {
+            Err(Poison)
+        }
+    }
+}

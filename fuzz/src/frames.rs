@@ -9,6 +9,7 @@ use shmrpc_transport::message::SMALL;
 use shmrpc_transport::peers::Peers;
 use shmrpc_transport::shm::connection::Connection;
 use shmrpc_transport::shm::lane::{Incoming, ServingLane};
+use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::shm::rendezvous::{Hello, connect};
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind};
 
@@ -43,7 +44,7 @@ pub fn frames(data: &[u8]) {
     let max_message = [1 << 20, 30_000, 100, 0][input.below(4)];
     let lanes = [64, 64, 3, 0][input.below(4)];
     let (own, fd) = Ground::own();
-    let hello = Hello::new(max_message, lanes, vec![]).to_bytes();
+    let hello = Hello::new(max_message, lanes, Memory::Memfd, vec![]).to_bytes();
     let hello = [&head(Kind::Hello as u8, 0, 0, hello.len()), hello.as_slice()].concat();
     if as_client {
         let (mut wire, told) = HOUSES[usize::from(!trusted)].visit();

@@ -115,7 +115,7 @@ fn expect_depth(found: Option<usize>, length: usize, levels: usize) {
 
 /// Whether the bytes are a `T`, the same from peers that are trusted and that are not.
 fn check<T: Sample>(payload: &[u8]) -> Option<T> {
-    let pool = Arc::new(Pool::default());
+    let pool = Pool::new(1 << 30);
     let [untrusted, trusted] = [false, true].map(|trusted| {
         let mut message = Message::empty();
         let (loan, is_back) = Lent::new(payload);
@@ -130,7 +130,7 @@ fn check<T: Sample>(payload: &[u8]) -> Option<T> {
             Ok(value) => Some(value),
             Err(invalid) => {
                 let text = invalid.to_string();
-                assert!(text.starts_with(&format!("{} bytes are not a valid", payload.len())), "{text}");
+                assert!(text.starts_with(&format!("{} bytes cannot be read as", payload.len())), "{text}");
                 assert!(!text.contains("no reason was given") && !text.contains("0x0"), "{text}");
                 None
             }
@@ -273,7 +273,7 @@ mod tests {
             let bucket = controls - (unused + 1) * BUCKET;
             forged[bucket..bucket + 8].copy_from_slice(&[0x88, 0, 0, 0, 0, 0, 0, 0x40]);
             let mut message = Message::empty();
-            message.admit(Lent::new(&forged).0, false, &Arc::default());
+            message.admit(Lent::new(&forged).0, false, &Pool::new(1 << 30));
             if let Ok(table) = message.access::<Table>() {
                 assert!(table.get("12345678").is_none());
             }

@@ -18,6 +18,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCreden
 use nix::sys::stat::Mode;
 use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::shm::connection::{Connection, Events};
+use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::shm::rendezvous::{Hello, Host, Listener, Policy};
 use shmrpc_transport::slot::{HEADER, Header};
 
@@ -134,7 +135,7 @@ impl Gift {
 
 /// Bytes of a base segment.
 pub(crate) fn base_len() -> u64 {
-    Hello::new(0, 0, vec![]).base_len()
+    Hello::new(0, 0, Memory::Memfd, vec![]).base_len()
 }
 
 fn sealed(length: u64, seals: SealFlag) -> OwnedFd {
@@ -276,8 +277,8 @@ impl Host for Guests {
 }
 
 impl Events for Guests {
-    fn lane_opened(&self, _: &Arc<Connection>, lane: u32) -> bool {
-        is_served(lane)
+    fn lane_opened(&self, _: &Arc<Connection>, lane: u32) -> Result<(), String> {
+        if is_served(lane) { Ok(()) } else { Err("not this one".into()) }
     }
 
     fn closed(&self, connection: &Connection) {

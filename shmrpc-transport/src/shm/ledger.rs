@@ -15,7 +15,7 @@ use crate::sys::process;
 use crate::sys::watcher::Watcher;
 
 /// How long after the end of a segment it is asked for, at first and at most; twice as long each time.
-const ASK: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(16)];
+const ASK: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(2)];
 
 /// How a connection came about: at which path, and whether we listen there.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -93,9 +93,11 @@ pub enum MemoryError {
         /// The seals found, or -1 if the descriptor cannot be sealed.
         found: i32,
     },
-    /// The descriptor is no POSIX shared memory.
-    #[error("the peer announced PosixShm memory and sent {found}")]
-    NotPosixShm {
+    /// The descriptor is no memory of that kind.
+    #[error("the peer announced {memory} memory and sent {found}")]
+    Kind {
+        /// What it announced.
+        memory: Memory,
         /// What it sent.
         found: &'static str,
     },
@@ -110,9 +112,14 @@ pub enum MemoryError {
 }
 
 impl MemoryError {
-    /// Whether it is our system that refused, and not the peer that broke a rule.
+    /// Whether it is our system that lacks something, and not the peer that broke a rule.
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::System { .. } | Self::Full { .. })
+        match self {
+            // A descriptor that cannot be mapped for what it is, is the peer's doing.
+            Self::System { error, .. } => is_shortage(error),
+            Self::Full { .. } => true,
+            Self::Seals { .. } | Self::Kind { .. } | Self::Size { .. } => false,
+        }
     }
 }
 
@@ -216,13 +223,16 @@ pub(crate) fn inspect(file: &File, announced: u64, memory: Memory) -> Result<usi
     }
     let failed = |error| MemoryError::System { what: "stat", length: announced, memory, error };
     let found = file.metadata().map_err(failed)?;
+    let kind = fstatfs(file).map_err(|errno| failed(errno.into()))?.filesystem_type();
+    if !found.is_file() {
+        return Err(MemoryError::Kind { memory, found: "no regular file" });
+    }
+    if kind != TMPFS_MAGIC {
+        // Huge pages have seals too, and whoever reads one that is not there yet dies if there is none left.
+        return Err(MemoryError::Kind { memory, found: "a file that does not lie on a tmpfs" });
+    }
     if memory == Memory::PosixShm {
-        let kind = fstatfs(file).map_err(|errno| failed(errno.into()))?.filesystem_type();
-        let wrong = if !found.is_file() {
-            Some("no regular file")
-        } else if kind != TMPFS_MAGIC {
-            Some("a file that does not lie on a tmpfs")
-        } else if found.nlink() != 0 {
+        let wrong = if found.nlink() != 0 {
             Some("a file that still has a name")
         } else if found.blocks().saturating_mul(512) < found.len() {
             // Who reads a hole asks for memory, and dies if there is none.
@@ -231,7 +241,7 @@ pub(crate) fn inspect(file: &File, announced: u64, memory: Memory) -> Result<usi
             None
         };
         if let Some(found) = wrong {
-            return Err(MemoryError::NotPosixShm { found });
+            return Err(MemoryError::Kind { memory, found });
         }
     }
     let found = found.len();

@@ -14,7 +14,6 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg};
-use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::shm::rendezvous::Hello;
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, Kind};
 
@@ -171,7 +170,7 @@ pub(crate) fn frame(mut header: Header, payload: &[u8]) -> Vec<u8> {
 pub(crate) fn hello(max_message: u64) -> Vec<u8> {
     frame(
         Header::new(Kind::Hello),
-        &Hello::new(max_message, LANES, Memory::Memfd, super::target::question()).to_bytes(),
+        &Hello::new(max_message, LANES, shmrpc::Memory::Memfd, super::target::question()).to_bytes(),
     )
 }
 

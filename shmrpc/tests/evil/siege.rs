@@ -108,13 +108,15 @@ impl<'a> Siege<'a> {
     /// Remembers what the server has when the good clients alone are there.
     pub(crate) fn settle_in(&mut self) {
         self.newcomer().unwrap();
-        // A base segment each way and a thread for each good client.
+        // A base segment each way and a thread for each good client; its socket, its process, and who will know when it has
+        // let go of our memory.
         let clients = CLIENTS as usize;
-        let (shared, threads) = (2 * clients, self.alone.threads + clients);
-        until("the newcomer is gone", || {
-            let now = self.holdings();
-            (now.shared, now.threads) == (shared, threads)
-        });
+        let settled = Holdings {
+            descriptors: self.alone.descriptors + 3 * clients,
+            threads: self.alone.threads + clients,
+            shared: 2 * clients,
+        };
+        until("the newcomer is gone", || self.holdings() == settled);
         self.before = Some(self.holdings());
         self.resident_before = self.resident();
     }
@@ -149,12 +151,13 @@ impl<'a> Siege<'a> {
             status.success() || name.ends_with("die"),
             "{name}: the evil process ended with {status}\n{said}"
         );
-        self.recovered(name);
+        self.forgotten(name);
         drop(stdin);
         let heir = said.lines().find_map(|line| line.strip_prefix("heir "));
         if let Some(heir) = heir {
             until("the heir is gone", || matches!(state(heir), None | Some('Z')));
         }
+        self.recovered(name);
         let p99_beside_work = compare.then(|| self.beside_work(share));
         let resident = self.resident();
         assert!(resident < self.resident_before + KEPT, "{name}: {resident} KiB are resident");
@@ -186,6 +189,17 @@ impl<'a> Siege<'a> {
             // So that they do not crowd the others out.
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// The evil process is gone for the server, though a child of it may hold what it had; the server keeps a descriptor for
+    /// each piece of its memory that somebody has.
+    fn forgotten(&self, name: &str) {
+        let before = self.before.unwrap();
+        until(&format!("{name}: the evil process is forgotten"), || {
+            let now = self.holdings();
+            (now.threads, now.shared) == (before.threads, before.shared)
+                && now.descriptors <= before.descriptors + 8
+        });
     }
 
     /// Nothing of the attack is left, and everybody is served.

@@ -17,6 +17,7 @@ mod groups {
     pub(crate) mod idle;
     pub(crate) mod lane;
     pub(crate) mod payload;
+    pub(crate) mod survive;
 }
 
 mod setup;

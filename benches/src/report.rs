@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf, process::ExitCode, time::Instant};
 use crate::{
     error::{Error, Result},
     figures::Figures,
-    groups::{asleep, call, contended, idle, lane, payload},
+    groups::{asleep, call, contended, idle, lane, payload, survive},
     obey,
     peer::CHILD,
     process::{Cpus, pin},
@@ -15,16 +15,17 @@ use crate::{
 };
 
 const USAGE: &str = "usage: report [--json FILE] [--quick] [--only GROUP[,GROUP...]]
-groups: call, asleep, payload, lane, contended, idle; a part of a name is enough";
+groups: call, asleep, payload, lane, contended, idle, survive; a part of a name is enough";
 
 /// The groups of figures, by the name that `--only` finds them by.
-const GROUPS: [(&str, Measure); 6] = [
+const GROUPS: [(&str, Measure); 7] = [
     ("call", call::measure),
     ("asleep", asleep::measure),
     ("payload", payload::measure),
     ("lane", lane::measure),
     ("contended", contended::measure),
     ("idle", idle::measure),
+    ("survive", survive::measure),
 ];
 
 type Measure = fn(&Setup, &mut Figures) -> Result<()>;

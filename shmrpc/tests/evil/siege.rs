@@ -201,7 +201,7 @@ impl<'a> Siege<'a> {
         until(&format!("{name}: the evil process is forgotten"), || {
             let now = self.holdings();
             (now.threads, now.shared) == (before.threads, before.shared)
-                && now.descriptors <= before.descriptors + 8
+                && now.descriptors <= before.descriptors + WITNESSES
         });
     }
 

@@ -145,6 +145,12 @@ mod tests {
 
     /// A connection, and the other end of its socket, which nobody reads.
     fn with_silent_peer() -> (Arc<Connection>, Socket) {
+        let (connection, theirs) = unwatched();
+        watch(&connection).unwrap();
+        (connection, theirs)
+    }
+
+    fn unwatched() -> (Arc<Connection>, Socket) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let base = || Segment::create(BASE_LEN, Memory::Memfd).unwrap().0;
         let connection = Connection::new(Parts {
@@ -168,7 +174,6 @@ mod tests {
             reader: FrameReader::default(),
             events: Box::new(Silent),
         });
-        watch(&connection).unwrap();
         (connection, Socket::new(theirs).unwrap())
     }
 
@@ -233,5 +238,16 @@ mod tests {
         let death = connection.death().unwrap();
         assert!(death.reason.contains("does not read its socket; 1025 frames"), "{death}");
         assert!(!death.peer_closed);
+    }
+
+    #[test]
+    fn a_flood_of_frames_is_left_for_another_turn() {
+        let (connection, theirs) = unwatched();
+        let ping = frame(Header::new(Kind::Ping), &[]).unwrap();
+        let flood = ping.repeat(2000);
+        assert_eq!(theirs.try_send(&flood, &[]).unwrap(), flood.len());
+        let turns = (1..).find(|_| connection.read_frames()).unwrap();
+        assert!((3..=8).contains(&turns), "2,000 frames in {turns} turns of 256 and what was read with them");
+        assert_eq!(connection.death(), None);
     }
 }

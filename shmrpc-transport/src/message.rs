@@ -119,11 +119,11 @@ pub struct Message {
     elsewhere: Elsewhere,
 }
 
-/// Where a payload lies that did not come inside a slot.
+/// Where a payload lies that did not come inside a slot. Boxed, so that small messages are small to move.
 enum Elsewhere {
     Nowhere,
-    Copied(Copied),
-    Lost(Lost),
+    Copied(Box<Copied>),
+    Lost(Box<Lost>),
     InPlace(Box<dyn Loan>),
 }
 
@@ -185,7 +185,7 @@ impl Message {
             Ok(copied) => copied,
             Err(lost) => {
                 self.length = 0;
-                self.elsewhere = Elsewhere::Lost(lost);
+                self.elsewhere = Elsewhere::Lost(Box::new(lost));
                 return;
             }
         };
@@ -199,7 +199,7 @@ impl Message {
                 .copied(from.addr(), unsafe { core::slice::from_raw_parts_mut(copied.as_mut_ptr(), length) });
         }
         drop(loan);
-        self.elsewhere = Elsewhere::Copied(copied);
+        self.elsewhere = Elsewhere::Copied(Box::new(copied));
     }
 
     /// Gives up the payload: memory of the peer goes back to it.
@@ -246,7 +246,7 @@ impl Message {
     pub fn access<T: Wire>(&self) -> Result<&T::Archived, Invalid> {
         let bytes = self.bytes();
         validate::<T>(bytes).map_err(|refusal| match self.elsewhere {
-            Elsewhere::Lost(lost) => lost.into(),
+            Elsewhere::Lost(ref lost) => (**lost).into(),
             _ => Invalid::new::<T>(bytes.len(), refusal),
         })
     }
@@ -354,7 +354,7 @@ mod tests {
     /// A peer says how many bytes it sends, so a lack of memory for them fails its message and not the process.
     #[test]
     fn a_copy_without_memory_is_an_error() {
-        let lost = || Elsewhere::Lost(Lost { length: 77, cap: None });
+        let lost = || Elsewhere::Lost(Box::new(Lost { length: 77, cap: None }));
         let lost = || Message { elsewhere: lost(), ..Message::empty() };
         let error = lost().access::<Vec<u8>>().unwrap_err().to_string();
         assert!(error.starts_with("no memory for a copy of 77 bytes"), "{error}");

@@ -28,7 +28,7 @@ use nix::{
     unistd::getppid,
 };
 
-use shmrpc_transport::shm::rendezvous::Listener;
+use shmrpc_transport::rendezvous::Listener;
 
 use crate::{
     channel::Channel,

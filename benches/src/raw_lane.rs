@@ -3,12 +3,12 @@
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use shmrpc_transport::{
+    connection::{Connection, Death, Events, LaneAnswer},
     peers::PeerInfo,
+    rendezvous::{Host, Listener, Policy, connect},
     shm::{
-        connection::{Connection, Death, Events, LaneAnswer},
         consumer::{Consumer, Wait},
         producer::Producer,
-        rendezvous::{Host, Listener, Policy, connect},
         segment::Side,
     },
     slot::{Header, Kind},

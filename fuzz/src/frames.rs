@@ -7,10 +7,10 @@ use std::sync::{Arc, LazyLock};
 
 use shmrpc_transport::message::SMALL;
 use shmrpc_transport::peers::Peers;
-use shmrpc_transport::shm::connection::Connection;
-use shmrpc_transport::shm::lane::{Incoming, ServingLane};
+use shmrpc_transport::connection::Connection;
+use shmrpc_transport::lane::{Incoming, ServingLane};
 use shmrpc_transport::shm::memory::Memory;
-use shmrpc_transport::shm::rendezvous::{Hello, connect};
+use shmrpc_transport::rendezvous::{Hello, connect};
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind};
 
 use self::ground::{ARENA, Ground};

@@ -4,9 +4,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::LazyLock;
 
 use shmrpc_transport::peers::Peers;
-use shmrpc_transport::shm::connection::Limits;
+use shmrpc_transport::connection::Limits;
 use shmrpc_transport::shm::memory::Memory;
-use shmrpc_transport::shm::rendezvous::{Hello, MeetError, connect};
+use shmrpc_transport::rendezvous::{Hello, MeetError, connect};
 use shmrpc_transport::slot::{HEADER, Header, Kind};
 
 use crate::input::Input;

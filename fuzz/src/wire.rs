@@ -17,9 +17,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg};
 use nix::sys::stat::Mode;
 use shmrpc_transport::peers::{PeerInfo, Peers};
-use shmrpc_transport::shm::connection::{Connection, Events};
+use shmrpc_transport::connection::{Connection, Events};
 use shmrpc_transport::shm::memory::Memory;
-use shmrpc_transport::shm::rendezvous::{Hello, Host, Listener, Policy};
+use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy};
 use shmrpc_transport::slot::{HEADER, Header};
 
 /// No step of a target takes as long: whoever waits longer hangs.

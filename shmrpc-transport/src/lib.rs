@@ -4,6 +4,17 @@
 //! This crate knows nothing of services and methods; the crate `shmrpc` does. It is where all unsafe code lives.
 //! Modules are declared in the order of a call's way, and a module uses only those declared after it.
 
+#[cfg(not(loom))]
+pub mod rendezvous;
+#[cfg(not(loom))]
+pub mod callers;
+#[cfg(not(loom))]
+// unsafe: hands out a value behind a flag.
+mod exclusive;
+#[cfg(not(loom))]
+pub mod lane;
+#[cfg(not(loom))]
+pub mod connection;
 pub mod shm;
 // unsafe: hands out typed references to bytes that were validated; encodes into memory that is lent.
 #[cfg(not(loom))]

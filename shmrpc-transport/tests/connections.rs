@@ -13,11 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use shmrpc_transport::callers::{Callers, NoLane};
+use shmrpc_transport::connection::{Connection, Events, Mapped};
+use shmrpc_transport::lane::{Incoming, Outgoing, Reply, ServingLane};
 use shmrpc_transport::peers::PeerInfo;
-use shmrpc_transport::shm::callers::{Callers, NoLane};
-use shmrpc_transport::shm::connection::{Connection, Events, Mapped};
-use shmrpc_transport::shm::lane::{Incoming, Outgoing, Reply, ServingLane};
-use shmrpc_transport::shm::rendezvous::{Host, Listener, MeetError, Policy, connect};
+use shmrpc_transport::rendezvous::{Host, Listener, MeetError, Policy, connect};
 use shmrpc_transport::slot::Kind;
 use shmrpc_transport::sys::futex::Until;
 

@@ -7,11 +7,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use shmrpc_transport::callers::Callers;
+use shmrpc_transport::connection::{Connection, Events};
+use shmrpc_transport::lane::{Incoming, Outgoing, ServingLane};
 use shmrpc_transport::peers::{PeerInfo, Peers};
-use shmrpc_transport::shm::callers::Callers;
-use shmrpc_transport::shm::connection::{Connection, Events};
-use shmrpc_transport::shm::lane::{Incoming, Outgoing, ServingLane};
-use shmrpc_transport::shm::rendezvous::{Host, Listener, Policy, connect};
+use shmrpc_transport::rendezvous::{Host, Listener, Policy, connect};
 use shmrpc_transport::slot::{Header, Kind};
 use shmrpc_transport::sync::instrument::{self, Memory};
 use shmrpc_transport::sys::futex::Until;

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shmrpc_transport::callers::{Callers, NoLane};
+use shmrpc_transport::lane::{NoReply, Outgoing, Reply};
 use shmrpc_transport::message::Message as Payload;
 use shmrpc_transport::message::View;
-use shmrpc_transport::shm::callers::{Callers, NoLane};
-use shmrpc_transport::shm::lane::{NoReply, Outgoing, Reply};
 use shmrpc_transport::slot::Kind;
 use shmrpc_transport::sys::fork;
 use shmrpc_transport::sys::futex::Until;

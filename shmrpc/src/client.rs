@@ -4,11 +4,11 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shmrpc_transport::callers::Callers;
+use shmrpc_transport::connection::{Connection, Events};
 use shmrpc_transport::peers::Peers;
-use shmrpc_transport::shm::callers::Callers;
-use shmrpc_transport::shm::connection::{Connection, Events};
+use shmrpc_transport::rendezvous::{Policy, connect};
 use shmrpc_transport::shm::memory::Memory;
-use shmrpc_transport::shm::rendezvous::{Policy, connect};
 use shmrpc_transport::sys::fork;
 
 use crate::channel::{Channel, Link};

@@ -2,8 +2,8 @@
 
 use std::any::Any;
 
+use shmrpc_transport::lane::{Incoming, ServingLane};
 use shmrpc_transport::message::{Encode, EncodeError, Invalid};
-use shmrpc_transport::shm::lane::{Incoming, ServingLane};
 use shmrpc_transport::slot::Kind;
 
 use crate::Message;

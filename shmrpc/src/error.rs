@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use shmrpc_transport::message::EncodeError;
-use shmrpc_transport::shm::rendezvous::MeetError;
+use shmrpc_transport::rendezvous::MeetError;
 use shmrpc_transport::sys::shortage::explain;
 
 use crate::endpoint::EndpointError;

@@ -7,11 +7,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use shmrpc_transport::connection::{Connection, Death, Events};
+use shmrpc_transport::lane::{Incoming, ServingLane};
 use shmrpc_transport::peers::{PeerInfo, Peers};
-use shmrpc_transport::shm::connection::{Connection, Death, Events};
-use shmrpc_transport::shm::lane::{Incoming, ServingLane};
+use shmrpc_transport::rendezvous::{Bound, Host, Listener, Policy};
 use shmrpc_transport::shm::memory::Memory;
-use shmrpc_transport::shm::rendezvous::{Bound, Host, Listener, Policy};
 use shmrpc_transport::sys::fork::Generation;
 use shmrpc_transport::sys::shortage::explain_thread;
 

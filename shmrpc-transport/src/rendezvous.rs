@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{self, Connection, Death, Events, Limits, Parts};
-use super::ledger::{Account, Route};
-use super::memory::{Memory, MemoryError};
-use super::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
+use crate::connection::{self, Connection, Death, Events, Limits, Parts};
 use crate::peers::{PeerInfo, Peers};
+use crate::shm::ledger::{Account, Route};
+use crate::shm::memory::{Memory, MemoryError};
+use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
 use crate::sys::futex::Until;
 use crate::sys::process;

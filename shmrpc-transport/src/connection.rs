@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::consumer::Consumer;
-use super::ledger::Account;
-use super::memory::Memory;
-use super::producer::Producer;
-use super::segment::{MAX_LANES, Segment, Side};
 use crate::message::Pool;
 use crate::peers::PeerInfo;
+use crate::shm::consumer::Consumer;
+use crate::shm::ledger::Account;
+use crate::shm::memory::Memory;
+use crate::shm::producer::Producer;
+use crate::shm::segment::{MAX_LANES, Segment, Side};
 use crate::slot::{Header, Kind};
 use crate::sys::fork::Generation;
 use crate::sys::futex::{Stop, Until};

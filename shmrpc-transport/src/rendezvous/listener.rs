@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use super::bound::{Bound, Name};
 use super::{Hello, LARGEST, MeetError, Policy, accept_base, identify, open_hello, watch};
+use crate::connection::{self, Connection, Events, Limits, Parts};
 use crate::peers::PeerInfo;
-use crate::shm::connection::{self, Connection, Events, Limits, Parts};
 use crate::shm::ledger::{Account, Route};
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};

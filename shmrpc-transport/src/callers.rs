@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::connection::{Connection, Death};
-use super::exclusive::{Exclusive, Taken};
-use super::lane::{CallerLane, NotOpened};
+use crate::connection::{Connection, Death};
+use crate::exclusive::{Exclusive, Taken};
+use crate::lane::{CallerLane, NotOpened};
 use crate::sys::futex::Until;
 
 /// How often a thread that waits for a lane looks for overdue replies.

@@ -1,13 +1,14 @@
-//! Lanes: two rings, one each way. A caller's lane carries one call at a time; a serving lane belongs to one thread.
+//! Lanes of two rings in shared memory, one each way.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{BadBlock, Connection, Death, Encoded, LaneAnswer};
-use super::consumer::{Consumer, Wait};
-use super::producer::{BadCredit, Producer};
-use super::segment::Side;
-use crate::message::{Encode, EncodeError, Message};
+use super::{Incoming, NoReply, NotOpened, Outgoing, Reply, not_encoded};
+use crate::connection::{BadBlock, Connection, Death, Encoded, LaneAnswer};
+use crate::message::{Encode, EncodeError};
+use crate::shm::consumer::{Consumer, Wait};
+use crate::shm::producer::{BadCredit, Producer};
+use crate::shm::segment::Side;
 use crate::slot::{BadHeader, Header, Kind};
 use crate::sync::fence_seq_cst;
 use crate::sys::futex::{Stop, Until};
@@ -27,28 +28,9 @@ enum Broken {
     CallId { found: u32, expected: u32 },
 }
 
-/// A call that has no reply.
+/// The calling end.
 #[derive(Debug)]
-pub enum NoReply {
-    /// The arguments could not be encoded; nothing was published.
-    NotEncoded(EncodeError),
-    /// The time was over. `published` tells whether the server may have seen the call.
-    TimedOut {
-        /// Whether the call was published.
-        published: bool,
-    },
-    /// The connection ended. `taken` tells whether the server may have taken the call.
-    Dead {
-        /// False only if the server is known not to have taken the call.
-        taken: bool,
-        /// Why the connection ended.
-        death: Death,
-    },
-}
-
-/// The calling end of a lane.
-#[derive(Debug)]
-pub struct CallerLane {
+pub(super) struct Caller {
     connection: Arc<Connection>,
     lane: u32,
     producer: Producer<Side>,
@@ -58,51 +40,12 @@ pub struct CallerLane {
     overdue: Option<u32>,
 }
 
-/// A lane that could not be opened.
-#[derive(Debug)]
-pub(crate) enum NotOpened {
-    /// The peer serves no further lane now, for this reason.
-    Refused(String),
-    /// The peer did not answer in time.
-    TimedOut,
-    /// The connection ended.
-    Dead(Death),
-}
-
-/// What a caller sends.
-#[derive(Debug)]
-pub struct Outgoing<'a, T> {
-    /// The server's index of the method.
-    pub method: u16,
-    /// The arguments.
-    pub value: &'a T,
-    /// Whether they can contain values of their own type.
-    pub recursive: bool,
-}
-
-/// What came back.
-#[derive(Debug)]
-pub struct Reply {
-    /// [`Kind::Reply`], [`Kind::ServiceError`] or [`Kind::Failure`].
-    pub kind: Kind,
-    /// The payload.
-    pub message: Message,
-}
-
-impl Reply {
-    /// Nothing came back yet.
-    #[inline(always)]
-    pub fn empty() -> Self {
-        Self { kind: Kind::Failure, message: Message::empty() }
-    }
-}
-
-impl CallerLane {
+impl Caller {
     /// Opens `lane` at the peer.
     ///
     /// # Errors
     /// [`NotOpened`] says why there is no lane.
-    pub(crate) fn open(
+    pub(super) fn open(
         connection: &Arc<Connection>,
         lane: u32,
         until: &mut Until,
@@ -120,7 +63,7 @@ impl CallerLane {
 
     /// Whether the lane can carry a call now: takes an overdue reply off it if that has come.
     #[inline(always)]
-    pub(crate) fn is_free(&mut self) -> bool {
+    pub(super) fn is_free(&mut self) -> bool {
         self.overdue.is_none() || self.drop_overdue()
     }
 
@@ -141,7 +84,7 @@ impl CallerLane {
     }
 
     /// Position that the next message will have.
-    pub(crate) fn position(&self) -> u32 {
+    pub(super) fn position(&self) -> u32 {
         self.producer.position()
     }
 
@@ -150,7 +93,7 @@ impl CallerLane {
     /// # Errors
     /// [`NoReply`] says what may have happened.
     #[inline(always)]
-    pub fn call<T: Encode>(
+    pub(super) fn call<T: Encode>(
         &mut self,
         request: Outgoing<'_, T>,
         timeout_ms: u32,
@@ -172,7 +115,7 @@ impl CallerLane {
     ///
     /// # Errors
     /// [`NoReply`] if it could not be published.
-    pub fn send<T: Encode>(
+    pub(super) fn send<T: Encode>(
         &mut self,
         request: Outgoing<'_, T>,
         until: &mut Until,
@@ -261,11 +204,6 @@ impl CallerLane {
     }
 }
 
-#[cold]
-fn not_encoded(error: EncodeError) -> Box<NoReply> {
-    Box::new(NoReply::NotEncoded(error))
-}
-
 /// Waits until the peer gives a credit back.
 fn wait_for_credit(producer: &mut Producer<Side>, stop: &Stop, until: &mut Until) -> Result<Wait, BadCredit> {
     loop {
@@ -285,63 +223,31 @@ fn wait_for_credit(producer: &mut Producer<Side>, stop: &Stop, until: &mut Until
 /// How long a reply may wait for the caller to give memory back.
 const REPLY_MEMORY: Duration = Duration::from_secs(1);
 
-/// The serving end of a lane.
+/// The serving end.
 #[derive(Debug)]
-pub struct ServingLane {
+pub(super) struct Server {
     connection: Arc<Connection>,
     lane: u32,
     producer: Producer<Side>,
     consumer: Consumer<Side>,
 }
 
-/// A request as it arrived.
-#[derive(Debug)]
-pub struct Incoming {
-    /// Names the call within its lane.
-    pub call_id: u32,
-    /// Index that this server gave the method.
-    pub method: u16,
-    /// Whether nobody waits for a reply.
-    pub oneway: bool,
-    /// How long the caller will wait, in milliseconds; 0 means for ever.
-    pub timeout_ms: u32,
-    /// Whether a reply was published, or a failure.
-    pub answered: bool,
-    /// The arguments.
-    pub message: Message,
-}
-
-impl Incoming {
-    /// Nothing arrived yet.
-    #[inline(always)]
-    pub fn empty() -> Self {
-        Self {
-            call_id: 0,
-            method: 0,
-            oneway: false,
-            timeout_ms: 0,
-            answered: false,
-            message: Message::empty(),
-        }
-    }
-}
-
-impl ServingLane {
+impl Server {
     /// The serving end of `lane`; `None` if there is no such lane.
-    pub fn new(connection: &Arc<Connection>, lane: u32) -> Option<Self> {
+    pub(super) fn new(connection: &Arc<Connection>, lane: u32) -> Option<Self> {
         let (producer, consumer) = connection.rings(lane)?;
         Some(Self { connection: Arc::clone(connection), lane, producer, consumer })
     }
 
     /// The connection that the lane belongs to.
     #[inline(always)]
-    pub fn connection(&self) -> &Arc<Connection> {
+    pub(super) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
     /// Waits for the next request. False when the connection has ended or drains, and no request is left.
     #[inline(always)]
-    pub fn next(&mut self, incoming: &mut Incoming) -> bool {
+    pub(super) fn next(&mut self, incoming: &mut Incoming) -> bool {
         if !self.consumer.ready() {
             self.tell_the_sleeping();
             let Some(stop) = self.connection.stop(self.lane) else { return false };
@@ -376,7 +282,7 @@ impl ServingLane {
 
     /// Says that the request taken last is finished, after its reply was published, if it has one.
     #[inline(always)]
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.consumer.finish();
     }
 
@@ -385,7 +291,7 @@ impl ServingLane {
     /// # Errors
     /// [`EncodeError`]: nothing was published. A connection that has ended is no error: nobody waits for the reply.
     #[inline(always)]
-    pub fn reply<T: Encode>(
+    pub(super) fn reply<T: Encode>(
         &mut self,
         call_id: u32,
         kind: Kind,
@@ -445,7 +351,7 @@ impl ServingLane {
     }
 }
 
-impl Drop for ServingLane {
+impl Drop for Server {
     fn drop(&mut self) {
         self.tell_the_sleeping();
     }

@@ -239,9 +239,9 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Events;
     use crate::peers::PeerInfo;
-    use crate::shm::connection::Events;
-    use crate::shm::rendezvous::{Host, Listener, Policy, connect};
+    use crate::rendezvous::{Host, Listener, Policy, connect};
 
     struct Silent;
 

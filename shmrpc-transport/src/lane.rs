@@ -1,0 +1,232 @@
+//! Lanes: a caller's carries one call at a time, a serving one belongs to one thread. Made of two rings in shared memory, or
+//! of a byte stream.
+
+use std::sync::Arc;
+
+use crate::connection::{Connection, Death};
+use crate::message::{Encode, EncodeError, Message};
+use crate::slot::Kind;
+use crate::sys::futex::Until;
+
+mod ring;
+
+/// A call that has no reply.
+#[derive(Debug)]
+pub enum NoReply {
+    /// The arguments could not be encoded; nothing was published.
+    NotEncoded(EncodeError),
+    /// The time was over. `published` tells whether the server may have seen the call.
+    TimedOut {
+        /// Whether the call was published.
+        published: bool,
+    },
+    /// The connection ended. `taken` tells whether the server may have taken the call.
+    Dead {
+        /// False only if the server is known not to have taken the call.
+        taken: bool,
+        /// Why the connection ended.
+        death: Death,
+    },
+}
+
+/// A lane that could not be opened.
+#[derive(Debug)]
+pub(crate) enum NotOpened {
+    /// The peer serves no further lane now, for this reason.
+    Refused(String),
+    /// The peer did not answer in time.
+    TimedOut,
+    /// The connection ended.
+    Dead(Death),
+}
+
+/// What a caller sends.
+#[derive(Debug)]
+pub struct Outgoing<'a, T> {
+    /// The server's index of the method.
+    pub method: u16,
+    /// The arguments.
+    pub value: &'a T,
+    /// Whether they can contain values of their own type.
+    pub recursive: bool,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Reply {
+    /// [`Kind::Reply`], [`Kind::ServiceError`] or [`Kind::Failure`].
+    pub kind: Kind,
+    /// The payload.
+    pub message: Message,
+}
+
+impl Reply {
+    /// Nothing came back yet.
+    #[inline(always)]
+    pub fn empty() -> Self {
+        Self { kind: Kind::Failure, message: Message::empty() }
+    }
+}
+
+/// The calling end of a lane.
+#[derive(Debug)]
+pub struct CallerLane(Caller);
+
+#[derive(Debug)]
+enum Caller {
+    Ring(ring::Caller),
+}
+
+impl CallerLane {
+    /// Opens `lane` at the peer.
+    ///
+    /// # Errors
+    /// [`NotOpened`] says why there is no lane.
+    pub(crate) fn open(
+        connection: &Arc<Connection>,
+        lane: u32,
+        until: &mut Until,
+    ) -> Result<Self, NotOpened> {
+        ring::Caller::open(connection, lane, until).map(|ring| Self(Caller::Ring(ring)))
+    }
+
+    /// Whether the lane can carry a call now: takes an overdue reply off it if that has come.
+    #[inline(always)]
+    pub(crate) fn is_free(&mut self) -> bool {
+        match &mut self.0 {
+            Caller::Ring(ring) => ring.is_free(),
+        }
+    }
+
+    /// Position that the next message will have.
+    pub(crate) fn position(&self) -> u32 {
+        match &self.0 {
+            Caller::Ring(ring) => ring.position(),
+        }
+    }
+
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// [`NoReply`] says what may have happened.
+    #[inline(always)]
+    pub fn call<T: Encode>(
+        &mut self,
+        request: Outgoing<'_, T>,
+        timeout_ms: u32,
+        reply: &mut Reply,
+        until: &mut Until,
+    ) -> Result<(), Box<NoReply>> {
+        match &mut self.0 {
+            Caller::Ring(ring) => ring.call(request, timeout_ms, reply, until),
+        }
+    }
+
+    /// Sends a request that has no reply.
+    ///
+    /// # Errors
+    /// [`NoReply`] if it could not be published.
+    pub fn send<T: Encode>(
+        &mut self,
+        request: Outgoing<'_, T>,
+        until: &mut Until,
+    ) -> Result<(), Box<NoReply>> {
+        match &mut self.0 {
+            Caller::Ring(ring) => ring.send(request, until),
+        }
+    }
+}
+
+#[cold]
+fn not_encoded(error: EncodeError) -> Box<NoReply> {
+    Box::new(NoReply::NotEncoded(error))
+}
+
+/// A request as it arrived.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Names the call within its lane.
+    pub call_id: u32,
+    /// Index that this server gave the method.
+    pub method: u16,
+    /// Whether nobody waits for a reply.
+    pub oneway: bool,
+    /// How long the caller will wait, in milliseconds; 0 means for ever.
+    pub timeout_ms: u32,
+    /// Whether a reply was published, or a failure.
+    pub answered: bool,
+    /// The arguments.
+    pub message: Message,
+}
+
+impl Incoming {
+    /// Nothing arrived yet.
+    #[inline(always)]
+    pub fn empty() -> Self {
+        Self {
+            call_id: 0,
+            method: 0,
+            oneway: false,
+            timeout_ms: 0,
+            answered: false,
+            message: Message::empty(),
+        }
+    }
+}
+
+/// The serving end of a lane.
+#[derive(Debug)]
+pub struct ServingLane(Server);
+
+#[derive(Debug)]
+enum Server {
+    Ring(ring::Server),
+}
+
+impl ServingLane {
+    /// The serving end of `lane`; `None` if there is no such lane.
+    pub fn new(connection: &Arc<Connection>, lane: u32) -> Option<Self> {
+        ring::Server::new(connection, lane).map(|ring| Self(Server::Ring(ring)))
+    }
+
+    /// The connection that the lane belongs to.
+    #[inline(always)]
+    pub fn connection(&self) -> &Arc<Connection> {
+        match &self.0 {
+            Server::Ring(ring) => ring.connection(),
+        }
+    }
+
+    /// Waits for the next request. False when the connection has ended or drains, and no request is left.
+    #[inline(always)]
+    pub fn next(&mut self, incoming: &mut Incoming) -> bool {
+        match &mut self.0 {
+            Server::Ring(ring) => ring.next(incoming),
+        }
+    }
+
+    /// Says that the request taken last is finished, after its reply was published, if it has one.
+    #[inline(always)]
+    pub fn finish(&mut self) {
+        match &mut self.0 {
+            Server::Ring(ring) => ring.finish(),
+        }
+    }
+
+    /// Encodes and publishes a reply.
+    ///
+    /// # Errors
+    /// [`EncodeError`]: nothing was published. A connection that has ended is no error: nobody waits for the reply.
+    #[inline(always)]
+    pub fn reply<T: Encode>(
+        &mut self,
+        call_id: u32,
+        kind: Kind,
+        value: &T,
+        recursive: bool,
+    ) -> Result<(), EncodeError> {
+        match &mut self.0 {
+            Server::Ring(ring) => ring.reply(call_id, kind, value, recursive),
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use shmrpc_transport::{
-    connection::{Connection, Death, Events, LaneAnswer},
+    connection::{Connection, Death, Events, LaneAnswer, LaneStream},
     peers::PeerInfo,
     rendezvous::{Host, Listener, Policy, connect},
     shm::{
@@ -40,7 +40,12 @@ impl Host for Echo {
 }
 
 impl Events for Echo {
-    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> std::result::Result<(), String> {
+    fn lane_opened(
+        &self,
+        connection: &Arc<Connection>,
+        lane: u32,
+        _: Option<LaneStream>,
+    ) -> std::result::Result<(), String> {
         let connection = Arc::clone(connection);
         thread::spawn(move || echo(&connection, lane));
         Ok(())

@@ -17,7 +17,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg};
 use nix::sys::stat::Mode;
 use shmrpc_transport::peers::{PeerInfo, Peers};
-use shmrpc_transport::connection::{Connection, Events};
+use shmrpc_transport::connection::{Connection, Events, LaneStream};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy};
 use shmrpc_transport::slot::{HEADER, Header};
@@ -277,7 +277,7 @@ impl Host for Guests {
 }
 
 impl Events for Guests {
-    fn lane_opened(&self, _: &Arc<Connection>, lane: u32) -> Result<(), String> {
+    fn lane_opened(&self, _: &Arc<Connection>, lane: u32, _: Option<LaneStream>) -> Result<(), String> {
         if is_served(lane) { Ok(()) } else { Err("not this one".into()) }
     }
 

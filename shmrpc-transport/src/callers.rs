@@ -271,10 +271,7 @@ impl Callers {
 
     /// Whether the server is done with everything up to the end of the trail.
     fn has_run(&self, trail: Trail) -> bool {
-        let Some((_, peer)) = self.connection.sides(trail.lane) else { return true };
-        let done = peer.done.load(crate::sync::Ordering::Acquire);
-        // Positions wrap; a done counter that is at most half the range behind is behind.
-        done.wrapping_sub(trail.position) < u32::MAX / 2
+        self.connection.is_done(trail.lane, trail.position)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::message::Pool;
+use crate::message::{Draft, EncodeError, Pool};
 use crate::peers::PeerInfo;
 use crate::shm::consumer::Consumer;
 use crate::shm::ledger::Account;
@@ -29,37 +29,70 @@ pub(crate) use self::inbox::watch;
 use self::outbox::Outbox;
 pub use self::segments::Mapped;
 use self::segments::{Receiving, Sending};
+pub use self::streams::LaneStream;
+use self::streams::Streams;
+pub(crate) use self::streams::{Dial, NoStream};
 
 // unsafe: encodes into claimed slots and blocks; reads the blocks of the peer.
 mod blocks;
 mod segments;
+mod streams;
 mod inbox;
 mod outbox;
+
+/// What lanes are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// Two rings in shared memory.
+    Rings,
+    /// A byte stream.
+    Streams,
+}
+
+impl Carrier {
+    /// As it travels.
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Self::Rings => 0,
+            Self::Streams => 1,
+        }
+    }
+
+    /// Reads what a peer wrote.
+    pub(crate) fn from_code(code: u32) -> Option<Self> {
+        [Self::Rings, Self::Streams].into_iter().find(|carrier| carrier.code() == code)
+    }
+}
 
 /// What the two sides agreed on.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Lanes that the connection may have.
     pub lanes: u32,
+    /// What they are made of.
+    pub carrier: Carrier,
     /// Bytes of a message that the peer takes.
     pub send_max: u64,
     /// Bytes of a message that we take.
     pub receive_max: u64,
     /// Bytes of memory for messages that the peer's process may hold, over all of its connections.
     pub lent_max: u64,
-    /// What our memory is made of.
-    pub own_memory: Memory,
-    /// What the peer's memory is made of. Not sealed only if the peer is trusted.
-    pub peer_memory: Memory,
+    /// What the memory of both sides is made of, ours first, if they share any. Not sealed only if the peer is trusted.
+    pub memory: Option<[Memory; 2]>,
 }
 
 /// What the owner of a connection does when the peer says something on the socket.
 pub trait Events: Send + Sync {
-    /// The peer opened `lane`, and somebody is to serve it.
+    /// The peer opened `lane`, and somebody is to serve it; over `stream`, if it is not one of rings.
     ///
     /// # Errors
     /// Why nobody does, for the peer to read.
-    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> Result<(), String>;
+    fn lane_opened(
+        &self,
+        connection: &Arc<Connection>,
+        lane: u32,
+        stream: Option<LaneStream>,
+    ) -> Result<(), String>;
     /// The connection ended. Called once.
     fn closed(&self, connection: &Connection);
 }
@@ -105,15 +138,16 @@ pub struct Connection {
     limits: Limits,
     peer: PeerInfo,
     trusted: bool,
-    account: Arc<Account>,
-    own_base: Arc<Segment>,
-    peer_base: Arc<Segment>,
-    sending: Mutex<Sending>,
+    shared: Option<Shared>,
     /// When to look for segments of ours that nobody needs. Not behind the lock of `sending`: the watcher asks for it
     /// while it holds its own lock, and whoever has that one may wait for the watcher's.
     look_at: Mutex<Option<Instant>>,
-    receiving: Mutex<Receiving>,
+    /// For messages that are copied, or that come over a stream.
     pool: Arc<Pool>,
+    /// For messages that are written for a stream.
+    drafts: Arc<Pool>,
+    /// The streams of its lanes, and how further ones are had.
+    streams: Streams,
     socket: Socket,
     outbox: Mutex<Outbox>,
     reader: Mutex<FrameReader>,
@@ -133,39 +167,66 @@ pub struct Connection {
     events: Box<dyn Events>,
 }
 
+/// The memory that the two sides share.
+struct Shared {
+    account: Arc<Account>,
+    own_base: Arc<Segment>,
+    peer_base: Arc<Segment>,
+    sending: Mutex<Sending>,
+    receiving: Mutex<Receiving>,
+}
+
+/// The memory of both sides, when they have shaken hands.
+pub(crate) struct Bases {
+    pub(crate) account: Arc<Account>,
+    pub(crate) own: Segment,
+    pub(crate) peer: Segment,
+}
+
+impl Shared {
+    fn new(bases: Bases, limits: Limits) -> Self {
+        let Bases { account, own, peer } = bases;
+        let (own_base, peer_base) = (Arc::new(own), Arc::new(peer));
+        Self {
+            account,
+            sending: Mutex::new(Sending::new(&own_base)),
+            receiving: Mutex::new(Receiving::new(&peer_base, limits.receive_max)),
+            own_base,
+            peer_base,
+        }
+    }
+}
+
 /// What a connection is made of, when the two sides have shaken hands.
 pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) peer: PeerInfo,
     pub(crate) trusted: bool,
-    pub(crate) account: Arc<Account>,
-    pub(crate) own_base: Segment,
-    pub(crate) peer_base: Segment,
+    /// None if the two share no memory.
+    pub(crate) bases: Option<Bases>,
+    /// How a client has further streams.
+    pub(crate) dial: Dial,
     pub(crate) socket: Socket,
     pub(crate) reader: FrameReader,
-    pub(crate) events: Box<dyn Events>,
 }
 
 impl Connection {
-    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+    pub(crate) fn new(parts: Parts, events: Box<dyn Events>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let Parts { limits, peer, trusted, account, own_base, peer_base, socket, reader, events } = parts;
-        let own_base = Arc::new(own_base);
-        let peer_base = Arc::new(peer_base);
+        let Parts { limits, peer, trusted, bases, dial, socket, reader } = parts;
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             process: Generation::current(),
             limits,
             peer,
             trusted,
-            account,
-            sending: Mutex::new(Sending::new(&own_base)),
+            shared: bases.map(|bases| Shared::new(bases, limits)),
             look_at: Mutex::default(),
-            receiving: Mutex::new(Receiving::new(&peer_base, limits.receive_max)),
-            own_base,
-            peer_base,
             // As much as we may have of the peer's in place.
             pool: Pool::new(limits.receive_max.saturating_mul(4).max(4 << 20)),
+            // One on each lane, and it is ours.
+            drafts: Pool::new(u64::MAX),
+            streams: Streams::new(dial),
             socket,
             outbox: Mutex::default(),
             reader: Mutex::new(reader),
@@ -242,6 +303,7 @@ impl Connection {
         for stop in &self.stops {
             stop.set();
         }
+        self.streams.end();
         // A lane that takes a message now either shows the peer that it did, before the peer can see the end, or sees
         // the end itself and runs nothing (`Connection::may_run`).
         membarrier::everywhere();
@@ -277,6 +339,7 @@ impl Connection {
         for stop in &self.stops {
             stop.set();
         }
+        self.streams.drain();
     }
 
     /// Asks the peer to serve `lane`, and waits for its answer.
@@ -315,8 +378,39 @@ impl Connection {
     }
 
     /// The two sides of `lane`: ours, and the peer's.
-    pub(crate) fn sides(&self, lane: u32) -> Option<(Side, Side)> {
-        Some((Side::new(&self.own_base, lane)?, Side::new(&self.peer_base, lane)?))
+    fn sides(&self, lane: u32) -> Option<(Side, Side)> {
+        let Shared { own_base, peer_base, .. } = self.shared.as_ref()?;
+        Some((Side::new(own_base, lane)?, Side::new(peer_base, lane)?))
+    }
+
+    /// Whether the server is done with all messages of `lane` that have a position before `position`.
+    pub(crate) fn is_done(&self, lane: u32, position: u32) -> bool {
+        let done = match self.limits.carrier {
+            Carrier::Streams => self.streams.done(lane),
+            Carrier::Rings => {
+                self.sides(lane).map(|(_, peer)| peer.done.load(crate::sync::Ordering::Acquire))
+            }
+        };
+        // Positions wrap; a done counter that is at most half the range behind is behind.
+        done.is_none_or(|done| done.wrapping_sub(position) < u32::MAX / 2)
+    }
+
+    /// What messages of streams are received into.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Memory to write a lane's messages into.
+    ///
+    /// # Errors
+    /// [`EncodeError::System`] if there is none.
+    pub(crate) fn draft(&self) -> Result<Draft, EncodeError> {
+        Draft::new(&self.drafts)
+    }
+
+    /// The server takes no new calls.
+    pub(crate) fn goes_away(&self) {
+        self.going_away.store(true, Ordering::Relaxed);
     }
 
     /// The word that ends the waits of `lane`.

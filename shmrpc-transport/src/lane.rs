@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use crate::connection::{Connection, Death};
+use crate::connection::{Carrier, Connection, Death, LaneStream};
 use crate::message::{Encode, EncodeError, Message};
 use crate::slot::Kind;
 use crate::sys::futex::Until;
 
 mod ring;
+mod stream;
 
 /// A call that has no reply.
 #[derive(Debug)]
@@ -75,6 +76,7 @@ pub struct CallerLane(Caller);
 #[derive(Debug)]
 enum Caller {
     Ring(ring::Caller),
+    Stream(Box<stream::Caller>),
 }
 
 impl CallerLane {
@@ -87,7 +89,10 @@ impl CallerLane {
         lane: u32,
         until: &mut Until,
     ) -> Result<Self, NotOpened> {
-        ring::Caller::open(connection, lane, until).map(|ring| Self(Caller::Ring(ring)))
+        Ok(Self(match connection.limits().carrier {
+            Carrier::Rings => Caller::Ring(ring::Caller::open(connection, lane, until)?),
+            Carrier::Streams => Caller::Stream(Box::new(stream::Caller::open(connection, lane, until)?)),
+        }))
     }
 
     /// Whether the lane can carry a call now: takes an overdue reply off it if that has come.
@@ -95,6 +100,7 @@ impl CallerLane {
     pub(crate) fn is_free(&mut self) -> bool {
         match &mut self.0 {
             Caller::Ring(ring) => ring.is_free(),
+            Caller::Stream(stream) => stream.is_free(),
         }
     }
 
@@ -102,6 +108,7 @@ impl CallerLane {
     pub(crate) fn position(&self) -> u32 {
         match &self.0 {
             Caller::Ring(ring) => ring.position(),
+            Caller::Stream(stream) => stream.position(),
         }
     }
 
@@ -119,6 +126,7 @@ impl CallerLane {
     ) -> Result<(), Box<NoReply>> {
         match &mut self.0 {
             Caller::Ring(ring) => ring.call(request, timeout_ms, reply, until),
+            Caller::Stream(stream) => stream.call(request, timeout_ms, reply, until),
         }
     }
 
@@ -133,6 +141,7 @@ impl CallerLane {
     ) -> Result<(), Box<NoReply>> {
         match &mut self.0 {
             Caller::Ring(ring) => ring.send(request, until),
+            Caller::Stream(stream) => stream.send(request, until),
         }
     }
 }
@@ -181,12 +190,23 @@ pub struct ServingLane(Server);
 #[derive(Debug)]
 enum Server {
     Ring(ring::Server),
+    Stream(stream::Server),
 }
 
 impl ServingLane {
-    /// The serving end of `lane`; `None` if there is no such lane.
-    pub fn new(connection: &Arc<Connection>, lane: u32) -> Option<Self> {
-        ring::Server::new(connection, lane).map(|ring| Self(Server::Ring(ring)))
+    /// The serving end of `lane`: of rings, or over `stream`.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub fn new(connection: &Arc<Connection>, lane: u32, stream: Option<LaneStream>) -> Result<Self, String> {
+        Ok(Self(match stream {
+            Some(stream) => Server::Stream(
+                stream::Server::new(connection, lane, stream).map_err(|error| error.to_string())?,
+            ),
+            None => Server::Ring(
+                ring::Server::new(connection, lane).ok_or_else(|| format!("there is no lane {lane}"))?,
+            ),
+        }))
     }
 
     /// The connection that the lane belongs to.
@@ -194,6 +214,7 @@ impl ServingLane {
     pub fn connection(&self) -> &Arc<Connection> {
         match &self.0 {
             Server::Ring(ring) => ring.connection(),
+            Server::Stream(stream) => stream.connection(),
         }
     }
 
@@ -202,6 +223,7 @@ impl ServingLane {
     pub fn next(&mut self, incoming: &mut Incoming) -> bool {
         match &mut self.0 {
             Server::Ring(ring) => ring.next(incoming),
+            Server::Stream(stream) => stream.next(incoming),
         }
     }
 
@@ -210,6 +232,8 @@ impl ServingLane {
     pub fn finish(&mut self) {
         match &mut self.0 {
             Server::Ring(ring) => ring.finish(),
+            // Its reply says so.
+            Server::Stream(_) => {}
         }
     }
 
@@ -227,6 +251,7 @@ impl ServingLane {
     ) -> Result<(), EncodeError> {
         match &mut self.0 {
             Server::Ring(ring) => ring.reply(call_id, kind, value, recursive),
+            Server::Stream(stream) => stream.reply(call_id, kind, value, recursive),
         }
     }
 }

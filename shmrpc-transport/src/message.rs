@@ -15,15 +15,21 @@ use rkyv::rancor::Strategy;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
+pub use self::draft::Draft;
 pub use self::encode::{Buffer, Encode, EncodeError, Encoder, Grow, Nested, Sink, encode};
+pub use self::filling::Filling;
 pub use self::number::Number;
 pub use self::pool::Pool;
 use self::pool::{Copied, Lost};
 pub use self::refusal::Refusal;
 use crate::slot::{INLINE, INLINE_WORDS};
 
+// unsafe: writes and reads memory that is not initialised as a whole.
+mod draft;
+mod filling;
 mod encode;
 mod number;
+// unsafe: buffers that are not initialised as a whole.
 mod pool;
 mod refusal;
 
@@ -172,6 +178,20 @@ impl Message {
         self.length = (length as usize).min(INLINE);
     }
 
+    /// Holds from now on a short payload that came over a stream, clamped to what a slot holds.
+    pub(crate) fn set_short(&mut self, payload: &[u8]) {
+        let words = self.words_mut();
+        let (whole, rest) = payload.as_chunks::<8>();
+        let mut last = [0; 8];
+        for (to, from) in last.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        for (word, from) in words.iter_mut().zip(whole.iter().chain([&last])) {
+            *word = u64::from_ne_bytes(*from);
+        }
+        self.length = payload.len().min(INLINE);
+    }
+
     /// Holds from now on a payload that lies in the peer's memory: read in place if it is large and the peer is
     /// trusted; else copied once and released at once.
     pub fn admit(&mut self, loan: impl Loan + 'static, trusted: bool, pool: &Arc<Pool>) {
@@ -214,6 +234,12 @@ impl Message {
     /// Payload bytes.
     pub fn len(&self) -> usize {
         self.length
+    }
+
+    /// The beginning of the payload as text, for people.
+    pub(crate) fn to_text(&self) -> String {
+        let bytes = self.bytes();
+        String::from_utf8_lossy(bytes.get(..1024).unwrap_or(bytes)).into_owned()
     }
 
     /// Whether there is no payload.

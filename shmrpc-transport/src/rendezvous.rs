@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::connection::{self, Connection, Death, Events, Limits, Parts};
+use crate::connection::{self, Bases, Carrier, Connection, Death, Dial, Events, Limits, Parts};
 use crate::peers::{PeerInfo, Peers};
 use crate::shm::ledger::{Account, Route};
-use crate::shm::memory::{Memory, MemoryError};
+use crate::shm::memory::{Memory, MemoryError, Witness};
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
 use crate::sys::futex::Until;
@@ -39,6 +39,8 @@ pub struct Policy {
     pub trust: Peers,
     /// What our memory is made of.
     pub memory: Memory,
+    /// What lanes are to be made of, if it can be had.
+    pub carrier: Carrier,
     /// Bytes of a message that we take.
     pub max_message: u64,
     /// Bytes of our memory for messages that one process may hold, over all of its connections. If `None`: four times
@@ -54,6 +56,7 @@ impl Default for Policy {
             allow: Peers::SameUser,
             trust: Peers::SameUser,
             memory: Memory::default(),
+            carrier: Carrier::Rings,
             max_message: 64 << 20,
             max_lent: None,
             lanes: MAX_LANES,
@@ -77,9 +80,9 @@ impl Policy {
     }
 
     /// Whether the peer is in the trust set. It has to be, if the memory of either side, ours first, is not sealed.
-    fn trusts(&self, peer: &PeerInfo, sides: [(&'static str, Memory); 2]) -> Result<bool, MeetError> {
-        let [(by, _), _] = sides;
+    fn trusts(&self, peer: &PeerInfo, sides: Option<[(&'static str, Memory); 2]>) -> Result<bool, MeetError> {
         let trusted = self.trust.contains(peer.credentials());
+        let Some(sides @ [(by, _), _]) = sides else { return Ok(trusted) };
         match sides.into_iter().find(|(_, memory)| !memory.is_sealed()) {
             Some((owner, memory)) if !trusted => {
                 let (trust, uid) = (self.trust.to_string(), peer.uid());
@@ -167,9 +170,11 @@ pub struct Met {
     pub connection: Arc<Connection>,
     /// What the server's application said in its hello.
     pub application: Vec<u8>,
+    /// Why lanes are not made of what was asked for; else empty.
+    pub reason: String,
 }
 
-/// Connects to the server that listens at `path`.
+/// Connects to the server that listens at `path`. Where memory cannot be shared, without it.
 ///
 /// # Errors
 /// [`MeetError`] says what is wrong and where.
@@ -181,68 +186,151 @@ pub fn connect(
     events: Box<dyn Events>,
 ) -> Result<Met, MeetError> {
     let mut until = Until::after(timeout);
-    let socket = Socket::connect(path, until.left()).map_err(|none| match none {
-        NoSocket::Ours(error) => MeetError::System { what: "cannot set up a socket", error },
-        NoSocket::There(error) => MeetError::Nobody { path: path.to_owned(), error },
-        NoSocket::TimedOut => MeetError::TimedOut(timeout),
-    })?;
-    let (mut own_base, Handout { descriptor, witness }) = Segment::create(BASE_LEN, policy.memory)?;
-    let hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
-    let bytes = hello.to_bytes();
-    if let Err(error) =
-        socket.send(Header::new(Kind::Hello), &bytes, &[descriptor.as_raw_fd()], || until.left())
-    {
-        if is_shortage(&error) {
-            return Err(MeetError::System { what: "cannot send the hello", error });
-        }
-        // A server that refuses before it reads leaves its reason behind; fall through to read it.
-        tracing::debug!(%error, "the hello was not taken");
-    }
-    drop(descriptor);
-    let mut reader = FrameReader::default();
-    let frame = loop {
-        match reader.next(&socket) {
-            Ok(Some(frame)) => break frame,
-            Ok(None) => {}
-            Err(error) => return Err(MeetError::Ended(error.to_string())),
-        }
-        match socket.wait_readable(until.left()) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                return Err(MeetError::TimedOut(timeout));
-            }
-            Err(error) => return Err(MeetError::System { what: "cannot wait for the hello", error }),
+    let attempt = Attempt { path, policy, application, timeout };
+    let (parts, theirs, reason) = match attempt.meet(true, &mut until) {
+        Ok((parts, theirs)) => (parts, theirs, None),
+        Err(Miss::Other(error)) => return Err(error),
+        Err(Miss::NoMemory(error)) => {
+            tracing::warn!(%error, "no memory is shared");
+            let (parts, theirs) = attempt.meet(false, &mut until).map_err(|miss| match miss {
+                Miss::Other(error) => error,
+                Miss::NoMemory(error) => error.into(),
+            })?;
+            (parts, theirs, Some(error.to_string()))
         }
     };
-    let peer = identify(&socket, &mut reader).map_err(MeetError::Ended)?;
-    if !policy.allow.contains(peer.credentials()) {
-        return Err(MeetError::NotAllowed {
-            path: path.to_owned(),
-            uid: peer.uid(),
-            allow: policy.allow.to_string(),
-        });
-    }
-    let theirs = open_hello(&frame)?;
-    let trusted = policy.trusts(&peer, [("client", policy.memory), ("server", theirs.memory())])?;
-    let peer_base = accept_base(&mut reader, &theirs)?;
-    let limits = Limits {
-        lanes: theirs.lanes().min(MAX_LANES),
-        send_max: theirs.max_message().min(LARGEST),
-        receive_max: policy.max_message.min(LARGEST),
-        lent_max: policy.lent_max(theirs.max_message()),
-        own_memory: policy.memory,
-        peer_memory: theirs.memory(),
-    };
-    let route = Route { path: path.to_owned(), listening: false };
-    let account = policy.account(&peer, &route, limits.lent_max)?;
-    own_base.charge(account.lend_base(BASE_LEN as u64, witness));
-    let parts = Parts { limits, peer, trusted, account, own_base, peer_base, socket, reader, events };
-    let connection = Connection::new(parts);
+    let reason = reason.unwrap_or(theirs.reason);
+    let connection = Connection::new(parts, events);
     if let Err(error) = connection::watch(&connection) {
         connection.die(Death { reason: "it cannot be watched".into(), peer_closed: false });
         return Err(MeetError::System { what: "cannot watch the socket", error });
     }
-    Ok(Met { connection, application: theirs.into_application() })
+    Ok(Met { connection, application: theirs.application, reason })
+}
+
+/// What a client does to meet a server over a Unix socket.
+struct Attempt<'a> {
+    path: &'a Path,
+    policy: &'a Policy,
+    application: &'a [u8],
+    timeout: Duration,
+}
+
+/// Why an attempt failed.
+enum Miss {
+    /// This side cannot share memory. Without, it may do.
+    NoMemory(MemoryError),
+    Other(MeetError),
+}
+
+impl<E: Into<MeetError>> From<E> for Miss {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+impl Attempt<'_> {
+    fn meet(&self, share: bool, until: &mut Until) -> Result<(Parts, Hello), Miss> {
+        let Self { path, policy, application, timeout } = *self;
+        let socket = Socket::connect(path, until.left()).map_err(|none| match none {
+            NoSocket::Ours(error) => MeetError::System { what: "cannot set up a socket", error },
+            NoSocket::There(error) => MeetError::Nobody { path: path.to_owned(), error },
+            NoSocket::TimedOut => MeetError::TimedOut(timeout),
+        })?;
+        let own = match share {
+            true => Some(Segment::create(BASE_LEN, policy.memory).map_err(Miss::NoMemory)?),
+            false => None,
+        };
+        let mut hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
+        hello.carrier = if share { policy.carrier } else { Carrier::Streams };
+        hello.base_len = if share { BASE_LEN as u64 } else { 0 };
+        let own = self.say(&socket, &hello, own, until)?;
+        let mut reader = FrameReader::default();
+        let frame = self.hear(&socket, &mut reader, until)?;
+        let peer = identify(&socket, &mut reader).map_err(MeetError::Ended)?;
+        if !policy.allow.contains(peer.credentials()) {
+            let (path, allow) = (path.to_owned(), policy.allow.to_string());
+            return Err(MeetError::NotAllowed { path, uid: peer.uid(), allow }.into());
+        }
+        let theirs = open_hello(&frame)?;
+        let shared = own.filter(|_| theirs.base_len > 0);
+        match (theirs.carrier, hello.carrier, shared.is_some()) {
+            (Carrier::Rings, Carrier::Streams, _) => {
+                Err(HelloError::Answer("it has rings, and streams were asked for"))
+            }
+            (Carrier::Rings, _, false) => Err(HelloError::Answer("it has rings, and no memory")),
+            _ if theirs.base_len > 0 && !share => Err(HelloError::Answer("it shares memory, and we do not")),
+            _ => Ok(()),
+        }?;
+        let lent_max = policy.lent_max(theirs.max_message);
+        let memory = shared.is_some().then_some([policy.memory, theirs.memory]);
+        let sides = memory.map(|[own, theirs]| [("client", own), ("server", theirs)]);
+        let trusted = policy.trusts(&peer, sides)?;
+        let bases = match shared {
+            None => None,
+            Some((mut own, witness)) => {
+                let peers = accept_base(&mut reader, &theirs).map_err(|error| match error {
+                    MeetError::Memory(error) if error.is_ours() => Miss::NoMemory(error),
+                    other => Miss::Other(other),
+                })?;
+                let route = Route { path: path.to_owned(), listening: false };
+                let account = policy.account(&peer, &route, lent_max)?;
+                own.charge(account.lend_base(BASE_LEN as u64, witness));
+                Some(Bases { account, own, peer: peers })
+            }
+        };
+        let limits = Limits {
+            lanes: theirs.lanes.min(MAX_LANES),
+            carrier: theirs.carrier,
+            send_max: theirs.max_message.min(LARGEST),
+            receive_max: policy.max_message.min(LARGEST),
+            lent_max,
+            memory,
+        };
+        let dial = match theirs.carrier {
+            Carrier::Rings => Dial::No,
+            Carrier::Streams => Dial::Pair,
+        };
+        Ok((Parts { limits, peer, trusted, bases, dial, socket, reader }, theirs))
+    }
+
+    /// Sends the hello, with our memory.
+    fn say(
+        &self,
+        socket: &Socket,
+        hello: &Hello,
+        own: Option<(Segment, Handout)>,
+        until: &mut Until,
+    ) -> Result<Option<(Segment, Option<Witness>)>, MeetError> {
+        let fds: Vec<_> = own.iter().map(|(_, handout)| handout.descriptor.as_raw_fd()).collect();
+        let sent = socket.send(Header::new(Kind::Hello), &hello.to_bytes(), &fds, || until.left());
+        if let Err(error) = sent {
+            if is_shortage(&error) {
+                return Err(MeetError::System { what: "cannot send the hello", error });
+            }
+            // A server that refuses before it reads leaves its reason behind; whoever reads finds it.
+            tracing::debug!(%error, "the hello was not taken");
+        }
+        Ok(own.map(|(segment, Handout { descriptor: _, witness })| (segment, witness)))
+    }
+
+    /// Waits for the server's first frame.
+    fn hear(&self, socket: &Socket, reader: &mut FrameReader, until: &mut Until) -> Result<Frame, MeetError> {
+        loop {
+            match reader.next(socket) {
+                Ok(Some(frame)) => return Ok(frame),
+                Ok(None) => {}
+                Err(error) => return Err(MeetError::Ended(error.to_string())),
+            }
+            match socket.wait_readable(until.left()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(MeetError::TimedOut(self.timeout));
+                }
+                Err(error) => return Err(MeetError::System { what: "cannot wait for the hello", error }),
+            }
+        }
+    }
 }
 
 /// Who sent the hello that `reader` holds, by the kernel's word.
@@ -280,8 +368,8 @@ fn open_hello(frame: &Frame) -> Result<Hello, MeetError> {
 
 fn accept_base(reader: &mut FrameReader, hello: &Hello) -> Result<Segment, MeetError> {
     let fd = reader.take_descriptor().ok_or(HelloError::NoMemory)?;
-    if hello.base_len() != BASE_LEN as u64 {
-        return Err(HelloError::Geometry { found: hello.base_len(), expected: BASE_LEN as u64 }.into());
+    if hello.base_len != BASE_LEN as u64 {
+        return Err(HelloError::Geometry { found: hello.base_len, expected: BASE_LEN as u64 }.into());
     }
-    Ok(Segment::accept(fd, hello.base_len(), hello.memory())?)
+    Ok(Segment::accept(fd, hello.base_len, hello.memory)?)
 }

@@ -212,6 +212,9 @@ pub(crate) fn halves(word: u64) -> [u32; 2] {
     [word as u32, (word >> 32) as u32]
 }
 
+/// Bytes of a [`BlockRef`], in a slot and behind the header of a frame.
+pub const BLOCK_REF: usize = 16;
+
 /// Where a payload lies that did not fit into its slot. It fills the first 16 bytes of the slot's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockRef {
@@ -227,6 +230,15 @@ impl BlockRef {
     /// The words that a slot carries.
     pub(crate) fn to_words(self) -> [u64; INLINE_WORDS] {
         [u64::from(self.segment) | u64::from(self.generation) << 32, self.offset, 0, 0, 0]
+    }
+
+    /// The bytes that follow the header of a frame.
+    pub(crate) fn to_bytes(self) -> [u8; BLOCK_REF] {
+        let mut bytes = [0; BLOCK_REF];
+        for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.to_words()) {
+            *to = word.to_le_bytes();
+        }
+        bytes
     }
 
     /// Reads the words that a peer wrote. Nothing is checked yet.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use shmrpc_transport::callers::{Callers, NoLane};
-use shmrpc_transport::connection::{Connection, Events, Mapped};
+use shmrpc_transport::connection::{Connection, Events, LaneStream, Mapped};
 use shmrpc_transport::lane::{Incoming, Outgoing, Reply, ServingLane};
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::rendezvous::{Host, Listener, MeetError, Policy, connect};
@@ -42,11 +42,16 @@ struct Lanes {
 }
 
 impl Events for Lanes {
-    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> Result<(), String> {
+    fn lane_opened(
+        &self,
+        connection: &Arc<Connection>,
+        lane: u32,
+        stream: Option<LaneStream>,
+    ) -> Result<(), String> {
         if lane == 1 && !self.refused.swap(true, Ordering::Relaxed) {
             return Err("not now".into());
         }
-        let mut lane = ServingLane::new(connection, lane).unwrap();
+        let mut lane = ServingLane::new(connection, lane, stream).unwrap();
         thread::spawn(move || {
             let mut incoming = Incoming::empty();
             while lane.next(&mut incoming) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shmrpc_transport::callers::Callers;
-use shmrpc_transport::connection::{Connection, Events};
+use shmrpc_transport::connection::{Connection, Events, LaneStream};
 use shmrpc_transport::lane::{Incoming, Outgoing, ServingLane};
 use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::rendezvous::{Host, Listener, Policy, connect};
@@ -58,7 +58,7 @@ impl Host for Deaf {
 struct Serving;
 
 impl Events for Serving {
-    fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> Result<(), String> {
+    fn lane_opened(&self, _: &Arc<Connection>, _: u32, _: Option<LaneStream>) -> Result<(), String> {
         // The test serves it by hand.
         Ok(())
     }

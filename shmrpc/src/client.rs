@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shmrpc_transport::callers::Callers;
-use shmrpc_transport::connection::{Connection, Events};
+use shmrpc_transport::connection::{Carrier, Connection, Events, LaneStream};
 use shmrpc_transport::peers::Peers;
 use shmrpc_transport::rendezvous::{Policy, connect};
 use shmrpc_transport::shm::memory::Memory;
@@ -153,12 +153,13 @@ impl<C: Client> ClientBuilder<C> {
         let schema = C::schema();
         let path = endpoint.to_connect()?;
         let question = greeting::question(&schema);
-        let met = connect(&path, &self.policy, &question, self.connect_timeout, Box::new(NoEvents))
+        let policy = Policy { carrier: endpoint.carrier(), ..self.policy.clone() };
+        let met = connect(&path, &policy, &question, self.connect_timeout, Box::new(NoEvents))
             .map_err(|error| ConnectError::Meet { endpoint: endpoint.to_string(), error })?;
         let callers = Callers::new(met.connection);
         let methods = greeting::read_answer(&schema, &met.application)
             .map_err(|reason| ConnectError::Answer { endpoint: endpoint.to_string(), reason })?;
-        let transport = describe(callers.connection(), endpoint, failed);
+        let transport = describe(callers.connection(), endpoint, &met.reason, failed);
         tracing::info!(%transport, service = schema.name, "connected");
         let names = (0..methods.len()).map(|index| {
             let named = schema.methods.iter().find(|method| usize::from(method.index) == index);
@@ -176,19 +177,30 @@ impl<C: Client> Default for ClientBuilder<C> {
     }
 }
 
-fn describe(connection: &Connection, endpoint: &Endpoint, failed: &[ConnectError]) -> TransportInfo {
-    let mut reason = "the endpoint asks for it and the server shares memory".to_owned();
+fn describe(
+    connection: &Connection,
+    endpoint: &Endpoint,
+    why_not: &str,
+    failed: &[ConnectError],
+) -> TransportInfo {
+    let limits = connection.limits();
+    let (transport, mut reason) = match limits.carrier {
+        Carrier::Rings => {
+            (Transport::Shm, "the endpoint asks for it and the server shares memory".to_owned())
+        }
+        Carrier::Streams if why_not.is_empty() => (Transport::Uds, "the endpoint asks for it".to_owned()),
+        Carrier::Streams => (Transport::Uds, format!("shared memory cannot be had: {why_not}")),
+    };
     for error in failed {
         reason.push_str("; before that: ");
         reason.push_str(&error.to_string());
     }
     TransportInfo {
-        transport: Transport::Shm,
+        transport,
         endpoint: endpoint.to_string(),
         reason,
-        reads_in_place: connection.is_trusted(),
-        memory: connection.limits().own_memory,
-        peer_memory: connection.limits().peer_memory,
+        reads_in_place: connection.is_trusted() && limits.memory.is_some(),
+        memory: limits.memory,
         peer: connection.peer().clone(),
     }
 }
@@ -197,7 +209,7 @@ fn describe(connection: &Connection, endpoint: &Endpoint, failed: &[ConnectError
 struct NoEvents;
 
 impl Events for NoEvents {
-    fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> Result<(), String> {
+    fn lane_opened(&self, _: &Arc<Connection>, _: u32, _: Option<LaneStream>) -> Result<(), String> {
         Err("a client serves nobody".into())
     }
 

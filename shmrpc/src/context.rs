@@ -37,6 +37,17 @@ impl Context {
 pub enum Transport {
     /// Rings in shared memory.
     Shm,
+    /// Unix sockets. Large messages lie in shared memory, where it can be had.
+    Uds,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Shm => "shared memory",
+            Self::Uds => "Unix sockets",
+        })
+    }
 }
 
 /// Which transport a client uses, and why.
@@ -46,8 +57,7 @@ pub struct TransportInfo {
     pub(crate) endpoint: String,
     pub(crate) reason: String,
     pub(crate) reads_in_place: bool,
-    pub(crate) memory: Memory,
-    pub(crate) peer_memory: Memory,
+    pub(crate) memory: Option<[Memory; 2]>,
     pub(crate) peer: PeerInfo,
 }
 
@@ -72,14 +82,14 @@ impl TransportInfo {
         self.reads_in_place
     }
 
-    /// What this client's messages lie in.
-    pub fn memory(&self) -> Memory {
-        self.memory
+    /// What this client's large messages lie in; `None` if no memory is shared.
+    pub fn memory(&self) -> Option<Memory> {
+        self.memory.map(|[own, _]| own)
     }
 
-    /// What the server's messages lie in.
-    pub fn peer_memory(&self) -> Memory {
-        self.peer_memory
+    /// What the server's large messages lie in; `None` if no memory is shared.
+    pub fn peer_memory(&self) -> Option<Memory> {
+        self.memory.map(|[_, peer]| peer)
     }
 
     /// The server's process.
@@ -90,16 +100,12 @@ impl TransportInfo {
 
 impl fmt::Display for TransportInfo {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how =
-            if self.reads_in_place { "large results read in place" } else { "large results copied once" };
-        write!(
-            out,
-            "shared memory ({} here, {} there) to process {} at {}, {how}: {}",
-            self.memory,
-            self.peer_memory,
-            self.peer.pid(),
-            self.endpoint,
-            self.reason
-        )
+        write!(out, "{}", self.transport)?;
+        if let Some([here, there]) = self.memory {
+            write!(out, " ({here} here, {there} there)")?;
+        }
+        write!(out, " to process {} at {}", self.peer.pid(), self.endpoint)?;
+        let how = if self.reads_in_place { "read in place" } else { "copied once" };
+        write!(out, ", large results {how}: {}", self.reason)
     }
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::peers::PeerCredentials;
 
 /// Where a server listens.
@@ -18,6 +19,10 @@ pub enum Endpoint {
     ShmName(String),
     /// `shm:/path`: a socket at this path, and shared memory.
     ShmPath(PathBuf),
+    /// `uds:NAME`: the same socket as `shm:NAME`, and lanes of Unix sockets.
+    UdsName(String),
+    /// `uds:/path`: the same socket as `shm:/path`, and lanes of Unix sockets.
+    UdsPath(PathBuf),
 }
 
 /// A string that is no endpoint, or an endpoint that has no place.
@@ -79,15 +84,17 @@ impl FromStr for Endpoint {
             return Err(EndpointError::Scheme(text.to_owned()));
         };
         match scheme {
-            "shm" if rest.starts_with('/') => match rest.find('\0') {
+            "shm" | "uds" if rest.starts_with('/') => match rest.find('\0') {
                 Some(at) => Err(EndpointError::Nul { path: rest.into(), at }),
-                None => Ok(Self::ShmPath(rest.into())),
+                None if scheme == "shm" => Ok(Self::ShmPath(rest.into())),
+                None => Ok(Self::UdsPath(rest.into())),
             },
-            "shm" => match why_no_name(rest) {
+            "shm" | "uds" => match why_no_name(rest) {
                 Some(reason) => Err(EndpointError::Name { text: text.to_owned(), reason }),
-                None => Ok(Self::ShmName(rest.to_owned())),
+                None if scheme == "shm" => Ok(Self::ShmName(rest.to_owned())),
+                None => Ok(Self::UdsName(rest.to_owned())),
             },
-            "uds" | "tcp" | "tls" | "inproc" => Err(EndpointError::NotYet(text.to_owned())),
+            "tcp" | "tls" | "inproc" => Err(EndpointError::NotYet(text.to_owned())),
             _ => Err(EndpointError::Scheme(text.to_owned())),
         }
     }
@@ -118,6 +125,8 @@ impl fmt::Display for Endpoint {
         match self {
             Self::ShmName(name) => write!(out, "shm:{name}"),
             Self::ShmPath(path) => write!(out, "shm:{}", path.display()),
+            Self::UdsName(name) => write!(out, "uds:{name}"),
+            Self::UdsPath(path) => write!(out, "uds:{}", path.display()),
         }
     }
 }
@@ -129,6 +138,14 @@ impl Endpoint {
     /// [`EndpointError`] for the first that is none.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, EndpointError> {
         text.split(',').map(str::parse).collect()
+    }
+
+    /// What the lanes are to be made of.
+    pub(crate) fn carrier(&self) -> Carrier {
+        match self {
+            Self::ShmName(_) | Self::ShmPath(_) => Carrier::Rings,
+            Self::UdsName(_) | Self::UdsPath(_) => Carrier::Streams,
+        }
     }
 
     /// The path of the socket for a server. Makes the runtime directory if it is not there.
@@ -146,8 +163,8 @@ impl Endpoint {
 
     fn socket(&self, make: impl Fn(&Path) -> io::Result<()>) -> Result<PathBuf, EndpointError> {
         let path = match self {
-            Self::ShmPath(path) => path.clone(),
-            Self::ShmName(name) => {
+            Self::ShmPath(path) | Self::UdsPath(path) => path.clone(),
+            Self::ShmName(name) | Self::UdsName(name) => {
                 let own = PeerCredentials::own().uid;
                 let dir = runtime_dir(|name| std::env::var_os(name), own);
                 check(&dir, own, make)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use shmrpc_transport::connection::{Connection, Death, Events};
+use shmrpc_transport::connection::{Connection, Death, Events, LaneStream};
 use shmrpc_transport::lane::{Incoming, ServingLane};
 use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::rendezvous::{Bound, Host, Listener, Policy};
@@ -226,7 +226,8 @@ impl BoundServer {
         let Self { shared, policy, bound } = self;
         let (mut listeners, mut endpoints) = (Vec::new(), Vec::new());
         for (endpoint, bound) in bound {
-            let listener = Listener::start(bound, policy.clone(), Arc::clone(&shared) as Arc<dyn Host>)
+            let policy = Policy { carrier: endpoint.carrier(), ..policy.clone() };
+            let listener = Listener::start(bound, policy, Arc::clone(&shared) as Arc<dyn Host>)
                 .map_err(|error| ServeError::Listen { endpoint: endpoint.to_string(), error })?;
             listeners.push(listener);
             endpoints.push(endpoint);
@@ -389,14 +390,18 @@ struct Served {
 }
 
 impl Events for Served {
-    fn lane_opened(&self, connection: &Arc<Connection>, lane: u32) -> Result<(), String> {
+    fn lane_opened(
+        &self,
+        connection: &Arc<Connection>,
+        lane: u32,
+        stream: Option<LaneStream>,
+    ) -> Result<(), String> {
         let refused = |reason: String| {
             tracing::warn!(reason, peer = ?connection.peer(), "a lane was refused");
             reason
         };
         let place = Place::take(&self.shared, connection.peer().pid()).map_err(refused)?;
-        let serving =
-            ServingLane::new(connection, lane).ok_or_else(|| refused(format!("there is no lane {lane}")))?;
+        let serving = ServingLane::new(connection, lane, stream).map_err(refused)?;
         let table = Arc::clone(&self.table);
         let thread = std::thread::Builder::new().name(format!("shmrpc-lane-{lane}"));
         let started = thread.spawn(move || {

@@ -159,7 +159,7 @@ fn a_server_answers(server: &str, servers: Memory, ours: Memory) {
     process.says("ready");
     let client = NodeClient::builder().timeout(BOUND).memory(ours).connect(place.endpoint()).unwrap();
     let transport = client.transport();
-    assert_eq!((transport.memory(), transport.peer_memory()), (ours, servers));
+    assert_eq!((transport.memory(), transport.peer_memory()), (Some(ours), Some(servers)));
     assert!(transport.to_string().contains(&format!("({ours} here, {servers} there)")), "{transport}");
     assert_eq!(client.pid(), Ok(process.child.id()));
     assert_eq!(client.transport().peer().pid().to_string(), process.child.id().to_string());

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Connection;
-use crate::message::{Buffer, Encode, EncodeError, Grow, Loan, Message, encode};
-use crate::shm::arena::{BLOCKS, Block, UNIT};
+use crate::message::{Buffer, Draft, Encode, EncodeError, Grow, Loan, Message, encode};
+use crate::shm::arena::{Arena, BLOCKS, Block, UNIT};
 use crate::shm::segment::Segment;
 use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Slot};
 use crate::sys::fork::Generation;
@@ -15,6 +15,9 @@ use crate::sys::futex::Until;
 
 /// Bytes of a copy above which somebody looks later whether its buffer is still needed.
 const WARM: u32 = 1 << 16;
+/// Bytes from which on a message over a Unix socket lies in shared memory, if there is any. The report's `memfd` group
+/// measures both ways.
+const IN_MEMORY: usize = 32 << 10;
 /// Room that a growing message gets beyond what it asked for, so that its root does not make it move again.
 const HEADROOM: usize = 512;
 
@@ -71,8 +74,12 @@ impl Connection {
         }
     }
 
+    /// Completes a message in whose words the reference to a block lies.
+    ///
+    /// # Errors
+    /// [`BadBlock`] if it names memory that the peer does not have.
     #[inline(never)]
-    fn receive_block(
+    pub(crate) fn receive_block(
         self: &Arc<Self>,
         id: u32,
         length: u32,
@@ -89,9 +96,10 @@ impl Connection {
         if !at.offset.is_multiple_of(UNIT) {
             return Err(bad("offset not a multiple of 64"));
         }
+        let shared = self.shared.as_ref().ok_or_else(|| bad("no memory is shared"))?;
         let segment = self.segment(at.segment).ok_or_else(|| bad("segment"))?;
         let start = segment.range(at.offset, u64::from(length)).ok_or_else(|| bad("offset and length"))?;
-        let release_to = Arc::clone(&self.own_base);
+        let release_to = Arc::clone(&shared.own_base);
         let process = self.process;
         let loan =
             BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at, process };
@@ -102,15 +110,47 @@ impl Connection {
         Ok(())
     }
 
+    /// Encodes a value for a stream: into `draft`; or, if it is large and memory is shared, into lent memory.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub(crate) fn encode_frame<T: Encode>(
+        self: &Arc<Self>,
+        value: &T,
+        recursive: bool,
+        draft: &mut Draft,
+    ) -> Result<EncodedFrame, EncodeError> {
+        let start = draft.start();
+        let mut spill = Spill { connection: self, draft, block: None };
+        // SAFETY: the draft is ours alone, and nobody else writes to it.
+        let length = unsafe { encode(value, recursive, start, &mut spill) }?;
+        let (needed, max) = (length as u64, self.limits.send_max);
+        if needed > max {
+            return Err(EncodeError::TooLarge { needed, max });
+        }
+        let mut block = spill.block;
+        // `send_max` is far below 4 GiB.
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        if let Some(block) = &mut block {
+            block.shrink(length);
+        }
+        Ok(EncodedFrame { length, block })
+    }
+
+    fn with_arena<T>(&self, work: impl FnOnce(&mut Arena) -> T) -> Option<T> {
+        self.shared.as_ref().map(|shared| work(&mut shared.sending.lock().arena))
+    }
+
     /// Takes memory to send from, growing the arena by a segment if there is none.
     fn allocate(&self, bytes: u64) -> Result<Option<(Block, NonNull<u8>)>, EncodeError> {
-        let mut sending = self.sending.lock();
-        let released = |id| self.peer_base.release_word(id).map_or(0, |word| word.load(Ordering::Acquire));
+        let Some(shared) = &self.shared else { return Ok(None) };
+        let mut sending = shared.sending.lock();
+        let released = |id| shared.peer_base.release_word(id).map_or(0, |word| word.load(Ordering::Acquire));
         let mut block = sending.arena.allocate(bytes, released);
         if block.is_none() && !sending.arena.has_ids() {
             return Err(EncodeError::TooMany { max: BLOCKS });
         }
-        if block.is_none() && self.grow_arena(&mut sending, bytes)? {
+        if block.is_none() && self.grow_arena(shared, &mut sending, bytes)? {
             block = sending.arena.allocate(bytes, released);
         }
         let Some(block) = block else { return Ok(None) };
@@ -141,6 +181,34 @@ pub(crate) struct Encoded {
     pub(crate) block: u32,
 }
 
+/// A message for a stream. A block that it lies in goes back unless it is sent.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct EncodedFrame {
+    length: u32,
+    block: Option<OwnedBlock>,
+}
+
+impl EncodedFrame {
+    /// What is to be sent: the header, and the payload or where it lies.
+    pub(crate) fn bytes<'a>(&self, header: Header, draft: &'a mut Draft) -> &'a [u8] {
+        let header = Header { length: self.length, ..header };
+        let Some((id, at)) = self.block.as_ref().and_then(OwnedBlock::place) else {
+            // SAFETY: `encode` wrote so many bytes of payload into the draft, which has not been used since.
+            return unsafe { draft.finish(header.to_frame(), self.length as usize) };
+        };
+        let header = Header { flags: FLAG_BLOCK, block: id, ..header };
+        draft.fill(header.to_frame(), &at.to_bytes())
+    }
+
+    /// It is on its way: its block is the receiver's.
+    pub(crate) fn sent(self) {
+        if let Some(block) = self.block {
+            block.lend();
+        }
+    }
+}
+
 /// A block that goes back to its arena when dropped.
 #[derive(Debug)]
 struct OwnedBlock {
@@ -152,26 +220,30 @@ struct OwnedBlock {
 impl OwnedBlock {
     fn shrink(&mut self, length: u32) {
         if let Some(block) = &mut self.block {
-            self.connection.sending.lock().arena.shrink(block, length.into());
+            self.connection.with_arena(|arena| arena.shrink(block, length.into()));
         }
+    }
+
+    /// Its id, and what a slot says of it.
+    fn place(&self) -> Option<(u32, BlockRef)> {
+        self.block.as_ref().map(|Block { id, segment, generation, offset, .. }| {
+            (*id, BlockRef { segment: *segment, generation: *generation, offset: *offset })
+        })
     }
 
     #[inline(never)]
     fn lend(mut self) -> (u32, BlockRef) {
-        let Some(block) = self.block.take() else {
-            return (0, BlockRef { segment: 0, generation: 0, offset: 0 });
-        };
-        let at = BlockRef { segment: block.segment, generation: block.generation, offset: block.offset };
-        let id = block.id;
-        self.connection.sending.lock().arena.lend(block);
-        (id, at)
+        let place = self.place().unwrap_or((0, BlockRef { segment: 0, generation: 0, offset: 0 }));
+        let Some(block) = self.block.take() else { return place };
+        self.connection.with_arena(|arena| arena.lend(block));
+        place
     }
 }
 
 impl Drop for OwnedBlock {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
-            self.connection.sending.lock().arena.free(block);
+            self.connection.with_arena(|arena| arena.free(block));
         }
     }
 }
@@ -202,14 +274,13 @@ unsafe impl Grow for Growth<'_> {
                 Ok(Some(found)) => break found,
                 other => lacking = other.err().or(lacking),
             }
-            let sending = self.connection.sending.lock();
+            let lent = self.connection.with_arena(|arena| arena.lent()).unwrap_or(0);
             let lacking = match lacking {
                 None => EncodeError::NoMemory { cap: self.connection.limits.lent_max },
                 // The system gives no more, but the peer may give something back.
-                Some(lacking @ EncodeError::System(_)) if sending.arena.lent() > 0 => lacking,
+                Some(lacking @ EncodeError::System(_)) if lent > 0 => lacking,
                 Some(lacking) => return Err(lacking),
             };
-            drop(sending);
             // What is lent comes back without a word, so look again, ever more rarely.
             if self.until.is_over() || self.connection.death.get().is_some() {
                 return Err(lacking);
@@ -223,6 +294,43 @@ unsafe impl Grow for Growth<'_> {
         unsafe { core::ptr::copy_nonoverlapping(old.start.as_ptr(), start.as_ptr(), used) };
         self.block = Some(OwnedBlock { connection: Arc::clone(self.connection), block: Some(block) });
         Ok(Buffer { start, capacity })
+    }
+}
+
+/// Finds room for a message that is to go over a stream: a block, if it is large and one can be had, else the heap.
+struct Spill<'a> {
+    connection: &'a Arc<Connection>,
+    draft: &'a mut Draft,
+    block: Option<OwnedBlock>,
+}
+
+// SAFETY: `grow` returns the memory of a block that it owns until it is dropped or asked again, and that no other message
+// has; or what `Draft::grow` returns, which is as good.
+unsafe impl Grow for Spill<'_> {
+    fn grow(&mut self, old: Buffer, used: usize, needed: usize) -> Result<Buffer, EncodeError> {
+        let max = self.connection.limits.send_max;
+        if needed as u64 > max {
+            return Err(EncodeError::TooLarge { needed: needed as u64, max });
+        }
+        if needed >= IN_MEMORY && self.connection.shared.is_some() {
+            let enough = needed.saturating_add(HEADROOM);
+            let found = [enough.next_power_of_two(), enough].into_iter().find_map(|bytes| {
+                // Whatever is lacking: the socket takes it too.
+                self.connection.allocate(bytes as u64).ok().flatten()
+            });
+            if let Some((block, start)) = found {
+                let capacity = usize::try_from(block.capacity).unwrap_or(usize::MAX);
+                // SAFETY: the new block has room for `needed >= used` bytes, and the old buffer has `used` of them; they
+                // are different memory.
+                unsafe { core::ptr::copy_nonoverlapping(old.start.as_ptr(), start.as_ptr(), used) };
+                self.block = Some(OwnedBlock { connection: Arc::clone(self.connection), block: Some(block) });
+                return Ok(Buffer { start, capacity });
+            }
+        }
+        // SAFETY: the old buffer has `used` bytes that were written, and is a block or the draft's.
+        let buffer = unsafe { self.draft.grow(old, used, needed) }?;
+        self.block = None;
+        Ok(buffer)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::{Connection, Death, LaneAnswer, Question};
+use super::{Carrier, Connection, Death, LaneAnswer, Question};
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{Header, Kind};
 use crate::sys::socket::{Frame, ReadError, clip};
@@ -26,13 +26,16 @@ impl Connection {
             Kind::LaneOpen | Kind::LaneReset if header.block >= MAX_LANES => {
                 Err(Fault::Peer(format!("no such lane: {}", header.block)))
             }
+            Kind::LaneOpen if header.call_id == 0 && self.limits.carrier == Carrier::Streams => {
+                self.stream_sent(header.block)
+            }
             Kind::LaneOpen if header.call_id == 0 => {
                 // A caller whose first question timed out asks again: the lane has its thread already.
                 let bit = 1 << header.block;
                 let served = if self.opened.load(Ordering::Relaxed) & bit != 0 {
                     Ok(())
                 } else if header.block < self.limits.lanes {
-                    self.events.lane_opened(self, header.block)
+                    self.events.lane_opened(self, header.block, None)
                 } else {
                     Err(format!("{} lanes are all that a connection may have", self.limits.lanes))
                 };

@@ -126,7 +126,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
-    use super::super::{Events, Limits, Parts, watch};
+    use super::super::{Bases, Carrier, Dial, Events, LaneStream, Limits, Parts, watch};
     use super::*;
     use crate::peers::{PeerCredentials, PeerInfo};
     use crate::shm::ledger::{Account, Route};
@@ -137,7 +137,7 @@ mod tests {
     struct Silent;
 
     impl Events for Silent {
-        fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> Result<(), String> {
+        fn lane_opened(&self, _: &Arc<Connection>, _: u32, _: Option<LaneStream>) -> Result<(), String> {
             Err("the test serves nothing".into())
         }
         fn closed(&self, _: &Connection) {}
@@ -153,27 +153,20 @@ mod tests {
     fn unwatched() -> (Arc<Connection>, Socket) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let base = || Segment::create(BASE_LEN, Memory::Memfd).unwrap().0;
-        let connection = Connection::new(Parts {
-            limits: Limits {
-                lanes: 1,
-                send_max: 1 << 20,
-                receive_max: 1 << 20,
-                own_memory: Memory::Memfd,
-                peer_memory: Memory::Memfd,
-                lent_max: 4 << 20,
-            },
-            peer: PeerInfo::new(PeerCredentials::own(), None),
-            trusted: false,
-            account: Account::of(
-                &PeerInfo::new(PeerCredentials::own(), None),
-                &Route { path: "outbox".into(), listening: true },
-            ),
-            own_base: base(),
-            peer_base: base(),
-            socket: Socket::new(ours).unwrap(),
-            reader: FrameReader::default(),
-            events: Box::new(Silent),
-        });
+        let limits = Limits {
+            lanes: 1,
+            carrier: Carrier::Rings,
+            send_max: 1 << 20,
+            receive_max: 1 << 20,
+            memory: Some([Memory::Memfd; 2]),
+            lent_max: 4 << 20,
+        };
+        let peer = PeerInfo::new(PeerCredentials::own(), None);
+        let account = Account::of(&peer, &Route { path: "outbox".into(), listening: true });
+        let bases = Some(Bases { account, own: base(), peer: base() });
+        let (socket, reader) = (Socket::new(ours).unwrap(), FrameReader::default());
+        let parts = Parts { limits, peer, trusted: false, bases, dial: Dial::No, socket, reader };
+        let connection = Connection::new(parts, Box::new(Silent));
         (connection, Socket::new(theirs).unwrap())
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::inbox::Fault;
-use super::{Connection, Death};
+use super::{Connection, Death, Shared};
 use crate::message::EncodeError;
 use crate::shm::arena::Arena;
 use crate::shm::segment::{ARENA_OFFSET, BASE_LEN, Handout, Segment};
@@ -98,14 +98,25 @@ impl Receiving {
 impl Connection {
     /// What is mapped for messages now.
     pub fn mapped(&self) -> Mapped {
-        Mapped { sending: self.sending.lock().bytes, receiving: self.receiving.lock().bytes() }
+        let bytes = |shared: &Shared| Mapped {
+            sending: shared.sending.lock().bytes,
+            receiving: shared.receiving.lock().bytes(),
+        };
+        self.shared.as_ref().map_or(Mapped { sending: 0, receiving: 0 }, bytes)
     }
 
     /// Gives back the segments of our arena that were not used since the last call. The watcher calls this some
     /// seconds after the arena grew, and again until it is as small as it was.
     pub fn give_back(&self) {
-        let mut sending = self.sending.lock();
-        let released = |id| self.peer_base.release_word(id).map_or(0, |word| word.load(Ordering::Acquire));
+        self.pool.trim();
+        self.drafts.trim();
+        let warm = self.pool.is_warm() || self.drafts.is_warm();
+        let Some(shared) = &self.shared else {
+            *self.look_at.lock() = warm.then(|| Instant::now() + REST[0]);
+            return;
+        };
+        let mut sending = shared.sending.lock();
+        let released = |id| shared.peer_base.release_word(id).map_or(0, |word| word.load(Ordering::Acquire));
         sending.arena.reclaim(usize::MAX, released);
         let retired = sending.arena.retire();
         for id in &retired {
@@ -113,11 +124,9 @@ impl Connection {
                 sending.leaving.insert(*id, segment.len() as u64);
             }
         }
-        self.pool.trim();
         let [first, longest] = REST;
         sending.rest = if retired.is_empty() { (sending.rest * 2).min(longest) } else { first };
-        *self.look_at.lock() =
-            (sending.arena.segments() > 1 || self.pool.is_warm()).then(|| Instant::now() + sending.rest);
+        *self.look_at.lock() = (sending.arena.segments() > 1 || warm).then(|| Instant::now() + sending.rest);
         drop(sending);
         for id in retired {
             tracing::debug!(segment = id, "arena shrunk");
@@ -130,7 +139,8 @@ impl Connection {
     /// The peer's segment `id`. It was announced before the first slot that names it, so what the watcher has not read
     /// yet lies in the socket.
     pub(super) fn segment(self: &Arc<Self>, id: u32) -> Option<Arc<Segment>> {
-        let known = || self.receiving.lock().segments.get(&id).cloned();
+        let shared = self.shared.as_ref()?;
+        let known = || shared.receiving.lock().segments.get(&id).cloned();
         known().or_else(|| {
             self.read_all_frames();
             known()
@@ -138,19 +148,26 @@ impl Connection {
     }
 
     /// Adds a segment with room for `bytes`. False if the cap leaves none; [`EncodeError::System`] if the system does.
-    pub(super) fn grow_arena(&self, sending: &mut Sending, bytes: u64) -> Result<bool, EncodeError> {
-        let left = self.account.left(self.limits.lent_max);
+    pub(super) fn grow_arena(
+        &self,
+        shared: &Shared,
+        sending: &mut Sending,
+        bytes: u64,
+    ) -> Result<bool, EncodeError> {
+        let left = shared.account.left(self.limits.lent_max);
         let last = sending.segments.values().next_back().map_or(0, |segment| segment.len() as u64);
         let wanted = bytes.checked_next_power_of_two().unwrap_or(bytes).max(last.saturating_mul(2));
         let length = if wanted <= left { wanted } else { bytes.next_multiple_of(4096) };
         if length > left || sending.segments.len() + sending.leaving.len() >= MAX_SEGMENTS {
             return Ok(false);
         }
-        let Ok(size) = usize::try_from(length) else { return Ok(false) };
+        let (Ok(size), Some([own_memory, _])) = (usize::try_from(length), self.limits.memory) else {
+            return Ok(false);
+        };
         let lacking = |reason: String| EncodeError::System(reason.into());
         let (mut segment, Handout { descriptor, witness }) =
-            Segment::create(size, self.limits.own_memory).map_err(|error| lacking(error.to_string()))?;
-        let Ok(lent) = self.account.lend(length, self.limits.lent_max, witness) else { return Ok(false) };
+            Segment::create(size, own_memory).map_err(|error| lacking(error.to_string()))?;
+        let Ok(lent) = shared.account.lend(length, self.limits.lent_max, witness) else { return Ok(false) };
         segment.charge(lent);
         let id = sending.next;
         let mut header = Header::new(Kind::SegmentAdd);
@@ -195,7 +212,10 @@ impl Connection {
         let fd = fd.ok_or_else(|| fault("a segment came without its descriptor"))?;
         let length = frame.payload.as_slice().try_into().map(u64::from_le_bytes);
         let length = length.map_err(|_| fault("a segment came without its length"))?;
-        let mut receiving = self.receiving.lock();
+        let (Some(shared), Some([_, peer_memory])) = (&self.shared, self.limits.memory) else {
+            return Err(fault("a segment came, and no memory is shared"));
+        };
+        let mut receiving = shared.receiving.lock();
         let (held, cap) = (receiving.bytes(), receiving.cap);
         if receiving.count() >= MAX_SEGMENTS || receiving.next != frame.header.block {
             return Err(Fault::Peer(format!("segment {} out of turn", frame.header.block)));
@@ -203,7 +223,7 @@ impl Connection {
         if length > cap.saturating_sub(held) {
             return Err(Fault::Peer(format!("a segment of {length} bytes beside {held} is above {cap}")));
         }
-        let segment = Segment::accept(fd, length, self.limits.peer_memory);
+        let segment = Segment::accept(fd, length, peer_memory);
         let segment = segment.map_err(|error| match error.is_ours() {
             true => Fault::Ours(error.to_string()),
             false => Fault::Peer(error.to_string()),
@@ -218,8 +238,9 @@ impl Connection {
     pub(super) fn segment_retired(&self, header: Header) -> Result<(), Fault> {
         let id = header.block;
         let unknown = || Fault::Peer(format!("segment {id} cannot be retired: there is none"));
+        let shared = self.shared.as_ref().ok_or_else(unknown)?;
         if header.call_id == 0 {
-            let mut receiving = self.receiving.lock();
+            let mut receiving = shared.receiving.lock();
             let segment = if id == 0 { None } else { receiving.segments.remove(&id) };
             let segment = segment.ok_or_else(unknown)?;
             receiving.left.push(Arc::downgrade(&segment));
@@ -228,7 +249,7 @@ impl Connection {
             drop(segment);
             self.tell(Header { call_id: 1, ..header });
         } else {
-            let mut sending = self.sending.lock();
+            let mut sending = shared.sending.lock();
             let bytes = sending.leaving.remove(&id).ok_or_else(unknown)?;
             sending.bytes -= bytes;
         }
@@ -239,7 +260,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::Events;
+    use crate::connection::{Events, LaneStream};
     use crate::peers::PeerInfo;
     use crate::rendezvous::{Host, Listener, Policy, connect};
 
@@ -253,7 +274,7 @@ mod tests {
     }
 
     impl Events for Silent {
-        fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> Result<(), String> {
+        fn lane_opened(&self, _: &Arc<Connection>, _: u32, _: Option<LaneStream>) -> Result<(), String> {
             Err("nobody serves".into())
         }
         fn closed(&self, _: &Connection) {}
@@ -266,7 +287,7 @@ mod tests {
         let _listener = Listener::bind(&path, Policy::default(), Arc::new(Silent)).unwrap();
         let join = || connect(&path, &Policy::default(), &[], Duration::from_secs(30), Box::new(Silent));
         let first = join().unwrap().connection;
-        let growing = first.sending.lock();
+        let growing = first.shared.as_ref().unwrap().sending.lock();
         // The watcher lets another one in, and before that it asks everybody for their deadlines.
         assert!(join().is_ok());
         drop(growing);

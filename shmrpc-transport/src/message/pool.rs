@@ -35,6 +35,7 @@ pub(super) struct Copied {
 }
 
 /// What buffers are made of, so that they have the alignment of a block.
+#[derive(Clone)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
@@ -53,6 +54,17 @@ impl Copied {
 
     pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.buffer.as_mut_ptr().cast()
+    }
+
+    /// The first `bytes` of those that were asked for. What nobody has written yet is zero.
+    pub(super) fn first(&mut self, bytes: usize) -> &mut [u8] {
+        let lines = bytes.div_ceil(size_of::<Line>()).min(self.buffer.capacity());
+        if self.buffer.len() < lines {
+            self.buffer.resize(lines, Line([0; 64]));
+        }
+        let length = bytes.min(self.buffer.len() * size_of::<Line>());
+        // SAFETY: so many bytes of the buffer's lines have been written, and the buffer is borrowed alone.
+        unsafe { core::slice::from_raw_parts_mut(self.as_mut_ptr(), length) }
     }
 }
 
@@ -103,6 +115,18 @@ impl Pool {
         stock.idle = stock.buffers.len();
         drop(stock);
         drop(cold);
+    }
+}
+
+impl core::fmt::Debug for Pool {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("Pool").field("cap", &self.cap).finish_non_exhaustive()
+    }
+}
+
+impl core::fmt::Debug for Copied {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("Copied").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 

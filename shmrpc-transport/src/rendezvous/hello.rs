@@ -10,12 +10,13 @@
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::connection::Carrier;
 use crate::message::Refusal;
 use crate::shm::memory::Memory;
 use crate::shm::segment::BASE_LEN;
 
 /// Version of the wire format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const MAGIC: [u8; 8] = *b"shmrpc\0\0";
 /// Facts about archives that both sides must share: little-endian, 32-bit relative pointers, aligned, depth 128.
 const FORMATS: u32 = 0x0001_2080;
@@ -61,6 +62,17 @@ pub enum HelloError {
         /// The kind, as it travels.
         found: u32,
     },
+    /// Lanes of a kind that we do not know.
+    #[error(
+        "the other end's lanes are of kind {found}, which we do not know; use the same shmrpc on both sides"
+    )]
+    Carrier {
+        /// The kind, as it travels.
+        found: u32,
+    },
+    /// What the server answers does not go with what we asked for.
+    #[error("the server's hello makes no sense: {0}")]
+    Answer(&'static str),
     /// The body is not valid.
     #[error("the body is not valid: {0}")]
     Body(Box<str>),
@@ -72,60 +84,80 @@ pub enum HelloError {
 /// What each side says first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    body: Body,
-    memory: Memory,
+    /// Bytes of the memory that comes with the hello; 0 without.
+    pub base_len: u64,
+    /// What all memory of the speaker is made of.
+    pub memory: Memory,
+    /// Bytes of a message that the speaker takes.
+    pub max_message: u64,
+    /// Lanes that the speaker offers.
+    pub lanes: u32,
+    /// What lanes are to be made of (client), or are (server).
+    pub carrier: Carrier,
+    /// The lane that is asked for, beside a token.
+    pub lane: u32,
+    /// What a client repeats to open a further lane where that takes a further connection; else zero.
+    pub token: Token,
+    /// Why lanes are not made of what was asked for (server).
+    pub reason: String,
+    /// What the application says.
+    pub application: Vec<u8>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+/// Names a connection of a server to whoever holds the connection already.
+pub(crate) type Token = [u8; 16];
+
+#[derive(Archive, Serialize, Deserialize)]
 struct Body {
     base_len: u64,
     max_message: u64,
     lanes: u32,
     memory: u32,
+    carrier: u32,
+    lane: u32,
+    token: Token,
+    reason: String,
     application: Vec<u8>,
 }
 
 impl Hello {
-    /// A hello of this version.
+    /// A hello of this version, with memory and lanes of rings.
     pub fn new(max_message: u64, lanes: u32, memory: Memory, application: Vec<u8>) -> Self {
-        let body = Body { base_len: BASE_LEN as u64, max_message, lanes, memory: memory.code(), application };
-        Self { body, memory }
-    }
-
-    /// Bytes of a message that the speaker takes.
-    pub fn max_message(&self) -> u64 {
-        self.body.max_message
-    }
-
-    /// Lanes that the speaker offers.
-    pub fn lanes(&self) -> u32 {
-        self.body.lanes
-    }
-
-    /// What all memory of the speaker is made of.
-    pub fn memory(&self) -> Memory {
-        self.memory
-    }
-
-    /// Bytes of the memory that comes with the hello.
-    pub fn base_len(&self) -> u64 {
-        self.body.base_len
-    }
-
-    /// What the application says.
-    pub fn into_application(self) -> Vec<u8> {
-        self.body.application
+        Self {
+            base_len: BASE_LEN as u64,
+            memory,
+            max_message,
+            lanes,
+            carrier: Carrier::Rings,
+            lane: 0,
+            token: Token::default(),
+            reason: String::new(),
+            application,
+        }
     }
 
     /// The payload of a hello frame.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let Self { base_len, memory, max_message, lanes, carrier, lane, token, reason, application } = self;
+        let body = Body {
+            base_len: *base_len,
+            max_message: *max_message,
+            lanes: *lanes,
+            memory: memory.code(),
+            carrier: carrier.code(),
+            lane: *lane,
+            token: *token,
+            reason: reason.clone(),
+            application: application.clone(),
+        };
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&FORMATS.to_le_bytes());
-        match rkyv::to_bytes::<Refusal>(&self.body) {
+        match rkyv::to_bytes::<Refusal>(&body) {
             Ok(body) => bytes.extend_from_slice(&body),
-            Err(refusal) => tracing::error!(reason = %refusal.reason(), "a hello could not be encoded"),
+            // The types above always archive.
+            Err(refusal) => tracing::error!(%refusal, "a hello could not be archived"),
         }
         bytes
     }
@@ -152,8 +184,10 @@ impl Hello {
         aligned.extend_from_slice(body);
         let body = rkyv::from_bytes::<Body, Refusal>(&aligned);
         let body = body.map_err(|refusal| HelloError::Body(refusal.reason()))?;
-        let memory = Memory::from_code(body.memory).ok_or(HelloError::Memory { found: body.memory })?;
-        Ok(Self { body, memory })
+        let Body { base_len, max_message, lanes, memory, carrier, lane, token, reason, application } = body;
+        let memory = Memory::from_code(memory).ok_or(HelloError::Memory { found: memory })?;
+        let carrier = Carrier::from_code(carrier).ok_or(HelloError::Carrier { found: carrier })?;
+        Ok(Self { base_len, memory, max_message, lanes, carrier, lane, token, reason, application })
     }
 }
 
@@ -164,7 +198,10 @@ mod tests {
     #[test]
     fn a_hello_survives_its_bytes() {
         for memory in [Memory::Memfd, Memory::PosixShm] {
-            let hello = Hello::new(1 << 20, 64, memory, b"services".to_vec());
+            let mut hello = Hello::new(1 << 20, 64, memory, b"services".to_vec());
+            assert_eq!(Hello::from_bytes(&hello.to_bytes()).unwrap(), hello);
+            (hello.carrier, hello.base_len, hello.token) = (Carrier::Streams, 0, [7; 16]);
+            hello.reason = "no memory".into();
             assert_eq!(Hello::from_bytes(&hello.to_bytes()).unwrap(), hello);
         }
     }
@@ -178,14 +215,20 @@ mod tests {
             Hello::from_bytes(&bytes)
         };
         assert!(matches!(with(0, b'x'), Err(HelloError::Magic)));
-        assert!(matches!(with(8, 3), Err(HelloError::Version { found: 3 })));
+        assert!(matches!(with(8, 2), Err(HelloError::Version { found: 2 })));
         assert!(matches!(with(12, 0xff), Err(HelloError::Formats { .. })));
         let body = Hello::from_bytes(&good[..20]).unwrap_err();
         assert!(matches!(&body, HelloError::Body(reason) if reason.contains("0x..")), "{body}");
-        let mut strange = Hello::new(1 << 20, 64, Memory::Memfd, vec![]);
-        strange.body.memory = 2;
-        let strange = Hello::from_bytes(&strange.to_bytes());
-        assert!(matches!(strange, Err(HelloError::Memory { found: 2 })));
+        // The kinds lie side by side in the archive.
+        let strange = |at: usize| {
+            let mut bytes = good.clone();
+            let end = bytes.len();
+            bytes[end - at] = 2;
+            Hello::from_bytes(&bytes)
+        };
+        let kinds: Vec<_> = (1..=64).filter_map(|at| strange(at).err()).collect();
+        assert!(kinds.iter().any(|error| matches!(error, HelloError::Memory { found: 2 })));
+        assert!(kinds.iter().any(|error| matches!(error, HelloError::Carrier { found: 2 })));
         assert!(matches!(Hello::from_bytes(b"GET / HTTP/1.1"), Err(HelloError::Magic)));
     }
 }

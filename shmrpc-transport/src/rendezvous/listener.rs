@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 
 use super::bound::{Bound, Name};
 use super::{Hello, LARGEST, MeetError, Policy, accept_base, identify, open_hello, watch};
-use crate::connection::{self, Connection, Events, Limits, Parts};
+use crate::connection::{self, Bases, Carrier, Connection, Dial, Events, Limits, Parts};
 use crate::peers::PeerInfo;
-use crate::shm::ledger::{Account, Route};
+use crate::shm::ledger::Route;
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
 use crate::sys::fork::{Generation, Inherited};
@@ -303,7 +303,7 @@ impl Source for Arriving {
             }
         };
         match self.greet(&frame, &socket, &mut reader) {
-            Ok(greeted) => self.install(greeted, socket, reader),
+            Ok((agreed, events)) => self.install(agreed, events, socket, reader),
             Err(error) => {
                 tracing::debug!(%error, "a peer was refused");
                 let reason = match error {
@@ -317,19 +317,13 @@ impl Source for Arriving {
     }
 }
 
-/// What became of a hello.
-struct Greeted {
-    limits: Limits,
-    peer: PeerInfo,
-    trusted: bool,
-    account: Arc<Account>,
-    own_base: Segment,
-    peer_base: Segment,
-    events: Box<dyn Events>,
-}
-
 impl Arriving {
-    fn greet(&self, frame: &Frame, socket: &Socket, reader: &mut FrameReader) -> Result<Greeted, MeetError> {
+    fn greet(
+        &self,
+        frame: &Frame,
+        socket: &Socket,
+        reader: &mut FrameReader,
+    ) -> Result<(Agreed, Box<dyn Events>), MeetError> {
         let peer = identify(socket, reader).map_err(MeetError::Refused)?;
         if !self.policy.allow.contains(peer.credentials()) {
             return Err(MeetError::Refused(format!(
@@ -339,40 +333,91 @@ impl Arriving {
             )));
         }
         let theirs = open_hello(frame)?;
-        let (own_memory, peer_memory) = (self.policy.memory, theirs.memory());
-        let trusted = self.policy.trusts(&peer, [("server", own_memory), ("client", peer_memory)])?;
-        let peer_base = accept_base(reader, &theirs)?;
-        let send_max = theirs.max_message();
+        let share = self.share(&theirs, reader)?;
+        let (share, lacking) = match share {
+            Ok(share) => (Some(share), None),
+            Err(lacking) => (None, Some(lacking)),
+        };
+        let memory = share.is_some().then_some([self.policy.memory, theirs.memory]);
+        let sides = memory.map(|[own, theirs]| [("server", own), ("client", theirs)]);
+        let trusted = self.policy.trusts(&peer, sides)?;
+        let (carrier, reason) = match (theirs.carrier, self.policy.carrier, lacking) {
+            (Carrier::Streams, ..) => (Carrier::Streams, String::new()),
+            (Carrier::Rings, Carrier::Streams, _) => {
+                (Carrier::Streams, "the server listens there with `uds:`".into())
+            }
+            (Carrier::Rings, Carrier::Rings, Some(lacking)) => (Carrier::Streams, lacking),
+            (Carrier::Rings, Carrier::Rings, None) => (Carrier::Rings, String::new()),
+        };
         let (application, events) =
-            self.host.welcome(&peer, &theirs.into_application()).map_err(MeetError::Refused)?;
-        let lent_max = self.policy.lent_max(send_max);
-        let account = self.policy.account(&peer, &self.route, lent_max)?;
-        let (mut own_base, Handout { descriptor, witness }) = Segment::create(BASE_LEN, own_memory)?;
-        own_base.charge(account.lend_base(BASE_LEN as u64, witness));
+            self.host.welcome(&peer, &theirs.application).map_err(MeetError::Refused)?;
+        let lent_max = self.policy.lent_max(theirs.max_message);
         let lanes = self.policy.lanes.min(MAX_LANES);
-        let hello = Hello::new(self.policy.max_message, lanes, own_memory, application);
+        let mut hello = Hello::new(self.policy.max_message, lanes, self.policy.memory, application);
+        (hello.carrier, hello.reason) = (carrier, reason);
+        hello.base_len = if share.is_some() { BASE_LEN as u64 } else { 0 };
+        let (bases, descriptor) = match share {
+            None => (None, None),
+            Some(Share { mut own, handout: Handout { descriptor, witness }, peers }) => {
+                let account = self.policy.account(&peer, &self.route, lent_max)?;
+                own.charge(account.lend_base(BASE_LEN as u64, witness));
+                (Some(Bases { account, own, peer: peers }), Some(descriptor))
+            }
+        };
+        let fds: Vec<_> = descriptor.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
         socket
-            .send(Header::new(Kind::Hello), &hello.to_bytes(), &[descriptor.as_raw_fd()], NO_WAIT)
+            .send(Header::new(Kind::Hello), &hello.to_bytes(), &fds, NO_WAIT)
             .map_err(|error| MeetError::System { what: "cannot answer the hello", error })?;
         let limits = Limits {
             lanes,
-            send_max: send_max.min(LARGEST),
+            carrier,
+            send_max: theirs.max_message.min(LARGEST),
             receive_max: self.policy.max_message.min(LARGEST),
             lent_max,
-            own_memory,
-            peer_memory,
+            memory,
         };
-        Ok(Greeted { limits, peer, trusted, account, own_base, peer_base, events })
+        Ok((Agreed { limits, peer, trusted, bases }, events))
     }
 
-    fn install(&self, greeted: Greeted, socket: Socket, reader: FrameReader) -> Next {
-        let Greeted { limits, peer, trusted, account, own_base, peer_base, events } = greeted;
-        let parts = Parts { limits, peer, trusted, account, own_base, peer_base, socket, reader, events };
-        let connection = Connection::new(parts);
+    /// The memory of both sides; or why none is shared, if that is no fault of the peer's.
+    fn share(&self, theirs: &Hello, reader: &mut FrameReader) -> Result<Result<Share, String>, MeetError> {
+        if theirs.base_len == 0 {
+            return Ok(Err("the client shares no memory".into()));
+        }
+        let peers = match accept_base(reader, theirs) {
+            Ok(peers) => peers,
+            Err(MeetError::Memory(error)) if error.is_ours() => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        Ok(match Segment::create(BASE_LEN, self.policy.memory) {
+            Ok((own, handout)) => Ok(Share { own, handout, peers }),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    fn install(&self, agreed: Agreed, events: Box<dyn Events>, socket: Socket, reader: FrameReader) -> Next {
+        let Agreed { limits, peer, trusted, bases } = agreed;
+        let parts = Parts { limits, peer, trusted, bases, dial: Dial::No, socket, reader };
+        let connection = Connection::new(parts, events);
         self.host.connected(&connection);
         if let Err(error) = connection::watch(&connection) {
             connection.give_up(not_watched(&error));
         }
         Next::Done
     }
+}
+
+/// The memory of both sides.
+struct Share {
+    own: Segment,
+    handout: Handout,
+    peers: Segment,
+}
+
+/// What became of a hello.
+struct Agreed {
+    limits: Limits,
+    peer: PeerInfo,
+    trusted: bool,
+    bases: Option<Bases>,
 }

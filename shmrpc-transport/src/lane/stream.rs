@@ -1,0 +1,390 @@
+//! Lanes of one byte stream.
+
+use std::sync::Arc;
+
+use super::{Incoming, NoReply, NotOpened, Outgoing, Reply, not_encoded};
+use crate::connection::{BadBlock, Connection, Death, LaneStream, NoStream};
+use crate::message::{Draft, Encode, EncodeError, Message};
+use crate::slot::{FLAG_BLOCK, HEADER, Header, Kind};
+use crate::stream::{Cut, Pause, Reader};
+use crate::sys::futex::Until;
+
+/// What a peer did that no correct peer does.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Frame(#[from] Cut),
+    #[error(transparent)]
+    Block(#[from] Box<BadBlock>),
+    #[error("{0:?} has no place on the stream of this lane")]
+    Kind(Kind),
+    #[error("a reply to call {found} came where the reply to call {expected} was due")]
+    CallId { found: u32, expected: u32 },
+}
+
+/// The calling end.
+#[derive(Debug)]
+pub(super) struct Caller {
+    connection: Arc<Connection>,
+    lane: u32,
+    line: Line,
+    draft: Draft,
+    next_call: u32,
+    /// The call whose reply nobody waited for. The lane is set aside until it comes.
+    overdue: Option<u32>,
+}
+
+#[derive(Debug)]
+enum Line {
+    Open(Open),
+    /// A frame was half sent when its time was over. Nothing more is sent; the server closes when it has served the rest.
+    Closing(LaneStream),
+    /// It has ended, and is opened anew when it is needed.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Open {
+    stream: LaneStream,
+    reader: Reader,
+    /// The first call on this stream.
+    first: u32,
+}
+
+impl Caller {
+    /// Opens `lane` at the peer.
+    pub(super) fn open(
+        connection: &Arc<Connection>,
+        lane: u32,
+        until: &mut Until,
+    ) -> Result<Self, NotOpened> {
+        let draft = connection.draft().map_err(|error| NotOpened::Refused(error.to_string()))?;
+        let connection = Arc::clone(connection);
+        let mut caller = Self { connection, lane, line: Line::Closed, draft, next_call: 0, overdue: None };
+        caller.reopen(until).map_err(|none| match none {
+            NoStream::Refused(reason) => NotOpened::Refused(reason),
+            NoStream::TimedOut => NotOpened::TimedOut,
+            NoStream::Dead(death) => NotOpened::Dead(death),
+        })?;
+        Ok(caller)
+    }
+
+    fn reopen(&mut self, until: &mut Until) -> Result<(), NoStream> {
+        let (stream, reader) = self.connection.open_stream(self.lane, until)?;
+        self.line = Line::Open(Open { stream, reader, first: self.next_call });
+        Ok(())
+    }
+
+    /// Whether the lane can carry a call now.
+    pub(super) fn is_free(&mut self) -> bool {
+        match &mut self.line {
+            Line::Open(_) => self.overdue.is_none() || self.drop_overdue(),
+            Line::Closing(stream) => {
+                let mut scratch = [0; 4096];
+                // What it still says is of no use to anybody.
+                let pause = loop {
+                    if let Err(pause) = stream.receive_now(&mut scratch) {
+                        break pause;
+                    }
+                };
+                if matches!(pause, Pause::TimedOut) {
+                    return false;
+                }
+                self.closed();
+                true
+            }
+            Line::Closed => true,
+        }
+    }
+
+    /// The server is done with all that was sent.
+    fn closed(&mut self) {
+        self.line = Line::Closed;
+        self.overdue = None;
+        self.connection.set_done(self.lane, self.next_call);
+    }
+
+    #[cold]
+    fn drop_overdue(&mut self) -> bool {
+        let Some(overdue) = self.overdue else { return true };
+        match self.receive(overdue, &mut Reply::empty(), None) {
+            Ok(()) => self.overdue = None,
+            Err(none) => match *none {
+                NoReply::TimedOut { .. } => return false,
+                // The line is closed, or the connection is dead.
+                _ => self.overdue = None,
+            },
+        }
+        true
+    }
+
+    /// Position that the next message will have.
+    pub(super) fn position(&self) -> u32 {
+        self.next_call
+    }
+
+    /// Sends a request and waits for its reply.
+    pub(super) fn call<T: Encode>(
+        &mut self,
+        request: Outgoing<'_, T>,
+        timeout_ms: u32,
+        reply: &mut Reply,
+        until: &mut Until,
+    ) -> Result<(), Box<NoReply>> {
+        let call_id = self.publish(Kind::Request, request, timeout_ms, until)?;
+        self.receive(call_id, reply, Some(until))
+    }
+
+    /// Sends a request that has no reply.
+    pub(super) fn send<T: Encode>(
+        &mut self,
+        request: Outgoing<'_, T>,
+        until: &mut Until,
+    ) -> Result<(), Box<NoReply>> {
+        self.publish(Kind::OneWay, request, 0, until).map(drop)
+    }
+
+    fn publish<T: Encode>(
+        &mut self,
+        kind: Kind,
+        request: Outgoing<'_, T>,
+        timeout_ms: u32,
+        until: &mut Until,
+    ) -> Result<u32, Box<NoReply>> {
+        if matches!(self.line, Line::Closed) {
+            self.reopen(until).map_err(|none| self.not_reopened(none))?;
+        }
+        let Line::Open(open) = &mut self.line else {
+            return Err(Box::new(NoReply::TimedOut { published: false }));
+        };
+        let Outgoing { method, value, recursive } = request;
+        let encoded = self.connection.encode_frame(value, recursive, &mut self.draft);
+        let encoded = encoded.map_err(not_encoded)?;
+        let call_id = self.next_call;
+        let header = Header { call_id, method, timeout_ms, ..Header::new(kind) };
+        let sent = open.stream.send(encoded.bytes(header, &mut self.draft), until);
+        self.draft.clear();
+        match sent {
+            Ok(()) => {
+                encoded.sent();
+                self.next_call = call_id.wrapping_add(1);
+                Ok(call_id)
+            }
+            Err((sent, pause)) => Err(self.not_sent(sent, pause)),
+        }
+    }
+
+    /// No whole frame has left, so whatever happens the server will not run it.
+    #[cold]
+    fn not_sent(&mut self, sent: usize, pause: Pause) -> Box<NoReply> {
+        match (pause, core::mem::replace(&mut self.line, Line::Closed)) {
+            (Pause::TimedOut, Line::Open(open)) => {
+                self.line = if sent == 0 {
+                    Line::Open(open)
+                } else {
+                    open.stream.end_sending();
+                    Line::Closing(open.stream)
+                };
+                Box::new(NoReply::TimedOut { published: false })
+            }
+            (pause, _) => {
+                let death = self.last_words(&pause);
+                Box::new(NoReply::Dead { taken: false, death })
+            }
+        }
+    }
+
+    #[cold]
+    fn not_reopened(&self, none: NoStream) -> Box<NoReply> {
+        Box::new(match none {
+            NoStream::TimedOut => NoReply::TimedOut { published: false },
+            NoStream::Dead(death) => NoReply::Dead { taken: false, death },
+            NoStream::Refused(reason) => {
+                let reason = format!("the lane could not be opened again: {reason}");
+                NoReply::Dead { taken: false, death: Death { reason, peer_closed: false } }
+            }
+        })
+    }
+
+    fn last_words(&self, pause: &Pause) -> Death {
+        match self.connection.death() {
+            Some(death) => death.clone(),
+            None => Death { reason: format!("the lane ended: {pause}"), peer_closed: true },
+        }
+    }
+
+    /// Waits for the reply to the call, or only looks whether it is there.
+    fn receive(
+        &mut self,
+        call_id: u32,
+        reply: &mut Reply,
+        mut until: Option<&mut Until>,
+    ) -> Result<(), Box<NoReply>> {
+        let Line::Open(open) = &mut self.line else {
+            return Err(Box::new(NoReply::TimedOut { published: true }));
+        };
+        let Open { stream, reader, first } = open;
+        let max = self.connection.limits().receive_max;
+        let header = loop {
+            let more = |room: &mut [u8]| match &mut until {
+                Some(until) => stream.receive(room, until),
+                None => stream.receive_now(room),
+            };
+            match reader.next(&mut reply.message, max, self.connection.pool(), more) {
+                Ok(Header { kind: Kind::Ping, .. }) => {}
+                Ok(header) => break header,
+                Err(Cut::Pause(Pause::TimedOut)) => {
+                    self.overdue = Some(call_id);
+                    return Err(Box::new(NoReply::TimedOut { published: true }));
+                }
+                Err(Cut::Pause(pause)) => {
+                    let death = self.last_words(&pause);
+                    self.closed();
+                    return Err(Box::new(NoReply::Dead { taken: true, death }));
+                }
+                Err(broken) => return Err(self.broken(&broken.into())),
+            }
+        };
+        if header.kind == Kind::GoAway {
+            let taken = call_id.wrapping_sub(*first) < header.call_id;
+            self.connection.goes_away();
+            self.closed();
+            let death = Death { reason: "the server is shutting down".into(), peer_closed: true };
+            return Err(Box::new(NoReply::Dead { taken, death }));
+        }
+        self.take(header, call_id, reply).map_err(|broken| self.broken(&broken))?;
+        self.connection.set_done(self.lane, self.next_call);
+        Ok(())
+    }
+
+    fn take(&self, header: Header, call_id: u32, reply: &mut Reply) -> Result<(), Broken> {
+        receive_block(&self.connection, header, &mut reply.message)?;
+        reply.kind = header.kind;
+        if !matches!(reply.kind, Kind::Reply | Kind::ServiceError | Kind::Failure) {
+            return Err(Broken::Kind(reply.kind));
+        }
+        if header.call_id != call_id {
+            return Err(Broken::CallId { found: header.call_id, expected: call_id });
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn broken(&mut self, broken: &Broken) -> Box<NoReply> {
+        self.line = Line::Closed;
+        Box::new(NoReply::Dead { taken: true, death: self.connection.poison(broken) })
+    }
+}
+
+/// Completes a message that lies in a block.
+fn receive_block(
+    connection: &Arc<Connection>,
+    header: Header,
+    message: &mut Message,
+) -> Result<(), Box<BadBlock>> {
+    match header.flags & FLAG_BLOCK {
+        0 => Ok(()),
+        _ => connection.receive_block(header.block, header.length, message),
+    }
+}
+
+/// The serving end.
+#[derive(Debug)]
+pub(super) struct Server {
+    connection: Arc<Connection>,
+    stream: LaneStream,
+    reader: Reader,
+    draft: Draft,
+    /// Messages that were taken.
+    taken: u32,
+}
+
+impl Server {
+    /// The serving end of `lane` over `stream`; the peer is told.
+    pub(super) fn new(
+        connection: &Arc<Connection>,
+        lane: u32,
+        stream: LaneStream,
+    ) -> Result<Self, EncodeError> {
+        let draft = connection.draft()?;
+        let header = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneOpen) };
+        stream.send_now(&header.to_frame());
+        let connection = Arc::clone(connection);
+        Ok(Self { connection, stream, reader: Reader::default(), draft, taken: 0 })
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Waits for the next request. False when no more will come.
+    pub(super) fn next(&mut self, incoming: &mut Incoming) -> bool {
+        match self.take(incoming) {
+            Ok(true) => self.connection.death().is_none(),
+            Ok(false) => false,
+            Err(broken) => {
+                self.connection.poison(&broken);
+                false
+            }
+        }
+    }
+
+    fn take(&mut self, incoming: &mut Incoming) -> Result<bool, Broken> {
+        let Self { connection, stream, reader, .. } = self;
+        let max = connection.limits().receive_max;
+        let header = loop {
+            let until = &mut Until::never();
+            match reader.next_from(stream, &mut incoming.message, max, connection.pool(), until) {
+                Ok(Header { kind: Kind::Ping, .. }) => {}
+                Ok(header) => break header,
+                Err(Cut::Pause(pause)) => {
+                    tracing::trace!(%pause, "a lane ends");
+                    return Ok(false);
+                }
+                Err(broken) => return Err(broken.into()),
+            }
+        };
+        let Header { call_id, method, kind, timeout_ms, .. } = header;
+        if !matches!(kind, Kind::Request | Kind::OneWay) {
+            return Err(Broken::Kind(kind));
+        }
+        receive_block(connection, header, &mut incoming.message)?;
+        self.taken = self.taken.wrapping_add(1);
+        incoming.call_id = call_id;
+        incoming.method = method;
+        incoming.oneway = kind == Kind::OneWay;
+        incoming.timeout_ms = timeout_ms;
+        incoming.answered = false;
+        Ok(true)
+    }
+
+    /// Encodes and sends a reply.
+    pub(super) fn reply<T: Encode>(
+        &mut self,
+        call_id: u32,
+        kind: Kind,
+        value: &T,
+        recursive: bool,
+    ) -> Result<(), EncodeError> {
+        let encoded = self.connection.encode_frame(value, recursive, &mut self.draft)?;
+        let header = Header { call_id, ..Header::new(kind) };
+        let sent = self.stream.send(encoded.bytes(header, &mut self.draft), &mut Until::never());
+        self.draft.clear();
+        match sent {
+            Ok(()) => encoded.sent(),
+            Err((_, pause)) => tracing::debug!(%pause, "nobody waits for a reply any more"),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let bytes: [u8; HEADER] = Header { call_id: self.taken, ..Header::new(Kind::GoAway) }.to_frame();
+        self.stream.send_now(&bytes);
+        self.stream.end_sending();
+        // What was not taken must not make the system reset the connection, which could overtake the goaway.
+        let mut scratch = [0; 4096];
+        while self.stream.receive_now(&mut scratch).is_ok() {}
+    }
+}

@@ -1,0 +1,145 @@
+//! Streams inside one process: two queues of bytes.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::Shutdown;
+use parking_lot::{Condvar, Mutex};
+
+use super::Pause;
+use crate::sys::futex::Until;
+
+/// Bytes that one direction holds at most.
+const ROOM: usize = 256 << 10;
+
+/// One end of a pipe that goes both ways. The other end sees a close when this one is dropped.
+#[derive(Debug)]
+pub struct Pipe {
+    incoming: Arc<Way>,
+    outgoing: Arc<Way>,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Way {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: VecDeque<u8>,
+    /// Nothing more is put in; what is there can be taken.
+    closed: bool,
+    /// Nobody takes anything any more.
+    deaf: bool,
+}
+
+impl Pipe {
+    /// The two ends.
+    pub fn pair() -> (Self, Self) {
+        let (there, back) = (Arc::<Way>::default(), Arc::<Way>::default());
+        let near = Self { incoming: Arc::clone(&back), outgoing: Arc::clone(&there) };
+        (near, Self { incoming: there, outgoing: back })
+    }
+
+    pub(super) fn send(&self, bytes: &[u8], until: &mut Until) -> Result<usize, Pause> {
+        let mut state = self.outgoing.state.lock();
+        loop {
+            if state.closed || state.deaf {
+                return Err(Pause::Closed);
+            }
+            let room = ROOM.saturating_sub(state.bytes.len());
+            if room > 0 {
+                let piece = bytes.get(..room).unwrap_or(bytes);
+                state.bytes.write_all(piece)?;
+                self.outgoing.changed.notify_all();
+                return Ok(piece.len());
+            }
+            self.outgoing.wait(&mut state, until)?;
+        }
+    }
+
+    pub(super) fn receive(&self, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {
+        let mut state = self.incoming.state.lock();
+        loop {
+            if !state.bytes.is_empty() {
+                let received = state.bytes.read(room)?;
+                self.incoming.changed.notify_all();
+                return Ok(received);
+            }
+            if state.closed || state.deaf {
+                return Err(Pause::Closed);
+            }
+            self.incoming.wait(&mut state, until)?;
+        }
+    }
+
+    pub(super) fn shut(&self, how: Shutdown) {
+        if matches!(how, Shutdown::Read | Shutdown::Both) {
+            self.incoming.change(|state| state.deaf = true);
+        }
+        if matches!(how, Shutdown::Write | Shutdown::Both) {
+            self.outgoing.change(|state| state.closed = true);
+        }
+    }
+}
+
+impl Way {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock());
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, state: &mut parking_lot::MutexGuard<'_, State>, until: &mut Until) -> Result<(), Pause> {
+        match until.left() {
+            Some(Duration::ZERO) => return Err(Pause::TimedOut),
+            Some(left) => drop(self.changed.wait_for(state, left)),
+            None => self.changed.wait(state),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.shut(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out_and_then_the_end() {
+        let (a, b) = Pipe::pair();
+        let sent: Vec<u8> = (0..ROOM * 3).map(|at| (at % 251) as u8).collect();
+        let expected = sent.clone();
+        let sender = std::thread::spawn(move || {
+            let mut rest = sent.as_slice();
+            while !rest.is_empty() {
+                rest = &rest[a.send(rest, &mut Until::never()).unwrap()..];
+            }
+        });
+        let (mut received, mut room) = (Vec::new(), [0; 1000]);
+        while let Ok(count) = b.receive(&mut room, &mut Until::never()) {
+            received.extend_from_slice(&room[..count]);
+        }
+        sender.join().unwrap();
+        assert!(received == expected);
+    }
+
+    #[test]
+    fn waits_end_in_time_and_with_the_stream() {
+        let (a, b) = Pipe::pair();
+        let none = a.receive(&mut [0], &mut Until::after(Duration::from_millis(1)));
+        assert!(matches!(none, Err(Pause::TimedOut)));
+        let waiting = std::thread::spawn(move || a.receive(&mut [0], &mut Until::never()));
+        b.shut(Shutdown::Write);
+        assert!(matches!(waiting.join().unwrap(), Err(Pause::Closed)));
+        assert!(matches!(b.send(b"x", &mut Until::never()), Err(Pause::Closed)));
+    }
+}

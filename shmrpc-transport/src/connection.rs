@@ -31,7 +31,7 @@ pub use self::segments::Mapped;
 use self::segments::{Receiving, Sending};
 pub use self::streams::LaneStream;
 use self::streams::Streams;
-pub(crate) use self::streams::{Dial, NoStream};
+pub(crate) use self::streams::{Dial, NoStream, Redial};
 
 // unsafe: encodes into claimed slots and blocks; reads the blocks of the peer.
 mod blocks;

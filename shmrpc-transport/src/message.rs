@@ -236,10 +236,9 @@ impl Message {
         self.length
     }
 
-    /// The beginning of the payload as text, for people.
-    pub(crate) fn to_text(&self) -> String {
-        let bytes = self.bytes();
-        String::from_utf8_lossy(bytes.get(..1024).unwrap_or(bytes)).into_owned()
+    /// The payload of a frame that belongs to no call. Empty if it lies in the peer's memory.
+    pub(crate) fn private_bytes(&self) -> &[u8] {
+        if self.is_in_place() { &[] } else { self.bytes() }
     }
 
     /// Whether there is no payload.

@@ -1,6 +1,7 @@
 //! Who is at the other end, and sets of such users.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -26,17 +27,30 @@ impl PeerCredentials {
     }
 }
 
-/// The process at the other end of a connection.
+/// Who is at the other end of a connection: a process of this host, or an address.
 #[derive(Debug, Clone)]
 pub struct PeerInfo {
     credentials: PeerCredentials,
     pidfd: Option<Arc<OwnedFd>>,
+    address: Option<SocketAddr>,
 }
 
 impl PeerInfo {
     /// What the kernel said when the peer said hello. `pidfd` stands for that process.
     pub(crate) fn new(credentials: PeerCredentials, pidfd: Option<OwnedFd>) -> Self {
-        Self { credentials, pidfd: pidfd.map(Arc::new) }
+        Self { credentials, pidfd: pidfd.map(Arc::new), address: None }
+    }
+
+    /// Somebody at an address, of whom the kernel says no more.
+    pub(crate) fn remote(address: SocketAddr) -> Self {
+        let nobody = PeerCredentials { pid: 0, uid: u32::MAX, gid: u32::MAX };
+        Self { credentials: nobody, pidfd: None, address: Some(address) }
+    }
+
+    /// Where it is, if it came over a network. Then there are no credentials: its process id is 0, its user and group
+    /// `u32::MAX`, which nobody has.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
     /// Its ids, as they were when it said hello.

@@ -23,9 +23,12 @@ pub use hello::{Hello, HelloError, VERSION};
 pub use listener::{Host, Listener};
 
 mod listener;
+pub mod net;
 mod bound;
 mod hello;
 
+/// What is wrong with an answer that does not go with what was asked for over a network.
+const ANSWER: &str = "its lanes are no further connections";
 /// The largest message that relative pointers of 32 bits can span, with room to spare.
 const LARGEST: u64 = (1 << 31) - (1 << 16);
 
@@ -41,6 +44,8 @@ pub struct Policy {
     pub memory: Memory,
     /// What lanes are to be made of, if it can be had.
     pub carrier: Carrier,
+    /// Whether plain TCP may leave this host.
+    pub plain_tcp: bool,
     /// Bytes of a message that we take.
     pub max_message: u64,
     /// Bytes of our memory for messages that one process may hold, over all of its connections. If `None`: four times
@@ -57,6 +62,7 @@ impl Default for Policy {
             trust: Peers::SameUser,
             memory: Memory::default(),
             carrier: Carrier::Rings,
+            plain_tcp: false,
             max_message: 64 << 20,
             max_lent: None,
             lanes: MAX_LANES,
@@ -101,6 +107,14 @@ pub enum MeetError {
     Nobody {
         /// The socket.
         path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Nobody answers at a host.
+    #[error("cannot reach {at}: {error}; is the server running there?")]
+    NoHost {
+        /// Host and port.
+        at: String,
         /// What the system said.
         error: io::Error,
     },
@@ -246,7 +260,7 @@ impl Attempt<'_> {
         hello.base_len = if share { BASE_LEN as u64 } else { 0 };
         let own = self.say(&socket, &hello, own, until)?;
         let mut reader = FrameReader::default();
-        let frame = self.hear(&socket, &mut reader, until)?;
+        let frame = hear(&socket, &mut reader, timeout, until)?;
         let peer = identify(&socket, &mut reader).map_err(MeetError::Ended)?;
         if !policy.allow.contains(peer.credentials()) {
             let (path, allow) = (path.to_owned(), policy.allow.to_string());
@@ -313,22 +327,27 @@ impl Attempt<'_> {
         }
         Ok(own.map(|(segment, Handout { descriptor: _, witness })| (segment, witness)))
     }
+}
 
-    /// Waits for the server's first frame.
-    fn hear(&self, socket: &Socket, reader: &mut FrameReader, until: &mut Until) -> Result<Frame, MeetError> {
-        loop {
-            match reader.next(socket) {
-                Ok(Some(frame)) => return Ok(frame),
-                Ok(None) => {}
-                Err(error) => return Err(MeetError::Ended(error.to_string())),
+/// Waits for the server's first frame.
+fn hear(
+    socket: &Socket,
+    reader: &mut FrameReader,
+    timeout: Duration,
+    until: &mut Until,
+) -> Result<Frame, MeetError> {
+    loop {
+        match reader.next(socket) {
+            Ok(Some(frame)) => return Ok(frame),
+            Ok(None) => {}
+            Err(error) => return Err(MeetError::Ended(error.to_string())),
+        }
+        match socket.wait_readable(until.left()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Err(MeetError::TimedOut(timeout));
             }
-            match socket.wait_readable(until.left()) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(MeetError::TimedOut(self.timeout));
-                }
-                Err(error) => return Err(MeetError::System { what: "cannot wait for the hello", error }),
-            }
+            Err(error) => return Err(MeetError::System { what: "cannot wait for the hello", error }),
         }
     }
 }

@@ -51,12 +51,28 @@ impl Stream {
     /// # Errors
     /// The system's.
     pub fn socket(fd: OwnedFd, sliced: bool) -> io::Result<Self> {
+        let stream = Self { medium: Medium::Socket(fd) };
         if sliced {
-            let slice = TimeVal::new(0, SLICE.subsec_micros().into());
-            setsockopt(&fd, sockopt::ReceiveTimeout, &slice)?;
-            setsockopt(&fd, sockopt::SendTimeout, &slice)?;
+            stream.slice(SLICE)?;
         }
-        Ok(Self { medium: Medium::Socket(fd) })
+        Ok(stream)
+    }
+
+    /// Waits on it have no deadlines from now on.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn unsliced(self) -> io::Result<Self> {
+        self.slice(Duration::ZERO)?;
+        Ok(self)
+    }
+
+    fn slice(&self, slice: Duration) -> io::Result<()> {
+        let Medium::Socket(fd) = &self.medium else { return Ok(()) };
+        let slice = TimeVal::new(0, slice.subsec_micros().into());
+        setsockopt(fd, sockopt::ReceiveTimeout, &slice)?;
+        setsockopt(fd, sockopt::SendTimeout, &slice)?;
+        Ok(())
     }
 
     /// An end of a pipe inside this process.

@@ -7,13 +7,13 @@ use std::time::Duration;
 use shmrpc_transport::callers::Callers;
 use shmrpc_transport::connection::{Carrier, Connection, Events, LaneStream};
 use shmrpc_transport::peers::Peers;
-use shmrpc_transport::rendezvous::{Policy, connect};
+use shmrpc_transport::rendezvous::{Policy, connect, net};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork;
 
 use crate::channel::{Channel, Link};
 use crate::context::{Transport, TransportInfo};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Address, Endpoint};
 use crate::error::ConnectError;
 use crate::greeting;
 use crate::schema::ServiceSchema;
@@ -113,6 +113,13 @@ impl<C: Client> ClientBuilder<C> {
         self
     }
 
+    /// Allows `tcp:` to addresses of other hosts. Whoever is on the way can read and change all that goes over plain TCP.
+    /// Not allowed by default: then such an address is an error.
+    pub fn allow_plain_tcp(mut self) -> Self {
+        self.policy.plain_tcp = true;
+        self
+    }
+
     /// Bytes of a result that this client takes. 64 MiB by default, just under 2 GiB at most.
     pub fn max_message(mut self, bytes: u64) -> Self {
         self.policy.max_message = bytes;
@@ -151,11 +158,17 @@ impl<C: Client> ClientBuilder<C> {
 
     fn connect_one(&self, endpoint: &Endpoint, failed: &[ConnectError]) -> Result<C, ConnectError> {
         let schema = C::schema();
-        let path = endpoint.to_connect()?;
+        let address = endpoint.to_connect()?;
         let question = greeting::question(&schema);
-        let policy = Policy { carrier: endpoint.carrier(), ..self.policy.clone() };
-        let met = connect(&path, &policy, &question, self.connect_timeout, Box::new(NoEvents))
-            .map_err(|error| ConnectError::Meet { endpoint: endpoint.to_string(), error })?;
+        let (timeout, events) = (self.connect_timeout, Box::new(NoEvents));
+        let met = match &address {
+            Address::Unix(path, carrier) => {
+                let policy = Policy { carrier: *carrier, ..self.policy.clone() };
+                connect(path, &policy, &question, timeout, events)
+            }
+            Address::Net(at) => net::connect(at, &self.policy, &question, timeout, events),
+        };
+        let met = met.map_err(|error| ConnectError::Meet { endpoint: endpoint.to_string(), error })?;
         let callers = Callers::new(met.connection);
         let methods = greeting::read_answer(&schema, &met.application)
             .map_err(|reason| ConnectError::Answer { endpoint: endpoint.to_string(), reason })?;
@@ -185,6 +198,9 @@ fn describe(
 ) -> TransportInfo {
     let limits = connection.limits();
     let (transport, mut reason) = match limits.carrier {
+        Carrier::Streams if matches!(endpoint, Endpoint::Tcp(_)) => {
+            (Transport::Tcp, "the endpoint asks for it".to_owned())
+        }
         Carrier::Rings => {
             (Transport::Shm, "the endpoint asks for it and the server shares memory".to_owned())
         }

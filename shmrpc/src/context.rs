@@ -39,6 +39,8 @@ pub enum Transport {
     Shm,
     /// Unix sockets. Large messages lie in shared memory, where it can be had.
     Uds,
+    /// TCP connections.
+    Tcp,
 }
 
 impl fmt::Display for Transport {
@@ -46,6 +48,7 @@ impl fmt::Display for Transport {
         out.write_str(match self {
             Self::Shm => "shared memory",
             Self::Uds => "Unix sockets",
+            Self::Tcp => "TCP",
         })
     }
 }
@@ -104,7 +107,10 @@ impl fmt::Display for TransportInfo {
         if let Some([here, there]) = self.memory {
             write!(out, " ({here} here, {there} there)")?;
         }
-        write!(out, " to process {} at {}", self.peer.pid(), self.endpoint)?;
+        match self.peer.address() {
+            Some(address) => write!(out, " to {address} at {}", self.endpoint)?,
+            None => write!(out, " to process {} at {}", self.peer.pid(), self.endpoint)?,
+        }
         let how = if self.reads_in_place { "read in place" } else { "copied once" };
         write!(out, ", large results {how}: {}", self.reason)
     }

@@ -4,12 +4,14 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::peers::PeerCredentials;
+use shmrpc_transport::rendezvous::net::HostPort;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -23,6 +25,8 @@ pub enum Endpoint {
     UdsName(String),
     /// `uds:/path`: the same socket as `shm:/path`, and lanes of Unix sockets.
     UdsPath(PathBuf),
+    /// `tcp:HOST:PORT`: lanes of TCP connections. An IPv6 address stands in brackets.
+    Tcp(HostPort),
 }
 
 /// A string that is no endpoint, or an endpoint that has no place.
@@ -30,11 +34,16 @@ pub enum Endpoint {
 #[non_exhaustive]
 pub enum EndpointError {
     /// No scheme.
-    #[error("`{0}` is no endpoint; write `shm:NAME` or `shm:/path`")]
+    #[error(
+        "`{0}` is no endpoint; write `shm:NAME`, `shm:/path`, `uds:NAME`, `uds:/path` or `tcp:HOST:PORT`"
+    )]
     Scheme(String),
     /// A scheme of a later version.
-    #[error("`{0}`: this version speaks `shm:` only; `uds:`, `tcp:` and `inproc:` are to come")]
+    #[error("`{0}`: this version speaks `shm:`, `uds:` and `tcp:`; `tls:` and `inproc:` are to come")]
     NotYet(String),
+    /// No host and port.
+    #[error("`{0}` names no host and port; write `tcp:HOST:PORT`, an IPv6 address as `tcp:[::1]:PORT`")]
+    HostPort(String),
     /// A name that is none.
     #[error(
         "{text:?}: {reason}; a name has 1 to 64 letters, digits, `-`, `_` or `.`, neither begins with `.` nor ends with `.lock`; for a path write `shm:/path`"
@@ -94,10 +103,26 @@ impl FromStr for Endpoint {
                 None if scheme == "shm" => Ok(Self::ShmName(rest.to_owned())),
                 None => Ok(Self::UdsName(rest.to_owned())),
             },
-            "tcp" | "tls" | "inproc" => Err(EndpointError::NotYet(text.to_owned())),
+            "tcp" => match host_port(rest) {
+                Some(at) => Ok(Self::Tcp(at)),
+                None => Err(EndpointError::HostPort(text.to_owned())),
+            },
+            "tls" | "inproc" => Err(EndpointError::NotYet(text.to_owned())),
             _ => Err(EndpointError::Scheme(text.to_owned())),
         }
     }
+}
+
+fn host_port(text: &str) -> Option<HostPort> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(inside) => inside.strip_suffix(']').filter(|inside| inside.parse::<Ipv6Addr>().is_ok())?,
+        None => host,
+    };
+    let bare = text.starts_with('[') || !host.contains(':');
+    let legal = |letter: char| letter.is_ascii_graphic() && letter != '/';
+    let sound = bare && !host.is_empty() && host.chars().all(legal);
+    Some(HostPort { host: host.to_owned(), port: port.parse().ok()? }).filter(|_| sound)
 }
 
 /// Bytes of a name, at most.
@@ -127,6 +152,7 @@ impl fmt::Display for Endpoint {
             Self::ShmPath(path) => write!(out, "shm:{}", path.display()),
             Self::UdsName(name) => write!(out, "uds:{name}"),
             Self::UdsPath(path) => write!(out, "uds:{}", path.display()),
+            Self::Tcp(at) => write!(out, "tcp:{at}"),
         }
     }
 }
@@ -140,41 +166,50 @@ impl Endpoint {
         text.split(',').map(str::parse).collect()
     }
 
-    /// What the lanes are to be made of.
-    pub(crate) fn carrier(&self) -> Carrier {
-        match self {
-            Self::ShmName(_) | Self::ShmPath(_) => Carrier::Rings,
-            Self::UdsName(_) | Self::UdsPath(_) => Carrier::Streams,
-        }
-    }
-
-    /// The path of the socket for a server. Makes the runtime directory if it is not there.
-    pub(crate) fn to_listen(&self) -> Result<PathBuf, EndpointError> {
-        self.socket(|dir| match fs::DirBuilder::new().mode(0o700).create(dir) {
+    /// Where a server listens. Makes the runtime directory if it is needed and not there.
+    pub(crate) fn to_listen(&self) -> Result<Address, EndpointError> {
+        self.address(|dir| match fs::DirBuilder::new().mode(0o700).create(dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             made => made,
         })
     }
 
-    /// The path of the socket for a client, which makes nothing.
-    pub(crate) fn to_connect(&self) -> Result<PathBuf, EndpointError> {
-        self.socket(|_| Ok(()))
+    /// Where a client connects, which makes nothing.
+    pub(crate) fn to_connect(&self) -> Result<Address, EndpointError> {
+        self.address(|_| Ok(()))
     }
 
-    fn socket(&self, make: impl Fn(&Path) -> io::Result<()>) -> Result<PathBuf, EndpointError> {
-        let path = match self {
-            Self::ShmPath(path) | Self::UdsPath(path) => path.clone(),
-            Self::ShmName(name) | Self::UdsName(name) => {
-                let own = PeerCredentials::own().uid;
-                let dir = runtime_dir(|name| std::env::var_os(name), own);
-                check(&dir, own, make)
-                    .map_err(|reason| EndpointError::RuntimeDir { path: dir.clone(), reason })?;
-                dir.join(name)
-            }
+    fn address(&self, make: impl Fn(&Path) -> io::Result<()>) -> Result<Address, EndpointError> {
+        let (path, carrier) = match self {
+            Self::Tcp(at) => return Ok(Address::Net(at.clone())),
+            Self::ShmPath(path) => (path.clone(), Carrier::Rings),
+            Self::UdsPath(path) => (path.clone(), Carrier::Streams),
+            Self::ShmName(name) => (in_runtime_dir(name, make)?, Carrier::Rings),
+            Self::UdsName(name) => (in_runtime_dir(name, make)?, Carrier::Streams),
         };
         let length = path.as_os_str().len();
-        if length > PATH_MAX { Err(EndpointError::TooLong { path, length }) } else { Ok(path) }
+        if length > PATH_MAX {
+            Err(EndpointError::TooLong { path, length })
+        } else {
+            Ok(Address::Unix(path, carrier))
+        }
     }
+}
+
+/// An endpoint as the transport knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A socket's path, and what lanes are to be made of.
+    Unix(PathBuf, Carrier),
+    /// A TCP port.
+    Net(HostPort),
+}
+
+fn in_runtime_dir(name: &str, make: impl Fn(&Path) -> io::Result<()>) -> Result<PathBuf, EndpointError> {
+    let own = PeerCredentials::own().uid;
+    let dir = runtime_dir(|name| std::env::var_os(name), own);
+    check(&dir, own, make).map_err(|reason| EndpointError::RuntimeDir { path: dir.clone(), reason })?;
+    Ok(dir.join(name))
 }
 
 /// Bytes of a Unix socket's path, less the zero at its end (unix(7)).
@@ -249,7 +284,9 @@ mod tests {
 
     #[test]
     fn endpoints_are_read_and_written() {
-        for text in ["shm:kv", "shm:/run/kv.sock", "shm:a-b_c.1"] {
+        let unix = ["shm:kv", "shm:/run/kv.sock", "shm:a-b_c.1", "uds:kv", "uds:/run/kv.sock"];
+        let net = ["tcp:127.0.0.1:0", "tcp:localhost:80", "tcp:[::1]:65535", "tcp:[fe80::1]:1"];
+        for text in unix.into_iter().chain(net) {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
         assert_eq!(Endpoint::parse_list("shm:a, shm:/b").unwrap().len(), 2);
@@ -260,7 +297,19 @@ mod tests {
         let error = |text: &str| text.parse::<Endpoint>().unwrap_err();
         assert!(matches!(error("kv"), EndpointError::Scheme(_)));
         assert!(matches!(error("http:x"), EndpointError::Scheme(_)));
-        assert!(matches!(error("tcp:127.0.0.1:80"), EndpointError::NotYet(_)));
+        assert!(matches!(error("tls:127.0.0.1:80"), EndpointError::NotYet(_)));
+        for bad in [
+            "tcp:",
+            "tcp:80",
+            "tcp::80",
+            "tcp:host",
+            "tcp:host:65536",
+            "tcp:::1:80",
+            "tcp:[::1:80",
+            "tcp:[x]:80",
+        ] {
+            assert!(matches!(error(bad), EndpointError::HostPort(_)), "{bad}");
+        }
         for (bad, why) in [
             ("shm:", "it has no name"),
             ("shm:a/b", "'/' at byte 1 of the name"),

@@ -89,6 +89,7 @@ pub use server::{BoundServer, Server, ServerBuilder, ServerHandle, serve};
 pub use shmrpc_macros::{message, service};
 pub use shmrpc_transport::message::View;
 pub use shmrpc_transport::peers::{PeerInfo, Peers};
+pub use shmrpc_transport::rendezvous::net::HostPort;
 pub use shmrpc_transport::shm::memory::Memory;
 
 /// A value as it lies in a message: what a handler sees of a `&Archived<T>` parameter, and a [`View`] derefs to.

@@ -7,9 +7,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use shmrpc_transport::connection::{Connection, Death, Events, LaneStream};
+use shmrpc_transport::connection::{Carrier, Connection, Death, Events, LaneStream};
 use shmrpc_transport::lane::{Incoming, ServingLane};
 use shmrpc_transport::peers::{PeerInfo, Peers};
+use shmrpc_transport::rendezvous::net::{NetListener, Ports};
 use shmrpc_transport::rendezvous::{Bound, Host, Listener, Policy};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork::Generation;
@@ -17,7 +18,7 @@ use shmrpc_transport::sys::shortage::explain_thread;
 
 use crate::context::Context;
 use crate::dispatch::{Failure, Request, Service, fail, panic_text};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Address, Endpoint};
 use crate::error::ServeError;
 use crate::greeting::{self, Table};
 
@@ -104,6 +105,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Allows `tcp:` at addresses that other hosts can reach. Whoever is on the way can read and change all that goes over
+    /// plain TCP, and whoever reaches the port may talk: [`allow`](Self::allow) knows users of this host only. Not
+    /// allowed by default: then such an address is an error.
+    pub fn allow_plain_tcp(mut self) -> Self {
+        self.policy.plain_tcp = true;
+        self
+    }
+
     /// Bytes of a message that this server takes. 64 MiB by default, just under 2 GiB at most.
     pub fn max_message(mut self, bytes: u64) -> Self {
         self.policy.max_message = bytes;
@@ -184,9 +193,7 @@ impl ServerBuilder {
         let mut bound = Vec::new();
         for list in &endpoints {
             for endpoint in Endpoint::parse_list(list)? {
-                let path = endpoint.to_listen()?;
-                let one = Bound::at(&path, &policy.allow)
-                    .map_err(|error| ServeError::Listen { endpoint: endpoint.to_string(), error })?;
+                let one = Threshold::take(&endpoint, &policy)?;
                 tracing::info!(%endpoint, "listening");
                 bound.push((endpoint, one));
             }
@@ -214,7 +221,33 @@ impl std::fmt::Debug for ServerBuilder {
 pub struct BoundServer {
     shared: Arc<Shared>,
     policy: Policy,
-    bound: Vec<(Endpoint, Bound)>,
+    bound: Vec<(Endpoint, Threshold)>,
+}
+
+/// An endpoint that is ours, and not served yet.
+#[derive(Debug)]
+enum Threshold {
+    Unix(Bound, Carrier),
+    Net(Ports),
+}
+
+impl Threshold {
+    fn take(endpoint: &Endpoint, policy: &Policy) -> Result<Self, ServeError> {
+        let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
+        match endpoint.to_listen()? {
+            Address::Unix(path, carrier) => {
+                Bound::at(&path, &policy.allow).map(|bound| Self::Unix(bound, carrier)).map_err(failed)
+            }
+            Address::Net(at) => Ports::bind(&at, policy).map(Self::Net).map_err(failed),
+        }
+    }
+}
+
+/// An endpoint that is served, until dropped.
+#[derive(Debug)]
+enum Door {
+    Unix(#[expect(dead_code, reason = "served as long as it is here")] Listener),
+    Net(#[expect(dead_code, reason = "served as long as it is here")] NetListener),
 }
 
 impl BoundServer {
@@ -226,11 +259,19 @@ impl BoundServer {
         let Self { shared, policy, bound } = self;
         let (mut listeners, mut endpoints) = (Vec::new(), Vec::new());
         for (endpoint, bound) in bound {
-            let policy = Policy { carrier: endpoint.carrier(), ..policy.clone() };
-            let listener = Listener::start(bound, policy, Arc::clone(&shared) as Arc<dyn Host>)
-                .map_err(|error| ServeError::Listen { endpoint: endpoint.to_string(), error })?;
-            listeners.push(listener);
-            endpoints.push(endpoint);
+            let host = Arc::clone(&shared) as Arc<dyn Host>;
+            let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
+            match bound {
+                Threshold::Unix(bound, carrier) => {
+                    let policy = Policy { carrier, ..policy.clone() };
+                    listeners.push(Door::Unix(Listener::start(bound, policy, host).map_err(failed)?));
+                    endpoints.push(endpoint);
+                }
+                Threshold::Net(ports) => {
+                    endpoints.extend(ports.addresses().iter().map(|at| Endpoint::Tcp((*at).into())));
+                    listeners.push(Door::Net(ports.start(policy.clone(), host).map_err(failed)?));
+                }
+            }
         }
         Ok(ServerHandle { shared, listeners, endpoints, process: Generation::current() })
     }
@@ -245,7 +286,7 @@ impl std::fmt::Debug for BoundServer {
 /// A running server. Dropping it ends it at once; [`ServerHandle::shutdown`] lets calls in flight finish.
 pub struct ServerHandle {
     shared: Arc<Shared>,
-    listeners: Vec<Listener>,
+    listeners: Vec<Door>,
     endpoints: Vec<Endpoint>,
     process: Generation,
 }

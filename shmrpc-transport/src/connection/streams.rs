@@ -148,7 +148,8 @@ impl Connection {
         match reader.next_from(&stream, &mut message, max, &self.pool, until) {
             Ok(Header { kind: Kind::LaneOpen, call_id: 1, .. }) => Ok((stream, reader)),
             Ok(Header { kind: Kind::LaneReset | Kind::Failure, .. }) => {
-                Err(NoStream::Refused(message.to_text()))
+                let reason = String::from_utf8_lossy(message.private_bytes());
+                Err(NoStream::Refused(clip(&reason).to_owned()))
             }
             Ok(Header { kind, .. }) => Err(NoStream::Dead(
                 self.poison(&format_args!("{kind:?} came where the answer to lane open was due")),

@@ -143,6 +143,11 @@ impl Reader {
         Ok(Some(header))
     }
 
+    /// What has arrived beyond the last frame.
+    pub fn into_rest(self) -> Vec<u8> {
+        self.arrived().to_vec()
+    }
+
     fn arrived(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -26,10 +27,18 @@ pub(crate) const MAX_CONTROL: usize = 1 << 20;
 /// Descriptors that may wait to be claimed by their frames.
 const MAX_DESCRIPTORS: usize = 8;
 
-/// One end of a connected Unix socket.
+/// One end of a connected socket that carries control frames.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: UnixStream,
+    stream: Carries,
+}
+
+#[derive(Debug)]
+enum Carries {
+    /// Descriptors and credentials besides.
+    All(UnixStream),
+    /// Bytes alone.
+    Bytes(TcpStream),
 }
 
 /// A frame that has arrived whole.
@@ -68,6 +77,15 @@ pub(crate) enum NoSocket {
     /// The time was over: whoever listens has too many others to let in.
     TimedOut,
 }
+
+/// How a peer on another host is noticed to be gone: asked when nothing was heard for so long, so often, so many times.
+struct KeepAlive {
+    idle_s: u32,
+    interval_s: u32,
+    probes: u32,
+}
+
+const KEEP_ALIVE: KeepAlive = KeepAlive { idle_s: 10, interval_s: 5, probes: 3 };
 
 /// Bytes of a reason that travel.
 const REASON_MAX: usize = 1024;
@@ -116,17 +134,27 @@ impl Socket {
         if !process::pass_pidfd(stream.as_fd(), true) {
             tracing::trace!("the kernel knows no SO_PASSPIDFD");
         }
-        Ok(Self { stream })
+        Ok(Self { stream: Carries::All(stream) })
+    }
+
+    /// Takes over a TCP connection; it becomes non-blocking, and a peer that is gone without a word is noticed.
+    pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        setsockopt(&stream, sockopt::KeepAlive, &true)?;
+        setsockopt(&stream, sockopt::TcpKeepIdle, &KEEP_ALIVE.idle_s)?;
+        setsockopt(&stream, sockopt::TcpKeepInterval, &KEEP_ALIVE.interval_s)?;
+        setsockopt(&stream, sockopt::TcpKeepCount, &KEEP_ALIVE.probes)?;
+        Ok(Self { stream: Carries::Bytes(stream) })
     }
 
     /// The id of the process that connected, which need not be the one that speaks. 0 if it cannot be had.
     pub(crate) fn who_connected(&self) -> i32 {
-        getsockopt(&self.stream, sockopt::PeerCredentials).map_or(0, |by| by.pid())
+        getsockopt(self, sockopt::PeerCredentials).map_or(0, |by| by.pid())
     }
 
     /// The peer has said who it is: from now on frames come without a descriptor of their sender's process.
     pub(crate) fn stop_asking_who(&self) {
-        process::pass_pidfd(self.stream.as_fd(), false);
+        process::pass_pidfd(self.as_fd(), false);
     }
 
     /// Sends as much of `bytes` as the socket takes now, with our credentials, and with `fds` beside the first byte.
@@ -136,10 +164,14 @@ impl Socket {
         // On every piece: the kernel would name our real user beside the rest, which need not be our effective one.
         let credentials = own_credentials();
         let with_fds = [ControlMessage::ScmCredentials(&credentials), ControlMessage::ScmRights(fds)];
-        let control: &[ControlMessage<'_>] = if fds.is_empty() { &with_fds[..1] } else { &with_fds };
+        let control: &[ControlMessage<'_>] = match self.stream {
+            Carries::Bytes(_) => &[],
+            Carries::All(_) if fds.is_empty() => &with_fds[..1],
+            Carries::All(_) => &with_fds,
+        };
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         loop {
-            match sendmsg::<()>(self.stream.as_raw_fd(), &parts, control, flags, None) {
+            match sendmsg::<()>(self.as_fd().as_raw_fd(), &parts, control, flags, None) {
                 Ok(sent) => return Ok(sent),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(0),
@@ -180,7 +212,7 @@ impl Socket {
     fn wait(&self, what: PollFlags, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = timeout
             .map_or(PollTimeout::NONE, |timeout| PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX));
-        let mut fds = [PollFd::new(self.stream.as_fd(), what)];
+        let mut fds = [PollFd::new(self.as_fd(), what)];
         match poll(&mut fds, timeout) {
             Ok(0) => Err(io::ErrorKind::TimedOut.into()),
             Ok(_) | Err(Errno::EINTR) => Ok(()),
@@ -190,7 +222,11 @@ impl Socket {
 
     /// Ends the connection for both sides; what was sent before still arrives.
     pub(crate) fn shutdown(&self) {
-        if let Err(error) = self.stream.shutdown(std::net::Shutdown::Both) {
+        let down = match &self.stream {
+            Carries::All(stream) => stream.shutdown(std::net::Shutdown::Both),
+            Carries::Bytes(stream) => stream.shutdown(std::net::Shutdown::Both),
+        };
+        if let Err(error) = down {
             tracing::trace!(%error, "the socket was down already");
         }
     }
@@ -207,7 +243,10 @@ pub(crate) fn frame(mut header: Header, payload: &[u8]) -> io::Result<Vec<u8>> {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        match &self.stream {
+            Carries::All(stream) => stream.as_fd(),
+            Carries::Bytes(stream) => stream.as_fd(),
+        }
     }
 }
 
@@ -229,6 +268,11 @@ pub(crate) struct FrameReader {
 }
 
 impl FrameReader {
+    /// A reader that begins with bytes that have been read already.
+    pub(crate) fn after(bytes: Vec<u8>) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+
     /// The next whole frame; `None` if the socket has no more bytes for now.
     pub(crate) fn next(&mut self, socket: &Socket) -> Result<Option<Frame>, ReadError> {
         loop {
@@ -411,7 +455,7 @@ mod tests {
         let (a, b) = pair();
         let mut header = Header::new(Kind::Hello);
         header.length = u32::MAX;
-        let mut stream = &a.stream;
+        let mut stream = std::fs::File::from(a.as_fd().try_clone_to_owned().unwrap());
         io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
         assert!(matches!(FrameReader::default().next(&b), Err(ReadError::TooLong(u32::MAX))));
     }
@@ -456,12 +500,12 @@ mod tests {
         let (a, b) = pair();
         let mut header = Header::new(Kind::Hello);
         header.length = 5;
-        let mut stream = &a.stream;
+        let mut stream = std::fs::File::from(a.as_fd().try_clone_to_owned().unwrap());
         io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
         let mut reader = FrameReader::default();
         assert!(reader.next(&b).unwrap().is_none());
         assert_eq!(reader.sender().unwrap().pid, PeerCredentials::own().pid);
-        let rest = OwnedFd::from(a.stream.try_clone().unwrap());
+        let rest = stream.as_fd().try_clone_to_owned().unwrap();
         let status = std::process::Command::new("echo").args(["-n", "hello"]).stdout(rest).status();
         assert!(status.unwrap().success());
         let frame = reader.next(&b).unwrap().unwrap();

@@ -49,7 +49,7 @@ impl Place {
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("{}:{}", std::env::var("SCHEME").unwrap_or("shm".into()), self.socket().display())
+        format!("shm:{}", self.socket().display())
     }
 }
 

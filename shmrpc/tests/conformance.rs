@@ -1,0 +1,261 @@
+//! What holds over every transport, written once.
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use shmrpc::prelude::*;
+use shmrpc::{ServerBuilder, Transport};
+
+use crate::support::{Gate, Keeper, Place, gate};
+
+mod support;
+
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub struct Entry {
+    pub key: String,
+    pub value: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[shmrpc::message]
+pub enum Missing {
+    #[error("no such key: {0}")]
+    Key(String),
+}
+
+#[shmrpc::service]
+pub trait Work {
+    fn add(&self, a: u32, b: u32) -> u32;
+    fn get(&self, key: &str) -> Result<Entry, Missing>;
+    fn sum(&self, bytes: &[u8]) -> u64;
+    fn bytes(&self, length: u32) -> Vec<u8>;
+    #[oneway]
+    fn count(&self, by: u64);
+    fn counted(&self) -> u64;
+    fn wait(&self);
+    fn panic(&self);
+}
+
+struct Worker {
+    count: AtomicU64,
+    gate: Gate,
+}
+
+impl Work for Worker {
+    fn add(&self, a: u32, b: u32) -> u32 {
+        a.wrapping_add(b)
+    }
+    fn get(&self, key: &str) -> Result<Entry, Missing> {
+        match key {
+            "none" => Err(Missing::Key(key.into())),
+            _ => Ok(Entry { key: key.into(), value: key.repeat(100).into() }),
+        }
+    }
+    fn sum(&self, bytes: &[u8]) -> u64 {
+        bytes.iter().map(|byte| u64::from(*byte)).sum()
+    }
+    fn bytes(&self, length: u32) -> Vec<u8> {
+        (0..length).map(|at| (at % 251) as u8).collect()
+    }
+    fn count(&self, by: u64) {
+        self.count.fetch_add(by, Ordering::Relaxed);
+    }
+    fn counted(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+    fn wait(&self) {
+        self.gate.pass();
+    }
+    fn panic(&self) {
+        panic!("on purpose");
+    }
+}
+
+/// One way to reach a server.
+#[derive(Debug, Clone, Copy)]
+enum Ground {
+    Shm,
+    ShmUntrusted,
+    ShmPosix,
+    Uds,
+    UdsUntrusted,
+    /// No memory is shared.
+    Tcp,
+}
+
+struct Started {
+    server: ServerHandle,
+    keeper: Keeper,
+    ground: Ground,
+    _place: Place,
+}
+
+impl Ground {
+    fn start(self) -> Started {
+        self.start_with(|builder| builder)
+    }
+
+    fn start_with(self, options: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Started {
+        let (place, (gate, keeper)) = (Place::new(), gate());
+        let endpoint = match self {
+            Self::Shm | Self::ShmUntrusted | Self::ShmPosix => format!("shm:{}", place.socket().display()),
+            Self::Uds | Self::UdsUntrusted => format!("uds:{}", place.socket().display()),
+            Self::Tcp => "tcp:127.0.0.1:0".into(),
+        };
+        let worker = Worker { count: AtomicU64::new(0), gate };
+        let mut builder = Server::builder().service(WorkServer::new(worker)).listen(endpoint);
+        builder = match self {
+            Self::ShmUntrusted | Self::UdsUntrusted => builder.trust(Peers::Nobody),
+            Self::ShmPosix => builder.memory(Memory::PosixShm),
+            _ => builder,
+        };
+        let server = options(builder).start().unwrap();
+        Started { server, keeper, ground: self, _place: place }
+    }
+}
+
+impl Started {
+    fn connect(&self) -> WorkClient {
+        let mut builder = WorkClient::builder().timeout(support::BOUND);
+        builder = match self.ground {
+            Ground::ShmUntrusted | Ground::UdsUntrusted => builder.trust(Peers::Nobody),
+            Ground::ShmPosix => builder.memory(Memory::PosixShm),
+            _ => builder,
+        };
+        builder.connect(self.server.endpoints()[0].to_string()).unwrap()
+    }
+}
+
+fn calls_of_every_kind(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    assert_eq!(client.add(1, 2), Ok(3));
+    assert_eq!(client.get("a").unwrap(), Entry { key: "a".into(), value: vec![b'a'; 100] });
+    assert_eq!(client.get("none"), Err(CallError::Service(Missing::Key("none".into()))));
+    assert_eq!(client.view().get("b").unwrap().key, "b");
+    for by in 1..=100 {
+        client.count(by).unwrap();
+    }
+    assert_eq!(client.counted(), Ok(5050));
+}
+
+fn payloads_of_every_size(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    for length in [0, 1, 39, 40, 41, 4095, 4096, 4097, 32 << 10, (32 << 10) + 1, 1 << 20, 16 << 20] {
+        let bytes = vec![3; length];
+        assert_eq!(client.sum(&bytes), Ok(3 * length as u64), "{length}");
+        let length = u32::try_from(length).unwrap();
+        let expected: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        assert!(client.bytes(length).unwrap() == expected, "{length}");
+        assert!(**client.view().bytes(length).unwrap() == *expected, "{length}");
+    }
+}
+
+fn sixty_four_threads_call_at_once(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    std::thread::scope(|scope| {
+        for thread in 0..64 {
+            let client = &client;
+            scope.spawn(move || {
+                for call in 0..50 {
+                    assert_eq!(client.add(thread, call), Ok(thread + call));
+                }
+                assert_eq!(client.sum(&vec![1; 100_000]), Ok(100_000));
+            });
+        }
+    });
+}
+
+fn a_slow_call_holds_up_nobody_and_its_deadline_holds(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    let error = client.with_timeout(Duration::from_millis(20)).wait().unwrap_err();
+    assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error}");
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    started.keeper.entered();
+    assert_eq!(client.add(1, 2), Ok(3));
+    started.keeper.release();
+    assert_eq!(client.add(3, 4), Ok(7));
+}
+
+fn failures_are_told(ground: Ground) {
+    let started = ground.start_with(|builder| builder.max_message(1 << 20));
+    let client = started.connect();
+    assert_eq!(client.panic(), Err(CallError::Panicked("on purpose".into())));
+    let error = client.sum(&vec![0; 2 << 20]).unwrap_err();
+    assert!(matches!(&error, CallError::NotEncoded(text) if text.contains("1048576")), "{error}");
+    assert_eq!(client.add(1, 2), Ok(3));
+}
+
+fn a_server_that_drains_finishes_what_it_began(ground: Ground) {
+    let Started { server, keeper, ground, _place } = ground.start();
+    let started = Started { server, keeper, ground, _place };
+    let client = started.connect();
+    assert_eq!(client.add(1, 2), Ok(3));
+    let Started { server, keeper, .. } = started;
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| client.wait());
+        keeper.entered();
+        let shutdown = scope.spawn(|| server.shutdown(support::BOUND));
+        // New calls are refused, and were not run.
+        let refused = loop {
+            match client.add(1, 2) {
+                Ok(3) => {}
+                other => break other,
+            }
+        };
+        let error = refused.unwrap_err();
+        assert_eq!(error.outcome(), Outcome::NotRun, "{error}");
+        keeper.release();
+        assert_eq!(call.join().unwrap(), Ok(()));
+        assert!(shutdown.join().unwrap().is_ok());
+    });
+}
+
+fn the_transport_is_what_was_asked_for(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    let transport = client.transport();
+    let (expected, shares) = match ground {
+        Ground::Shm | Ground::ShmUntrusted | Ground::ShmPosix => (Transport::Shm, true),
+        Ground::Uds | Ground::UdsUntrusted => (Transport::Uds, true),
+        Ground::Tcp => (Transport::Tcp, false),
+    };
+    assert_eq!(transport.transport(), expected, "{transport}");
+    assert_eq!(transport.memory().is_some(), shares, "{transport}");
+}
+
+macro_rules! over_every_transport {
+    ($($ground:ident = $name:ident,)*) => {
+        $(mod $name {
+            over_every_transport!(@ super::Ground::$ground;
+                calls_of_every_kind
+                payloads_of_every_size
+                sixty_four_threads_call_at_once
+                a_slow_call_holds_up_nobody_and_its_deadline_holds
+                failures_are_told
+                a_server_that_drains_finishes_what_it_began
+                the_transport_is_what_was_asked_for
+            );
+        })*
+    };
+    (@ $ground:expr; $($test:ident)*) => {
+        $(#[test]
+        fn $test() {
+            super::$test($ground);
+        })*
+    };
+}
+
+over_every_transport! {
+    Shm = shm,
+    ShmUntrusted = shm_untrusted,
+    ShmPosix = shm_posix,
+    Uds = uds,
+    UdsUntrusted = uds_untrusted,
+    Tcp = tcp,
+}

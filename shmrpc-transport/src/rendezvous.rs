@@ -24,6 +24,7 @@ pub use listener::{Host, Listener};
 
 mod listener;
 pub mod net;
+pub mod inside;
 mod bound;
 mod hello;
 
@@ -117,6 +118,12 @@ pub enum MeetError {
         at: String,
         /// What the system said.
         error: io::Error,
+    },
+    /// Nobody in this process has the name.
+    #[error("no server of this process listens at `inproc:{name}`")]
+    NoName {
+        /// The name.
+        name: String,
     },
     /// The peer is not in our `allow` set.
     #[error("the peer at {path} is user {uid}, and only {allow} may talk; widen `allow` if that is wanted")]

@@ -8,6 +8,8 @@ pub(crate) mod watcher;
 #[cfg(not(loom))]
 pub(crate) mod socket;
 #[cfg(not(loom))]
+pub(crate) mod inside;
+#[cfg(not(loom))]
 pub(crate) mod process;
 #[cfg(not(loom))]
 pub(crate) mod lease;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use shmrpc_transport::callers::Callers;
 use shmrpc_transport::connection::{Carrier, Connection, Events, LaneStream};
 use shmrpc_transport::peers::Peers;
-use shmrpc_transport::rendezvous::{Policy, connect, net};
+use shmrpc_transport::rendezvous::{Policy, connect, inside, net};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork;
 
@@ -167,6 +167,7 @@ impl<C: Client> ClientBuilder<C> {
                 connect(path, &policy, &question, timeout, events)
             }
             Address::Net(at) => net::connect(at, &self.policy, &question, timeout, events),
+            Address::Inside(name) => inside::connect(name, &self.policy, &question, events),
         };
         let met = met.map_err(|error| ConnectError::Meet { endpoint: endpoint.to_string(), error })?;
         let callers = Callers::new(met.connection);
@@ -200,6 +201,9 @@ fn describe(
     let (transport, mut reason) = match limits.carrier {
         Carrier::Streams if matches!(endpoint, Endpoint::Tcp(_)) => {
             (Transport::Tcp, "the endpoint asks for it".to_owned())
+        }
+        Carrier::Streams if matches!(endpoint, Endpoint::Inproc(_)) => {
+            (Transport::Inproc, "the endpoint asks for it".to_owned())
         }
         Carrier::Rings => {
             (Transport::Shm, "the endpoint asks for it and the server shares memory".to_owned())

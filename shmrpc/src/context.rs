@@ -41,6 +41,8 @@ pub enum Transport {
     Uds,
     /// TCP connections.
     Tcp,
+    /// Pipes inside this process.
+    Inproc,
 }
 
 impl fmt::Display for Transport {
@@ -49,6 +51,7 @@ impl fmt::Display for Transport {
             Self::Shm => "shared memory",
             Self::Uds => "Unix sockets",
             Self::Tcp => "TCP",
+            Self::Inproc => "pipes inside the process",
         })
     }
 }

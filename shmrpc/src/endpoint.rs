@@ -27,6 +27,8 @@ pub enum Endpoint {
     UdsPath(PathBuf),
     /// `tcp:HOST:PORT`: lanes of TCP connections. An IPv6 address stands in brackets.
     Tcp(HostPort),
+    /// `inproc:NAME`: a server of this process, for tests. No socket, no memory to share; all else is the same.
+    Inproc(String),
 }
 
 /// A string that is no endpoint, or an endpoint that has no place.
@@ -39,7 +41,7 @@ pub enum EndpointError {
     )]
     Scheme(String),
     /// A scheme of a later version.
-    #[error("`{0}`: this version speaks `shm:`, `uds:` and `tcp:`; `tls:` and `inproc:` are to come")]
+    #[error("`{0}`: this version speaks `shm:`, `uds:`, `tcp:` and `inproc:`; `tls:` is to come")]
     NotYet(String),
     /// No host and port.
     #[error("`{0}` names no host and port; write `tcp:HOST:PORT`, an IPv6 address as `tcp:[::1]:PORT`")]
@@ -107,7 +109,11 @@ impl FromStr for Endpoint {
                 Some(at) => Ok(Self::Tcp(at)),
                 None => Err(EndpointError::HostPort(text.to_owned())),
             },
-            "tls" | "inproc" => Err(EndpointError::NotYet(text.to_owned())),
+            "inproc" => match why_no_name(rest) {
+                Some(reason) => Err(EndpointError::Name { text: text.to_owned(), reason }),
+                None => Ok(Self::Inproc(rest.to_owned())),
+            },
+            "tls" => Err(EndpointError::NotYet(text.to_owned())),
             _ => Err(EndpointError::Scheme(text.to_owned())),
         }
     }
@@ -153,6 +159,7 @@ impl fmt::Display for Endpoint {
             Self::UdsName(name) => write!(out, "uds:{name}"),
             Self::UdsPath(path) => write!(out, "uds:{}", path.display()),
             Self::Tcp(at) => write!(out, "tcp:{at}"),
+            Self::Inproc(name) => write!(out, "inproc:{name}"),
         }
     }
 }
@@ -182,6 +189,7 @@ impl Endpoint {
     fn address(&self, make: impl Fn(&Path) -> io::Result<()>) -> Result<Address, EndpointError> {
         let (path, carrier) = match self {
             Self::Tcp(at) => return Ok(Address::Net(at.clone())),
+            Self::Inproc(name) => return Ok(Address::Inside(name.clone())),
             Self::ShmPath(path) => (path.clone(), Carrier::Rings),
             Self::UdsPath(path) => (path.clone(), Carrier::Streams),
             Self::ShmName(name) => (in_runtime_dir(name, make)?, Carrier::Rings),
@@ -203,6 +211,8 @@ pub(crate) enum Address {
     Unix(PathBuf, Carrier),
     /// A TCP port.
     Net(HostPort),
+    /// A name inside this process.
+    Inside(String),
 }
 
 fn in_runtime_dir(name: &str, make: impl Fn(&Path) -> io::Result<()>) -> Result<PathBuf, EndpointError> {
@@ -285,7 +295,7 @@ mod tests {
     #[test]
     fn endpoints_are_read_and_written() {
         let unix = ["shm:kv", "shm:/run/kv.sock", "shm:a-b_c.1", "uds:kv", "uds:/run/kv.sock"];
-        let net = ["tcp:127.0.0.1:0", "tcp:localhost:80", "tcp:[::1]:65535", "tcp:[fe80::1]:1"];
+        let net = ["tcp:127.0.0.1:0", "tcp:localhost:80", "tcp:[::1]:65535", "tcp:[fe80::1]:1", "inproc:kv"];
         for text in unix.into_iter().chain(net) {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }

@@ -7,20 +7,22 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use shmrpc_transport::connection::{Carrier, Connection, Death, Events, LaneStream};
+use shmrpc_transport::connection::{Connection, Death, Events, LaneStream};
 use shmrpc_transport::lane::{Incoming, ServingLane};
 use shmrpc_transport::peers::{PeerInfo, Peers};
-use shmrpc_transport::rendezvous::net::{NetListener, Ports};
-use shmrpc_transport::rendezvous::{Bound, Host, Listener, Policy};
+use shmrpc_transport::rendezvous::{Host, Policy};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork::Generation;
 use shmrpc_transport::sys::shortage::explain_thread;
 
 use crate::context::Context;
 use crate::dispatch::{Failure, Request, Service, fail, panic_text};
-use crate::endpoint::{Address, Endpoint};
+use crate::endpoint::Endpoint;
 use crate::error::ServeError;
 use crate::greeting::{self, Table};
+use door::{Door, Threshold};
+
+mod door;
 
 /// Serves one service at one endpoint until SIGINT or SIGTERM; then calls in flight finish, for 5 s at most.
 ///
@@ -224,32 +226,6 @@ pub struct BoundServer {
     bound: Vec<(Endpoint, Threshold)>,
 }
 
-/// An endpoint that is ours, and not served yet.
-#[derive(Debug)]
-enum Threshold {
-    Unix(Bound, Carrier),
-    Net(Ports),
-}
-
-impl Threshold {
-    fn take(endpoint: &Endpoint, policy: &Policy) -> Result<Self, ServeError> {
-        let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
-        match endpoint.to_listen()? {
-            Address::Unix(path, carrier) => {
-                Bound::at(&path, &policy.allow).map(|bound| Self::Unix(bound, carrier)).map_err(failed)
-            }
-            Address::Net(at) => Ports::bind(&at, policy).map(Self::Net).map_err(failed),
-        }
-    }
-}
-
-/// An endpoint that is served, until dropped.
-#[derive(Debug)]
-enum Door {
-    Unix(#[expect(dead_code, reason = "served as long as it is here")] Listener),
-    Net(#[expect(dead_code, reason = "served as long as it is here")] NetListener),
-}
-
 impl BoundServer {
     /// Starts to serve, in this process and in none that it forks later.
     ///
@@ -258,20 +234,11 @@ impl BoundServer {
     pub fn start(self) -> Result<ServerHandle, ServeError> {
         let Self { shared, policy, bound } = self;
         let (mut listeners, mut endpoints) = (Vec::new(), Vec::new());
-        for (endpoint, bound) in bound {
+        for (endpoint, threshold) in bound {
             let host = Arc::clone(&shared) as Arc<dyn Host>;
-            let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
-            match bound {
-                Threshold::Unix(bound, carrier) => {
-                    let policy = Policy { carrier, ..policy.clone() };
-                    listeners.push(Door::Unix(Listener::start(bound, policy, host).map_err(failed)?));
-                    endpoints.push(endpoint);
-                }
-                Threshold::Net(ports) => {
-                    endpoints.extend(ports.addresses().iter().map(|at| Endpoint::Tcp((*at).into())));
-                    listeners.push(Door::Net(ports.start(policy.clone(), host).map_err(failed)?));
-                }
-            }
+            let (door, at) = threshold.open(&endpoint, &policy, host)?;
+            listeners.push(door);
+            endpoints.extend(at);
         }
         Ok(ServerHandle { shared, listeners, endpoints, process: Generation::current() })
     }

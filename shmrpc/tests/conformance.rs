@@ -81,8 +81,8 @@ enum Ground {
     ShmPosix,
     Uds,
     UdsUntrusted,
-    /// No memory is shared.
     Tcp,
+    Inproc,
 }
 
 struct Started {
@@ -103,6 +103,7 @@ impl Ground {
             Self::Shm | Self::ShmUntrusted | Self::ShmPosix => format!("shm:{}", place.socket().display()),
             Self::Uds | Self::UdsUntrusted => format!("uds:{}", place.socket().display()),
             Self::Tcp => "tcp:127.0.0.1:0".into(),
+            Self::Inproc => format!("inproc:{}", place.path().file_name().unwrap().display()),
         };
         let worker = Worker { count: AtomicU64::new(0), gate };
         let mut builder = Server::builder().service(WorkServer::new(worker)).listen(endpoint);
@@ -224,6 +225,7 @@ fn the_transport_is_what_was_asked_for(ground: Ground) {
         Ground::Shm | Ground::ShmUntrusted | Ground::ShmPosix => (Transport::Shm, true),
         Ground::Uds | Ground::UdsUntrusted => (Transport::Uds, true),
         Ground::Tcp => (Transport::Tcp, false),
+        Ground::Inproc => (Transport::Inproc, false),
     };
     assert_eq!(transport.transport(), expected, "{transport}");
     assert_eq!(transport.memory().is_some(), shares, "{transport}");
@@ -258,4 +260,5 @@ over_every_transport! {
     Uds = uds,
     UdsUntrusted = uds_untrusted,
     Tcp = tcp,
+    Inproc = inproc,
 }

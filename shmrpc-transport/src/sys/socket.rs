@@ -17,6 +17,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use super::inside::Inside;
 use super::process;
 use super::shortage::is_shortage;
 use crate::peers::PeerCredentials;
@@ -39,6 +40,8 @@ enum Carries {
     All(UnixStream),
     /// Bytes alone.
     Bytes(TcpStream),
+    /// Bytes alone, inside this process.
+    Inside(Inside),
 }
 
 /// A frame that has arrived whole.
@@ -147,6 +150,11 @@ impl Socket {
         Ok(Self { stream: Carries::Bytes(stream) })
     }
 
+    /// One end of a connection inside this process.
+    pub(crate) fn inside(end: Inside) -> Self {
+        Self { stream: Carries::Inside(end) }
+    }
+
     /// The id of the process that connected, which need not be the one that speaks. 0 if it cannot be had.
     pub(crate) fn who_connected(&self) -> i32 {
         getsockopt(self, sockopt::PeerCredentials).map_or(0, |by| by.pid())
@@ -164,7 +172,8 @@ impl Socket {
         // On every piece: the kernel would name our real user beside the rest, which need not be our effective one.
         let credentials = own_credentials();
         let with_fds = [ControlMessage::ScmCredentials(&credentials), ControlMessage::ScmRights(fds)];
-        let control: &[ControlMessage<'_>] = match self.stream {
+        let control: &[ControlMessage<'_>] = match &self.stream {
+            Carries::Inside(end) => return end.send(bytes),
             Carries::Bytes(_) => &[],
             Carries::All(_) if fds.is_empty() => &with_fds[..1],
             Carries::All(_) => &with_fds,
@@ -225,6 +234,10 @@ impl Socket {
         let down = match &self.stream {
             Carries::All(stream) => stream.shutdown(std::net::Shutdown::Both),
             Carries::Bytes(stream) => stream.shutdown(std::net::Shutdown::Both),
+            Carries::Inside(end) => {
+                end.shut();
+                Ok(())
+            }
         };
         if let Err(error) = down {
             tracing::trace!(%error, "the socket was down already");
@@ -246,6 +259,7 @@ impl AsFd for Socket {
         match &self.stream {
             Carries::All(stream) => stream.as_fd(),
             Carries::Bytes(stream) => stream.as_fd(),
+            Carries::Inside(end) => end.as_fd(),
         }
     }
 }
@@ -321,6 +335,16 @@ impl FrameReader {
     /// Reads once. False if nothing is there.
     fn fill(&mut self, socket: &Socket) -> Result<bool, ReadError> {
         let mut piece = [0; 4096];
+        if let Carries::Inside(end) = &socket.stream {
+            return match end.receive(&mut piece) {
+                None => Ok(false),
+                Some(0) => Err(ReadError::Closed),
+                Some(length) => {
+                    self.bytes.extend_from_slice(piece.get(..length).unwrap_or_default());
+                    Ok(true)
+                }
+            };
+        }
         let mut control = Control([0; CONTROL]);
         let received = loop {
             match receive(socket.as_fd(), &mut piece, &mut control) {

@@ -1,0 +1,62 @@
+//! Endpoints of a server: taken first, served then.
+
+use std::sync::Arc;
+
+use shmrpc_transport::connection::Carrier;
+use shmrpc_transport::rendezvous::inside;
+use shmrpc_transport::rendezvous::net::{NetListener, Ports};
+use shmrpc_transport::rendezvous::{Bound, Host, Listener, Policy};
+
+use crate::endpoint::{Address, Endpoint};
+use crate::error::ServeError;
+
+/// An endpoint that is ours, and not served yet.
+#[derive(Debug)]
+pub(super) enum Threshold {
+    Unix(Bound, Carrier),
+    Net(Ports),
+    Inside(inside::Name),
+}
+
+impl Threshold {
+    pub(super) fn take(endpoint: &Endpoint, policy: &Policy) -> Result<Self, ServeError> {
+        let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
+        match endpoint.to_listen()? {
+            Address::Unix(path, carrier) => {
+                Bound::at(&path, &policy.allow).map(|bound| Self::Unix(bound, carrier)).map_err(failed)
+            }
+            Address::Net(at) => Ports::bind(&at, policy).map(Self::Net).map_err(failed),
+            Address::Inside(name) => inside::Name::take(&name).map(Self::Inside).map_err(failed),
+        }
+    }
+
+    /// Serves it. What it is then, and where.
+    pub(super) fn open(
+        self,
+        endpoint: &Endpoint,
+        policy: &Policy,
+        host: Arc<dyn Host>,
+    ) -> Result<(Door, Vec<Endpoint>), ServeError> {
+        let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
+        let policy = policy.clone();
+        match self {
+            Self::Unix(bound, carrier) => {
+                let listener = Listener::start(bound, Policy { carrier, ..policy }, host).map_err(failed)?;
+                Ok((Door::Unix(listener), vec![endpoint.clone()]))
+            }
+            Self::Net(ports) => {
+                let at = ports.addresses().iter().map(|at| Endpoint::Tcp((*at).into())).collect();
+                Ok((Door::Net(ports.start(policy, host).map_err(failed)?), at))
+            }
+            Self::Inside(name) => Ok((Door::Inside(name.serve(policy, host)), vec![endpoint.clone()])),
+        }
+    }
+}
+
+/// An endpoint that is served, until dropped.
+#[derive(Debug)]
+pub(super) enum Door {
+    Unix(#[expect(dead_code, reason = "served as long as it is here")] Listener),
+    Net(#[expect(dead_code, reason = "served as long as it is here")] NetListener),
+    Inside(#[expect(dead_code, reason = "served as long as it is here")] inside::Door),
+}

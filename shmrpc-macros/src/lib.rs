@@ -72,3 +72,11 @@ pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
 pub fn discard(_: TokenStream, _: TokenStream) -> TokenStream {
     TokenStream::new()
 }
+
+/// What rkyv's derives leave to us, of the archive that they make. Only for the expansion of [`macro@message`]; a derive,
+/// because it sees the fields that `#[cfg]` leaves.
+#[doc(hidden)]
+#[proc_macro_derive(Recheck, attributes(recheck))]
+pub fn recheck(item: TokenStream) -> TokenStream {
+    expand::recheck(item.into()).into()
+}

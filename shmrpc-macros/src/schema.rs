@@ -3,7 +3,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Fields, Type, WherePredicate, parse_quote};
+use syn::{Fields, Path, Type, WherePredicate, parse_quote};
 
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
 use crate::syntax::wire_name;
@@ -71,7 +71,7 @@ pub(crate) fn message(message: &Message) -> TokenStream {
         parameter.bounds.push(parse_quote!(#krate::Message));
     }
     generics.make_where_clause().predicates.extend(fields_are_messages(message));
-    let is_message = is_message(message);
+    let is_message = impl_message(message);
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     let recursive = recursive(message);
     let wire = wire_name(name);
@@ -101,7 +101,7 @@ pub(crate) fn message(message: &Message) -> TokenStream {
 }
 
 /// `impl Message` of a message. Whether a generic one can travel, rkyv decides for each of its arguments.
-fn is_message(message: &Message) -> TokenStream {
+fn impl_message(message: &Message) -> TokenStream {
     let Message { krate, item: _, cfgs, name, generics, recursive: _, shape: _ } = message;
     let mut generics = generics.clone();
     for parameter in generics.type_params_mut() {
@@ -120,6 +120,12 @@ fn is_message(message: &Message) -> TokenStream {
     }
 }
 
+/// `T: Message`, reported on the type as the user wrote it.
+pub(crate) fn is_message(krate: &Path, ty: &Type) -> WherePredicate {
+    let bound = on(ty.span(), quote!(: #krate::Message));
+    parse_quote!(#ty #bound)
+}
+
 /// `where T: Message` for each type that a service sends, on the type as the user wrote it. rustc says once for each
 /// place what does not hold, and assumes it from then on: so it names a type that is no message, and not every use of
 /// it. A predicate cannot have a `#[cfg]`, so methods that have one are left out, and so are types that are not
@@ -129,8 +135,7 @@ pub(crate) fn messages(service: &Service, asked: impl Fn(&Type) -> bool) -> Opti
     let mut predicates: Vec<WherePredicate> = Vec::new();
     let always = service.methods.iter().filter(|method| method.cfgs.is_empty());
     for ty in always.flat_map(Method::messages).filter(|ty| asked(ty)) {
-        let bound = on(ty.span(), quote!(: #krate::Message));
-        let predicate = parse_quote!(#ty #bound);
+        let predicate = is_message(krate, ty);
         if !predicates.contains(&predicate) {
             predicates.push(predicate);
         }
@@ -147,9 +152,7 @@ fn fields_are_messages(message: &Message) -> Vec<WherePredicate> {
     }
     let mut predicates = Vec::new();
     for (cfgs, field) in message.fields() {
-        let ty = &field.ty;
-        let bound = on(ty.span(), quote!(: #krate::Message));
-        let predicate = parse_quote!(#ty #bound);
+        let predicate = is_message(krate, &field.ty);
         if cfgs.is_empty() && !predicates.contains(&predicate) {
             predicates.push(predicate);
         }

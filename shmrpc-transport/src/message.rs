@@ -21,6 +21,7 @@ pub use self::filling::Filling;
 pub use self::number::Number;
 pub use self::pool::Pool;
 use self::pool::{Copied, Lost};
+pub use self::recheck::Recheck;
 pub use self::refusal::Refusal;
 use crate::slot::{INLINE, INLINE_WORDS};
 
@@ -31,6 +32,8 @@ mod encode;
 mod number;
 // unsafe: buffers that are not initialised as a whole.
 mod pool;
+// unsafe: in its module `collections`.
+mod recheck;
 mod refusal;
 
 /// Payloads up to this many bytes are copied into private memory whoever sent them.
@@ -47,12 +50,12 @@ pub trait Wire:
 impl<T> Wire for T where T: Archive<Archived: Valid + Deserialize<T, Decoder>> + for<'a> Serialize<Encoder<'a>>
 {}
 
-/// An archived type that can be validated.
-pub trait Valid: Portable + for<'a> CheckBytes<Validator<'a>> {}
+/// An archived type that can be validated: by rkyv, and then by us.
+pub trait Valid: Portable + for<'a> CheckBytes<Validator<'a>> + Recheck {}
 
-impl<T: Portable + for<'a> CheckBytes<Validator<'a>>> Valid for T {}
+impl<T: Portable + for<'a> CheckBytes<Validator<'a>> + Recheck> Valid for T {}
 
-/// Validates archives: bounds, alignment, depth, bit patterns.
+/// Validates archives: bounds, alignment, depth, bit patterns. [`Recheck`] does the rest.
 pub type Validator<'a> = Strategy<ArchiveValidator<'a>, Refusal>;
 /// Turns archives back into owned values.
 pub type Decoder = Strategy<(), Refusal>;
@@ -310,11 +313,15 @@ pub fn decode<T: Wire>(archived: &T::Archived) -> Result<T, Invalid> {
 fn validate<T: Archive<Archived: Valid>>(bytes: &[u8]) -> Result<&T::Archived, Refusal> {
     let mut validator = ArchiveValidator::with_max_depth(bytes, Some(MAX_DEPTH));
     let position = root_position::<T>(bytes.len());
-    rkyv::api::access_pos_with_context::<T::Archived, ArchiveValidator<'_>, Refusal>(
+    let archived = rkyv::api::access_pos_with_context::<T::Archived, ArchiveValidator<'_>, Refusal>(
         bytes,
         position,
         &mut validator,
-    )
+    )?;
+    if T::Archived::NEEDED {
+        archived.recheck()?;
+    }
+    Ok(archived)
 }
 
 /// The root of an archive is its last object. Too few bytes give a position that validation refuses.

@@ -53,6 +53,7 @@ mod liar {
         }
     }
 
+    impl shmrpc::private::Recheck for ArchivedBool {}
     impl shmrpc::Message for Bool {}
 
     #[shmrpc::service]

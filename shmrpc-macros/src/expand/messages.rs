@@ -1,4 +1,4 @@
-//! A message: the item as written, rkyv's derives through shmrpc's re-export, and `Schema`.
+//! A message: the item as written, rkyv's derives through shmrpc's re-export, `Recheck`, and `Schema`.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -70,13 +70,17 @@ fn derived_aside(message: &Message) -> TokenStream {
     }
 }
 
-/// What makes rkyv's derives find rkyv, and recursion end.
+/// The derives, and what makes them find their crates, and recursion end.
 fn derives(message: &Message) -> Vec<Attribute> {
     let krate = &message.krate;
     let rkyv: Path = parse_quote!(#krate::private::rkyv);
+    let recursive = message.recursive.then(|| quote!(, recursive));
     let mut derives = vec![
-        parse_quote!(#[derive(#rkyv::Archive, #rkyv::Serialize, #rkyv::Deserialize)]),
+        parse_quote!(
+            #[derive(#rkyv::Archive, #rkyv::Serialize, #rkyv::Deserialize, #krate::private::Recheck)]
+        ),
         parse_quote!(#[rkyv(crate = #rkyv)]),
+        parse_quote!(#[recheck(crate = #krate #recursive)]),
     ];
     if message.recursive {
         derives.push(recursive_bounds(message, &rkyv));

@@ -3,6 +3,7 @@
 
 mod client;
 mod messages;
+mod recheck;
 mod server;
 
 use proc_macro2::TokenStream;
@@ -60,6 +61,11 @@ pub(crate) fn message(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
     messages::expand(&message)
 }
 
+/// All of `#[derive(Recheck)]`.
+pub(crate) fn recheck(tokens: TokenStream) -> TokenStream {
+    recheck::expand(tokens).unwrap_or_else(|error| error.into_compile_error())
+}
+
 /// Expansions as rustc sees them, pinned because they are read: by users in `cargo expand`, by us in reviews.
 /// `BLESS=1 cargo test -p shmrpc-macros` writes them anew.
 #[cfg(test)]
@@ -94,6 +100,11 @@ mod tests {
     #[test]
     fn message_enum() {
         pinned("message_enum", "", super::message);
+    }
+
+    #[test]
+    fn recheck() {
+        pinned("recheck", "", |_, item| super::recheck(item));
     }
 
     #[test]

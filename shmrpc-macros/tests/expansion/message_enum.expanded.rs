@@ -61,9 +61,11 @@ const _: () = {
     #[derive(
         ::shmrpc::private::rkyv::Archive,
         ::shmrpc::private::rkyv::Serialize,
-        ::shmrpc::private::rkyv::Deserialize
+        ::shmrpc::private::rkyv::Deserialize,
+        ::shmrpc::private::Recheck
     )]
     #[rkyv(crate = ::shmrpc::private::rkyv)]
+    #[recheck(crate = ::shmrpc)]
     #[rkyv(derive(Debug))]
     #[::shmrpc::private::discard]
     pub enum KvError {

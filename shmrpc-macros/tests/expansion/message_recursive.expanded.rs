@@ -21,9 +21,11 @@ where
 #[derive(
     ::shmrpc::private::rkyv::Archive,
     ::shmrpc::private::rkyv::Serialize,
-    ::shmrpc::private::rkyv::Deserialize
+    ::shmrpc::private::rkyv::Deserialize,
+    ::shmrpc::private::Recheck
 )]
 #[rkyv(crate = ::shmrpc::private::rkyv)]
+#[recheck(crate = ::shmrpc, recursive)]
 #[rkyv(
     archive_bounds(T:::shmrpc::private::rkyv::Archive),
     serialize_bounds(

@@ -29,9 +29,11 @@ where
 #[derive(
     ::shmrpc::private::rkyv::Archive,
     ::shmrpc::private::rkyv::Serialize,
-    ::shmrpc::private::rkyv::Deserialize
+    ::shmrpc::private::rkyv::Deserialize,
+    ::shmrpc::private::Recheck
 )]
 #[rkyv(crate = ::shmrpc::private::rkyv)]
+#[recheck(crate = ::shmrpc)]
 /// What is stored.
 #[derive(Debug, Clone)]
 pub struct Entry<T> {

@@ -89,6 +89,10 @@ impl Stream {
         while let Some(rest) = bytes.get(sent..)
             && !rest.is_empty()
         {
+            // Whoever takes little and often must not keep us beyond the deadline.
+            if sent > 0 && until.is_over() {
+                return Err((sent, Pause::TimedOut));
+            }
             match self.send_some(rest, until) {
                 Ok(more) => sent += more,
                 Err(pause) => return Err((sent, pause)),

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shmrpc_transport::callers::Callers;
 use shmrpc_transport::connection::{Carrier, Connection, Events, LaneStream};
@@ -83,7 +83,7 @@ impl<C: Client> ClientBuilder<C> {
         self
     }
 
-    /// Time limit of connecting, for each endpoint. 5 s by default.
+    /// Time limit of connecting, for all endpoints of a list together. 5 s by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -140,8 +140,10 @@ impl<C: Client> ClientBuilder<C> {
     /// [`ConnectError`] says, for each endpoint, what is wrong and what to do.
     pub fn connect(&self, endpoint: impl AsRef<str>) -> Result<C, ConnectError> {
         let mut errors = Vec::new();
+        let start = Instant::now();
         for endpoint in Endpoint::parse_list(endpoint.as_ref())? {
-            match self.connect_one(&endpoint, &errors) {
+            let left = self.connect_timeout.saturating_sub(start.elapsed());
+            match self.connect_one(&endpoint, left, &errors) {
                 Ok(client) => return Ok(client),
                 Err(error) => errors.push(error),
             }
@@ -156,11 +158,16 @@ impl<C: Client> ClientBuilder<C> {
         }
     }
 
-    fn connect_one(&self, endpoint: &Endpoint, failed: &[ConnectError]) -> Result<C, ConnectError> {
+    fn connect_one(
+        &self,
+        endpoint: &Endpoint,
+        timeout: Duration,
+        failed: &[ConnectError],
+    ) -> Result<C, ConnectError> {
         let schema = C::schema();
         let address = endpoint.to_connect()?;
         let question = greeting::question(&schema);
-        let (timeout, events) = (self.connect_timeout, Box::new(NoEvents));
+        let events = Box::new(NoEvents);
         let met = match &address {
             Address::Unix(path, carrier) => {
                 let policy = Policy { carrier: *carrier, ..self.policy.clone() };

@@ -80,14 +80,7 @@ impl Caller {
         match &mut self.line {
             Line::Open(_) => self.overdue.is_none() || self.drop_overdue(),
             Line::Closing(stream) => {
-                let mut scratch = [0; 4096];
-                // What it still says is of no use to anybody.
-                let pause = loop {
-                    if let Err(pause) = stream.receive_now(&mut scratch) {
-                        break pause;
-                    }
-                };
-                if matches!(pause, Pause::TimedOut) {
+                if !has_closed(stream) {
                     return false;
                 }
                 self.closed();
@@ -225,10 +218,15 @@ impl Caller {
         };
         let Open { stream, reader, first } = open;
         let max = self.connection.limits().receive_max;
+        // Whoever sends little and often must not keep us beyond the deadline.
+        let mut again = false;
         let header = loop {
-            let more = |room: &mut [u8]| match &mut until {
-                Some(until) => stream.receive(room, until),
-                None => stream.receive_now(room),
+            let more = |room: &mut [u8]| {
+                let Some(until) = &mut until else { return stream.receive_now(room) };
+                if std::mem::replace(&mut again, true) && until.is_over() {
+                    return Err(Pause::TimedOut);
+                }
+                stream.receive(room, until)
             };
             match reader.next(&mut reply.message, max, self.connection.pool(), more) {
                 Ok(Header { kind: Kind::Ping, .. }) => {}
@@ -274,6 +272,16 @@ impl Caller {
         self.line = Line::Closed;
         Box::new(NoReply::Dead { taken: true, death: self.connection.poison(broken) })
     }
+}
+
+/// Pieces of what is of no use to anybody that are read at once: more than a socket holds.
+const USELESS: u32 = 256;
+
+/// Whether the other end has closed the stream. What it still says is dropped.
+fn has_closed(stream: &LaneStream) -> bool {
+    let mut scratch = [0; 4096];
+    let pause = (0..USELESS).find_map(|_| stream.receive_now(&mut scratch).err());
+    pause.is_some_and(|pause| !matches!(pause, Pause::TimedOut))
 }
 
 /// Completes a message that lies in a block.
@@ -384,7 +392,6 @@ impl Drop for Server {
         self.stream.send_now(&bytes);
         self.stream.end_sending();
         // What was not taken must not make the system reset the connection, which could overtake the goaway.
-        let mut scratch = [0; 4096];
-        while self.stream.receive_now(&mut scratch).is_ok() {}
+        has_closed(&self.stream);
     }
 }

@@ -22,6 +22,7 @@ use crate::sys::membarrier;
 use crate::sys::socket::{FrameReader, Socket};
 use crate::sys::watcher::Token;
 
+pub use self::blobs::{ArchivedOnWire, BadBlob, Blob, BlobMut, Loaned, OnWire};
 pub use self::blocks::BadBlock;
 pub(crate) use self::blocks::Encoded;
 use self::inbox::unwatch;
@@ -33,6 +34,8 @@ pub use self::streams::LaneStream;
 use self::streams::Streams;
 pub(crate) use self::streams::{Dial, NoStream, Redial};
 
+// unsafe: hands out the memory of blocks.
+mod blobs;
 // unsafe: encodes into claimed slots and blocks; reads the blocks of the peer.
 mod blocks;
 mod segments;

@@ -69,6 +69,16 @@ impl Reply {
     }
 }
 
+impl NoReply {
+    /// Whether the server may have got the message, and have its memory.
+    pub fn was_published(&self) -> bool {
+        match self {
+            Self::NotEncoded(_) => false,
+            Self::TimedOut { published } | Self::Dead { taken: published, .. } => *published,
+        }
+    }
+}
+
 /// The calling end of a lane.
 #[derive(Debug)]
 pub struct CallerLane(Caller);

@@ -244,6 +244,21 @@ impl Message {
         if self.is_in_place() { &[] } else { self.bytes() }
     }
 
+    /// The payload as numbers, as many whole ones as there are.
+    pub(crate) fn numbers<T: Number>(&self) -> &[T] {
+        let bytes = self.bytes();
+        // SAFETY: a payload is aligned to 16 at least, any bits are numbers, and so many lie in `bytes`.
+        unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
+    }
+
+    /// Whether the payload could be copied.
+    pub(crate) fn check_lost(&self) -> Result<(), Invalid> {
+        match &self.elsewhere {
+            Elsewhere::Lost(lost) => Err((**lost).into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether there is no payload.
     pub fn is_empty(&self) -> bool {
         self.length == 0

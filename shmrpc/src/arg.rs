@@ -8,20 +8,31 @@ use shmrpc_transport::rkyv::string::{ArchivedString, StringResolver};
 use shmrpc_transport::rkyv::vec::{ArchivedVec, VecResolver};
 use shmrpc_transport::rkyv::{self, Archive, Archived, Place, Serialize};
 
+use shmrpc_transport::connection::{ArchivedOnWire, Blob};
+
+pub use crate::blob::{BlobWire, Loan};
 pub use shmrpc_transport::message::Number;
 
+use crate::context::Context;
 use crate::{Message, Schema};
 
 /// A tuple of arguments as a client writes them.
 pub trait Args: Encode {
     /// Whether any of them is of a recursive type.
     const RECURSIVE: bool;
+
+    /// Says whether the message that they are in was published.
+    fn settle(&self, published: bool);
 }
 
 /// One argument as a client writes it.
 pub trait Arg {
     /// Whether it is of a recursive type.
     const RECURSIVE: bool = false;
+
+    /// Says whether the message that it is in was published.
+    #[inline(always)]
+    fn settle(&self, _published: bool) {}
 }
 
 /// A `&str`, archived as a `String`.
@@ -100,6 +111,13 @@ macro_rules! args {
             ($($name,)*): Encode,
         {
             const RECURSIVE: bool = false $(|| $name::RECURSIVE)*;
+
+            #[inline(always)]
+            #[allow(non_snake_case, unused_variables, reason = "there may be no arguments; they are named as their types")]
+            fn settle(&self, published: bool) {
+                let ($($name,)*) = self;
+                $($name.settle(published);)*
+            }
         }
     };
 }
@@ -132,6 +150,14 @@ pub fn text(archived: &ArchivedString) -> &str {
 #[inline(always)]
 pub fn slice<T: Number>(archived: &ArchivedVec<Archived<T>>) -> &[T] {
     T::slice(archived)
+}
+
+/// A blob, where it arrived.
+///
+/// # Errors
+/// [`Rejected`] if it cannot be had.
+pub fn blob<T: Number>(archived: &ArchivedOnWire, context: &Context) -> Result<Blob<T>, Rejected> {
+    context.connection().receive_blob(archived).map_err(|bad| Rejected(bad.to_string()))
 }
 
 /// An argument by value.

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shmrpc_transport::callers::{Callers, NoLane};
+use shmrpc_transport::connection::{Blob, BlobMut};
 use shmrpc_transport::lane::{NoReply, Outgoing, Reply};
 use shmrpc_transport::message::Message as Payload;
-use shmrpc_transport::message::View;
+use shmrpc_transport::message::{Number, View};
 use shmrpc_transport::slot::Kind;
 use shmrpc_transport::sys::fork;
 use shmrpc_transport::sys::futex::Until;
 
-use crate::Message;
-use crate::arg::Args;
+use crate::arg::{Args, BlobWire, Loan};
 use crate::context::TransportInfo;
 use crate::dispatch::Failure;
 use crate::error::{CallError, Outcome};
+use crate::{Message, Schema};
 
 /// A connection to one service, with the options of this handle. Cheap to clone.
 #[derive(Clone)]
@@ -119,6 +120,7 @@ impl Channel {
             lease.sent_oneway();
         }
         lease.end();
+        args.settle(sent.is_ok());
         sent.map_err(|none| *self.no_reply(*none))
     }
 
@@ -134,7 +136,57 @@ impl Channel {
             lease.got_reply();
         }
         lease.end();
+        args.settle(match &called {
+            Ok(()) => true,
+            Err(none) => none.was_published(),
+        });
         called.map_err(|none| self.no_reply(*none))
+    }
+
+    /// Memory to send, for at most as long as a call may take.
+    pub(crate) fn blob<T: Number + Default>(&self, length: usize) -> Result<BlobMut<T>, CallError> {
+        if !self.link.process.is_current() {
+            return Err(CallError::Forked);
+        }
+        Ok(self.link.callers.connection().blob(length, &mut Until::after(self.timeout))?)
+    }
+
+    /// A blob, as it travels in the arguments of a call of this channel.
+    pub fn loan<T: Number>(&self, blob: impl Into<Blob<T>>) -> Loan {
+        Loan(self.link.callers.connection().loan(blob.into()))
+    }
+
+    /// Calls a method that returns a blob and has no error of its own.
+    pub fn call_blob<A: Args, T: Number + Schema>(
+        &self,
+        method: u16,
+        args: &A,
+    ) -> Result<Blob<T>, CallError> {
+        let mut reply = Reply::empty();
+        self.transact(method, args, &mut reply).map_err(|error| *error)?;
+        match reply.kind {
+            Kind::Reply => self.blob_in::<T>(&reply),
+            _ => Err(failure(&reply)),
+        }
+    }
+
+    /// Calls a method that returns `Result<Blob<T>, E>`.
+    pub fn call_blob_fallible<A: Args, T: Number + Schema, E: Message>(
+        &self,
+        method: u16,
+        args: &A,
+    ) -> Result<Blob<T>, CallError<E>> {
+        let mut reply = Reply::empty();
+        self.transact(method, args, &mut reply).map_err(|error| error.widen())?;
+        match reply.kind {
+            Kind::Reply => self.blob_in::<T>(&reply).map_err(CallError::widen),
+            _ => Err(service_error(&reply)),
+        }
+    }
+
+    fn blob_in<T: Number + Schema>(&self, reply: &Reply) -> Result<Blob<T>, CallError> {
+        let wire = reply.message.access::<BlobWire<T>>().map_err(|invalid| bad_reply(&invalid))?;
+        self.link.callers.connection().receive_blob(wire).map_err(|bad| bad_reply(&bad))
     }
 
     /// The server's id of a method; also where a forked child stops.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shmrpc_transport::callers::Callers;
-use shmrpc_transport::connection::{Carrier, Connection, Events, LaneStream};
+use shmrpc_transport::connection::{BlobMut, Carrier, Connection, Events, LaneStream};
+use shmrpc_transport::message::Number;
 use shmrpc_transport::peers::Peers;
 use shmrpc_transport::rendezvous::{Policy, connect, inside, net};
 use shmrpc_transport::shm::memory::Memory;
@@ -14,7 +15,7 @@ use shmrpc_transport::sys::fork;
 use crate::channel::{Channel, Link};
 use crate::context::{Transport, TransportInfo};
 use crate::endpoint::{Address, Endpoint};
-use crate::error::ConnectError;
+use crate::error::{CallError, ConnectError};
 use crate::greeting;
 use crate::schema::ServiceSchema;
 
@@ -48,6 +49,27 @@ pub trait Client: Clone + Send + Sync + Sized + 'static {
     /// The time limit of each call.
     fn timeout(&self) -> Duration {
         Client::channel(self).timeout()
+    }
+
+    /// Memory for an argument of `length` numbers: filled in place, and where memory is shared with the server not copied
+    /// on its way. What it holds at first is unspecified.
+    ///
+    /// ```no_run
+    /// # use shmrpc::prelude::*;
+    /// # #[shmrpc::service]
+    /// # pub trait Frames { fn checksum(&self, frame: Blob) -> u64; }
+    /// let frames = FramesClient::connect("shm:frames")?;
+    /// let mut frame = frames.blob(1 << 20)?;
+    /// frame.fill(7);
+    /// frames.checksum(frame)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallError::NotEncoded`] if it is more than the server takes, or if the server held all that it may hold until the
+    /// time limit of a call was over; [`CallError::Forked`].
+    fn blob<T: Number + Default>(&self, length: usize) -> Result<BlobMut<T>, CallError> {
+        Client::channel(self).blob(length)
     }
 
     /// Which transport is in use, and why.

@@ -1,28 +1,44 @@
 //! What a handler may know about a call, and a client about its connection.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use shmrpc_transport::connection::{BlobMut, Connection};
+use shmrpc_transport::message::Number;
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::shm::memory::Memory;
+use shmrpc_transport::sys::futex::Until;
 
 /// What a handler may know about the call it serves. A parameter `ctx: &Context` is not sent.
 #[derive(Debug)]
 pub struct Context {
-    peer: PeerInfo,
+    connection: Arc<Connection>,
     /// That of the call being served, as it travels.
     pub(crate) timeout_ms: u32,
 }
 
 impl Context {
-    /// Calls of `peer`.
-    pub(crate) fn new(peer: PeerInfo) -> Self {
-        Self { peer, timeout_ms: 0 }
+    /// Calls over `connection`.
+    pub(crate) fn new(connection: &Arc<Connection>) -> Self {
+        Self { connection: Arc::clone(connection), timeout_ms: 0 }
+    }
+
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
     /// Who calls.
     pub fn peer(&self) -> &PeerInfo {
-        &self.peer
+        self.connection.peer()
+    }
+
+    /// Memory for a result of `length` numbers: filled in place, and where memory is shared with the caller not copied on
+    /// its way. What it holds at first is unspecified. Where no such memory can be had now, it is memory of the heap, and
+    /// copied.
+    pub fn blob<T: Number + Default>(&self, length: usize) -> BlobMut<T> {
+        let now = &mut Until::after(Duration::ZERO);
+        self.connection.blob(length, now).unwrap_or_else(|_| vec![T::default(); length].into())
     }
 
     /// How long the caller said that it would wait, counted from when it sent the call; `None` means for ever.

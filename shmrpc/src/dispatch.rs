@@ -2,11 +2,13 @@
 
 use std::any::Any;
 
+use shmrpc_transport::connection::Blob;
 use shmrpc_transport::lane::{Incoming, ServingLane};
-use shmrpc_transport::message::{Encode, EncodeError, Invalid};
+use shmrpc_transport::message::{Encode, EncodeError, Invalid, Number};
 use shmrpc_transport::slot::Kind;
 
 use crate::Message;
+use crate::arg::Loan;
 use crate::arg::Rejected;
 use crate::context::Context;
 use crate::error::CallError;
@@ -94,6 +96,31 @@ impl Request<'_> {
         }
     }
 
+    /// Runs a handler that returns a blob.
+    pub fn blob<A: Message, T: Number>(
+        self,
+        handler: impl FnOnce(&A::Archived, &Context) -> Result<Blob<T>, Rejected>,
+    ) -> Answered {
+        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+            Ok(Ok(blob)) => self.reply_blob(blob),
+            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Err(invalid) => self.unread(&invalid),
+        }
+    }
+
+    /// Runs a handler that returns a blob or an error.
+    pub fn blob_fallible<A: Message, T: Number, E: Message>(
+        self,
+        handler: impl FnOnce(&A::Archived, &Context) -> Result<Result<Blob<T>, E>, Rejected>,
+    ) -> Answered {
+        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+            Ok(Ok(Ok(blob))) => self.reply_blob(blob),
+            Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
+            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Err(invalid) => self.unread(&invalid),
+        }
+    }
+
     /// Runs a handler that nobody waits for.
     #[inline(always)]
     pub fn oneway<A: Message>(
@@ -123,6 +150,23 @@ impl Request<'_> {
         }
         match lane.reply(incoming.call_id, kind, value, recursive) {
             Ok(()) => incoming.answered = true,
+            Err(error) => not_encoded(lane, incoming, &error),
+        }
+        Answered(())
+    }
+
+    fn reply_blob<T: Number>(self, blob: Blob<T>) -> Answered {
+        let Self { lane, incoming, context } = self;
+        let loan = Loan(context.connection().loan(blob));
+        incoming.message.clear();
+        if incoming.oneway {
+            return Answered(());
+        }
+        match lane.reply(incoming.call_id, Kind::Reply, &loan, false) {
+            Ok(()) => {
+                loan.0.settle(true);
+                incoming.answered = true;
+            }
             Err(error) => not_encoded(lane, incoming, &error),
         }
         Answered(())

@@ -74,6 +74,7 @@ mod error;
 mod endpoint;
 #[doc(hidden)]
 pub mod arg;
+mod blob;
 mod schema;
 
 #[doc(hidden)]
@@ -87,7 +88,8 @@ pub use error::{CallError, ConnectError, Outcome, ServeError};
 pub use schema::{Describe, Schema};
 pub use server::{BoundServer, Server, ServerBuilder, ServerHandle, serve};
 pub use shmrpc_macros::{message, service};
-pub use shmrpc_transport::message::View;
+pub use shmrpc_transport::connection::{Blob, BlobMut};
+pub use shmrpc_transport::message::{Number, View};
 pub use shmrpc_transport::peers::{PeerInfo, Peers};
 pub use shmrpc_transport::rendezvous::net::HostPort;
 pub use shmrpc_transport::shm::memory::Memory;
@@ -110,7 +112,7 @@ pub trait Message: Schema + shmrpc_transport::message::Wire {}
 /// Everything that a service, its server and its clients need.
 pub mod prelude {
     pub use crate::{
-        Archived, CallError, Client, ConnectError, Context, Memory, Outcome, Peers, Server, ServerHandle,
-        View,
+        Archived, Blob, BlobMut, CallError, Client, ConnectError, Context, Memory, Outcome, Peers, Server,
+        ServerHandle, View,
     };
 }

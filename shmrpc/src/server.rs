@@ -459,7 +459,7 @@ impl Drop for Place {
 /// Serves one lane, inline and in order, until its connection ends.
 fn serve_lane(mut lane: ServingLane, table: &Table) {
     let methods: Box<[Method<'_>]> = table.iter().map(|(service, index)| (&**service, *index)).collect();
-    let mut context = Context::new(lane.connection().peer().clone());
+    let mut context = Context::new(lane.connection());
     let mut incoming = Incoming::empty();
     while lane.next(&mut incoming) {
         serve_one(&mut lane, &methods, &mut context, &mut incoming);

@@ -16,6 +16,7 @@ const UNSAFE: &[&str] = &[
     "message/number.rs",
     "message/pool.rs",
     "message/recheck/collections.rs",
+    "connection/blobs.rs",
     "connection/blocks.rs",
     "exclusive.rs",
     "shm/segment.rs",

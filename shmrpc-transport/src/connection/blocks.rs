@@ -70,11 +70,14 @@ impl Connection {
         message.set_inline(header.length);
         match header.flags & FLAG_BLOCK {
             0 => Ok(()),
-            _ => self.receive_block(header.block, header.length, message),
+            _ => {
+                let at = BlockRef::from_words(message.words_mut());
+                self.receive_block(header.block, header.length, at, message)
+            }
         }
     }
 
-    /// Completes a message in whose words the reference to a block lies.
+    /// A message that lies in a block of the peer's.
     ///
     /// # Errors
     /// [`BadBlock`] if it names memory that the peer does not have.
@@ -83,9 +86,9 @@ impl Connection {
         self: &Arc<Self>,
         id: u32,
         length: u32,
+        at: BlockRef,
         message: &mut Message,
     ) -> Result<(), Box<BadBlock>> {
-        let at = BlockRef::from_words(message.words_mut());
         let bad = |what| Box::new(BadBlock { what, id, at, length });
         if id >= BLOCKS {
             return Err(bad("id"));
@@ -139,6 +142,24 @@ impl Connection {
 
     fn with_arena<T>(&self, work: impl FnOnce(&mut Arena) -> T) -> Option<T> {
         self.shared.as_ref().map(|shared| work(&mut shared.sending.lock().arena))
+    }
+
+    /// A block for `bytes`, as soon as there is one; `None` if no memory is shared.
+    ///
+    /// # Errors
+    /// [`EncodeError`] if there was none until the time was over.
+    pub(super) fn block_for(
+        self: &Arc<Self>,
+        bytes: usize,
+        until: &mut Until,
+    ) -> Result<Option<(OwnedBlock, NonNull<u8>)>, EncodeError> {
+        if self.shared.is_none() {
+            return Ok(None);
+        }
+        let mut growth = Growth { connection: self, block: None, until };
+        let start = NonNull::dangling();
+        let Buffer { start, .. } = growth.grow(Buffer { start, capacity: 0 }, 0, bytes.max(1))?;
+        Ok(growth.block.map(|block| (block, start)))
     }
 
     /// Takes memory to send from, growing the arena by a segment if there is none.
@@ -211,28 +232,33 @@ impl EncodedFrame {
 
 /// A block that goes back to its arena when dropped.
 #[derive(Debug)]
-struct OwnedBlock {
+pub(super) struct OwnedBlock {
     connection: Arc<Connection>,
     /// `None` once it was lent.
     block: Option<Block>,
 }
 
 impl OwnedBlock {
-    fn shrink(&mut self, length: u32) {
+    pub(super) fn shrink(&mut self, length: u32) {
         if let Some(block) = &mut self.block {
             self.connection.with_arena(|arena| arena.shrink(block, length.into()));
         }
     }
 
+    /// Whether it is of this connection's arena.
+    pub(super) fn is_of(&self, connection: &Arc<Connection>) -> bool {
+        Arc::ptr_eq(&self.connection, connection)
+    }
+
     /// Its id, and what a slot says of it.
-    fn place(&self) -> Option<(u32, BlockRef)> {
+    pub(super) fn place(&self) -> Option<(u32, BlockRef)> {
         self.block.as_ref().map(|Block { id, segment, generation, offset, .. }| {
             (*id, BlockRef { segment: *segment, generation: *generation, offset: *offset })
         })
     }
 
     #[inline(never)]
-    fn lend(mut self) -> (u32, BlockRef) {
+    pub(super) fn lend(mut self) -> (u32, BlockRef) {
         let place = self.place().unwrap_or((0, BlockRef { segment: 0, generation: 0, offset: 0 }));
         let Some(block) = self.block.take() else { return place };
         self.connection.with_arena(|arena| arena.lend(block));
@@ -242,7 +268,10 @@ impl OwnedBlock {
 
 impl Drop for OwnedBlock {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
+        // In a forked child it is its parent's.
+        if let Some(block) = self.block.take()
+            && self.connection.process.is_current()
+        {
             self.connection.with_arena(|arena| arena.free(block));
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Incoming, NoReply, NotOpened, Outgoing, Reply, not_encoded};
 use crate::connection::{BadBlock, Connection, Death, LaneStream, NoStream};
 use crate::message::{Draft, Encode, EncodeError, Message};
-use crate::slot::{FLAG_BLOCK, HEADER, Header, Kind};
+use crate::slot::{BlockRef, FLAG_BLOCK, HEADER, Header, Kind};
 use crate::stream::{Cut, Pause, Reader};
 use crate::sys::futex::Until;
 
@@ -292,7 +292,10 @@ fn receive_block(
 ) -> Result<(), Box<BadBlock>> {
     match header.flags & FLAG_BLOCK {
         0 => Ok(()),
-        _ => connection.receive_block(header.block, header.length, message),
+        _ => {
+            let at = BlockRef::from_words(message.words_mut());
+            connection.receive_block(header.block, header.length, at, message)
+        }
     }
 }
 

@@ -25,6 +25,9 @@ pub enum Endpoint {
     UdsName(String),
     /// `uds:/path`: the same socket as `shm:/path`, and lanes of Unix sockets.
     UdsPath(PathBuf),
+    /// `uds:@NAME`: a socket in the abstract namespace, which no directory protects: anybody may take the name, and only
+    /// who is at the other end tells.
+    UdsAbstract(String),
     /// `tcp:HOST:PORT`: lanes of TCP connections. An IPv6 address stands in brackets.
     Tcp(HostPort),
     /// `inproc:NAME`: a server of this process, for tests. No socket, no memory to share; all else is the same.
@@ -100,6 +103,10 @@ impl FromStr for Endpoint {
                 None if scheme == "shm" => Ok(Self::ShmPath(rest.into())),
                 None => Ok(Self::UdsPath(rest.into())),
             },
+            "uds" if rest.starts_with('@') => match why_no_name(rest.trim_start_matches('@')) {
+                Some(reason) => Err(EndpointError::Name { text: text.to_owned(), reason }),
+                None => Ok(Self::UdsAbstract(rest.trim_start_matches('@').to_owned())),
+            },
             "shm" | "uds" => match why_no_name(rest) {
                 Some(reason) => Err(EndpointError::Name { text: text.to_owned(), reason }),
                 None if scheme == "shm" => Ok(Self::ShmName(rest.to_owned())),
@@ -158,6 +165,7 @@ impl fmt::Display for Endpoint {
             Self::ShmPath(path) => write!(out, "shm:{}", path.display()),
             Self::UdsName(name) => write!(out, "uds:{name}"),
             Self::UdsPath(path) => write!(out, "uds:{}", path.display()),
+            Self::UdsAbstract(name) => write!(out, "uds:@{name}"),
             Self::Tcp(at) => write!(out, "tcp:{at}"),
             Self::Inproc(name) => write!(out, "inproc:{name}"),
         }
@@ -190,6 +198,7 @@ impl Endpoint {
         let (path, carrier) = match self {
             Self::Tcp(at) => return Ok(Address::Net(at.clone())),
             Self::Inproc(name) => return Ok(Address::Inside(name.clone())),
+            Self::UdsAbstract(name) => (format!("@{name}").into(), Carrier::Streams),
             Self::ShmPath(path) => (path.clone(), Carrier::Rings),
             Self::UdsPath(path) => (path.clone(), Carrier::Streams),
             Self::ShmName(name) => (in_runtime_dir(name, make)?, Carrier::Rings),
@@ -294,7 +303,7 @@ mod tests {
 
     #[test]
     fn endpoints_are_read_and_written() {
-        let unix = ["shm:kv", "shm:/run/kv.sock", "shm:a-b_c.1", "uds:kv", "uds:/run/kv.sock"];
+        let unix = ["shm:kv", "shm:/run/kv.sock", "shm:a-b_c.1", "uds:kv", "uds:/run/kv.sock", "uds:@kv"];
         let net = ["tcp:127.0.0.1:0", "tcp:localhost:80", "tcp:[::1]:65535", "tcp:[fe80::1]:1", "inproc:kv"];
         for text in unix.into_iter().chain(net) {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);

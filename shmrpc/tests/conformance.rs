@@ -81,6 +81,7 @@ enum Ground {
     ShmPosix,
     Uds,
     UdsUntrusted,
+    UdsAbstract,
     Tcp,
     Inproc,
 }
@@ -102,6 +103,7 @@ impl Ground {
         let endpoint = match self {
             Self::Shm | Self::ShmUntrusted | Self::ShmPosix => format!("shm:{}", place.socket().display()),
             Self::Uds | Self::UdsUntrusted => format!("uds:{}", place.socket().display()),
+            Self::UdsAbstract => format!("uds:@{}", place.path().file_name().unwrap().display()),
             Self::Tcp => "tcp:127.0.0.1:0".into(),
             Self::Inproc => format!("inproc:{}", place.path().file_name().unwrap().display()),
         };
@@ -223,7 +225,7 @@ fn the_transport_is_what_was_asked_for(ground: Ground) {
     let transport = client.transport();
     let (expected, shares) = match ground {
         Ground::Shm | Ground::ShmUntrusted | Ground::ShmPosix => (Transport::Shm, true),
-        Ground::Uds | Ground::UdsUntrusted => (Transport::Uds, true),
+        Ground::Uds | Ground::UdsUntrusted | Ground::UdsAbstract => (Transport::Uds, true),
         Ground::Tcp => (Transport::Tcp, false),
         Ground::Inproc => (Transport::Inproc, false),
     };
@@ -259,6 +261,7 @@ over_every_transport! {
     ShmPosix = shm_posix,
     Uds = uds,
     UdsUntrusted = uds_untrusted,
+    UdsAbstract = uds_abstract,
     Tcp = tcp,
     Inproc = inproc,
 }

@@ -18,6 +18,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use crate::peers::{PeerCredentials, Peers};
 use crate::sys::fork::{self, Generation, Inherited};
 use crate::sys::shortage;
+use crate::sys::socket::{abstract_name, address_of};
 
 /// A socket that listens at a path, and that nobody serves yet. It may be served in a forked child.
 #[derive(Debug)]
@@ -33,6 +34,9 @@ impl Bound {
     /// # Errors
     /// The system's; [`ErrorKind::AddrInUse`] if a server lives there.
     pub fn at(path: &Path, allow: &Peers) -> io::Result<Self> {
+        if abstract_name(path).is_some() {
+            return Self::abstractly(path);
+        }
         let mode = if allow.reaches_beyond(PeerCredentials::own().uid) { 0o666 } else { 0o600 };
         let mut name = Name::lock(path)?;
         remove_stale(path)?;
@@ -46,10 +50,28 @@ impl Bound {
         Ok(Self { socket: Inherited::new(socket.into()), name })
     }
 
+    /// A name that is in no file system: it is nobody's but the kernel's, needs no lock, and has no mode.
+    fn abstractly(path: &Path) -> io::Result<Self> {
+        let socket = unix_socket()?;
+        bind(socket.as_raw_fd(), &address_of(path)?).map_err(|errno| match errno {
+            Errno::EADDRINUSE => in_use(path, "somebody already listens at"),
+            errno => explain(errno.into(), "the socket", path),
+        })?;
+        listen(&socket, Backlog::MAXALLOWABLE)?;
+        let name = Name {
+            path: path.to_owned(),
+            socket: None,
+            lock: None,
+            process: Generation::current(),
+            children: Some(fork::children()),
+        };
+        Ok(Self { socket: Inherited::new(socket.into()), name })
+    }
+
     /// This process serves from now on: children that it forks later have no part in the name.
     pub(super) fn keep(&mut self) -> io::Result<()> {
         self.socket.keep()?;
-        self.name.lock.keep()?;
+        self.name.lock.as_mut().map_or(Ok(()), Inherited::keep)?;
         self.name.process = Generation::current();
         self.name.children = None;
         Ok(())
@@ -65,7 +87,8 @@ pub(super) struct Name {
     path: PathBuf,
     /// The socket that we made.
     socket: Option<FileId>,
-    lock: Inherited<File>,
+    /// None if the name is in no file system.
+    lock: Option<Inherited<File>>,
     process: Generation,
     /// Until somebody serves: children of this process when it took the name. One that came later may serve.
     children: Option<u64>,
@@ -86,7 +109,7 @@ impl Name {
                 return Ok(Self {
                     path: path.to_owned(),
                     socket: None,
-                    lock: Inherited::new(file),
+                    lock: Some(Inherited::new(file)),
                     process: Generation::current(),
                     children: Some(fork::children()),
                 });
@@ -106,16 +129,17 @@ impl Drop for Name {
             // Another process serves, or may.
             return;
         }
+        let Some(file) = &self.lock else { return };
         let found = |path: &Path| fs::symlink_metadata(path).ok();
         if self.socket.is_some() && found(&self.path).map(|found| FileId::of(&found)) == self.socket {
             remove(&self.path);
         }
         let lock = lock_path(&self.path);
-        if found(&lock).is_some_and(|found| FileId::of(&found).is(&self.lock)) {
+        if found(&lock).is_some_and(|found| FileId::of(&found).is(file)) {
             remove(&lock);
         }
         // Not left to the closing of the file: a child may have it open, from before we served.
-        if let Err(error) = self.lock.unlock() {
+        if let Err(error) = file.unlock() {
             tracing::debug!(%error, "the lock was not ours any more");
         }
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -105,12 +106,25 @@ impl Frame {
     }
 }
 
+/// The address of a socket: at a path, or in the abstract namespace (unix(7)), for which the path is `@` and the name.
+pub(crate) fn address_of(path: &Path) -> nix::Result<UnixAddr> {
+    match abstract_name(path) {
+        Some(name) => UnixAddr::new_abstract(name),
+        None => UnixAddr::new(path),
+    }
+}
+
+/// The name of a socket that is in no file system.
+pub(crate) fn abstract_name(path: &Path) -> Option<&[u8]> {
+    path.as_os_str().as_bytes().strip_prefix(b"@")
+}
+
 impl Socket {
     /// Connects to whoever listens at `path`; without a timeout, this waits for ever.
     pub(crate) fn connect(path: &Path, timeout: Option<Duration>) -> Result<Self, NoSocket> {
         let ours = |errno: Errno| NoSocket::Ours(errno.into());
         let there = |errno: Errno| NoSocket::There(errno.into());
-        let address = UnixAddr::new(path).map_err(there)?;
+        let address = address_of(path).map_err(there)?;
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(ours)?;
         // It limits how long `connect` waits to be let in. Zero would be for ever.

@@ -1,12 +1,12 @@
 //! The parts of an expansion that describe types: `Schema` impls of messages, and the list of a service's methods.
 
-use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Fields, Path, Type, WherePredicate, parse_quote};
+use syn::{Fields, GenericParam, Generics, Ident, Path, Type, WherePredicate, parse_quote};
 
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::syntax::wire_name;
+use crate::syntax::{Part, Role, end, parts, wire_name};
 
 /// The value of `Client::schema`.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -70,7 +70,10 @@ pub(crate) fn message(message: &Message) -> TokenStream {
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(#krate::Message));
     }
-    generics.make_where_clause().predicates.extend(fields_are_messages(message));
+    generics
+        .make_where_clause()
+        .predicates
+        .extend(fixed_parts(message).iter().map(|part| is_asked(krate, part)));
     let is_message = impl_message(message);
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     let recursive = recursive(message);
@@ -108,7 +111,7 @@ fn impl_message(message: &Message) -> TokenStream {
         parameter.bounds.push(parse_quote!(#krate::Message));
     }
     let predicates = &mut generics.make_where_clause().predicates;
-    predicates.extend(fields_are_messages(message));
+    predicates.extend(fixed_parts(message).iter().map(|part| is_asked(krate, part)));
     if !message.generics.params.is_empty() {
         predicates.push(parse_quote!(Self: #krate::private::Wire));
     }
@@ -120,44 +123,76 @@ fn impl_message(message: &Message) -> TokenStream {
     }
 }
 
-/// `T: Message`, reported on the type as the user wrote it.
-pub(crate) fn is_message(krate: &Path, ty: &Type) -> WherePredicate {
-    let bound = on(ty.span(), quote!(: #krate::Message));
+/// That a part is what it has to be, reported on it as the user wrote it.
+pub(crate) fn is_asked(krate: &Path, part: &Part) -> WherePredicate {
+    bound(
+        &part.ty,
+        match part.role {
+            Role::Message => quote!(#krate::Message),
+            Role::HashedKey => quote!(#krate::private::HashedKey),
+            Role::OrderedKey => quote!(#krate::private::OrderedKey),
+        },
+    )
+}
+
+/// `T: Bound`, reported on the type as the user wrote it: from its first token to its last, which the bound is put on.
+pub(crate) fn bound(ty: &Type, bound: TokenStream) -> WherePredicate {
+    let bound = on(end(ty), quote!(: #bound));
     parse_quote!(#ty #bound)
 }
 
-/// `where T: Message` for each type that a service sends, on the type as the user wrote it. rustc says once for each
-/// place what does not hold, and assumes it from then on: so it names a type that is no message, and not every use of
-/// it. A predicate cannot have a `#[cfg]`, so methods that have one are left out, and so are types that are not
-/// `asked` about.
+/// `where T: Message` for each type that a service sends, and for those that types of the standard library are made of
+/// in place of these. rustc says once for each place what does not hold, and assumes it from then on: so it names a type
+/// that is no message, and not every use of it. A predicate cannot have a `#[cfg]`, so methods that have one are left out,
+/// and so are types that are not `asked` about.
 pub(crate) fn messages(service: &Service, asked: impl Fn(&Type) -> bool) -> Option<TokenStream> {
     let krate = &service.krate;
-    let mut predicates: Vec<WherePredicate> = Vec::new();
     let always = service.methods.iter().filter(|method| method.cfgs.is_empty());
-    for ty in always.flat_map(Method::messages).filter(|ty| asked(ty)) {
-        let predicate = is_message(krate, ty);
-        if !predicates.contains(&predicate) {
-            predicates.push(predicate);
-        }
-    }
-    (!predicates.is_empty()).then(|| quote!(#(#predicates),*))
+    let types = always.flat_map(Method::messages).filter(|ty| asked(ty));
+    let predicates = once_each(types.flat_map(parts)).into_iter().map(|part| is_asked(krate, &part));
+    let predicates = quote!(#(#predicates),*);
+    (!predicates.is_empty()).then_some(predicates)
 }
 
-/// `where FieldType: Message`, for the sake of what rustc says if it is not so: it checks this before it looks at what
-/// rkyv derives. Left out where the types are generic or go in a circle.
-fn fields_are_messages(message: &Message) -> Vec<WherePredicate> {
-    let Message { krate, generics, recursive, .. } = message;
-    if *recursive || !generics.params.is_empty() {
-        return Vec::new();
-    }
-    let mut predicates = Vec::new();
-    for (cfgs, field) in message.fields() {
-        let predicate = is_message(krate, &field.ty);
-        if cfgs.is_empty() && !predicates.contains(&predicate) {
-            predicates.push(predicate);
+/// What the fields are made of whose types are the same for all values of the parameters, once each. A predicate cannot
+/// have a `#[cfg]`, so fields that have one are left out; and of a recursive message all are, since they would go in a
+/// circle.
+pub(crate) fn fixed_parts(message: &Message) -> Vec<Part> {
+    let fields = message.fields().into_iter().filter(|(cfgs, _)| cfgs.is_empty() && !message.recursive);
+    let types = fields.map(|(_, field)| &field.ty).filter(|ty| is_fixed(&message.generics, ty));
+    once_each(types.flat_map(parts))
+}
+
+pub(crate) fn once_each(parts: impl Iterator<Item = Part>) -> Vec<Part> {
+    let mut seen = Vec::new();
+    for part in parts {
+        if !seen.contains(&part) {
+            seen.push(part);
         }
     }
-    predicates
+    seen
+}
+
+/// Whether a type mentions none of the parameters.
+pub(crate) fn is_fixed(generics: &Generics, ty: &Type) -> bool {
+    let parameters: Vec<&Ident> = generics.params.iter().filter_map(parameter_name).collect();
+    !mentions(ty.to_token_stream(), &parameters)
+}
+
+fn parameter_name(parameter: &GenericParam) -> Option<&Ident> {
+    match parameter {
+        GenericParam::Type(parameter) => Some(&parameter.ident),
+        GenericParam::Const(parameter) => Some(&parameter.ident),
+        GenericParam::Lifetime(_) => None,
+    }
+}
+
+fn mentions(tokens: TokenStream, names: &[&Ident]) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => names.iter().any(|name| **name == ident),
+        TokenTree::Group(group) => mentions(group.stream(), names),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
 }
 
 fn variant(message: &Message, variant: &Variant) -> TokenStream {

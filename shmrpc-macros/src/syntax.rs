@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
@@ -36,6 +36,66 @@ pub(crate) fn type_arguments(segment: &PathSegment) -> Vec<&Type> {
     types.collect()
 }
 
+/// A part of a type, and what it has to be for the whole to be a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) ty: Type,
+    pub(crate) role: Role,
+}
+
+/// What a part of a type has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Message,
+    HashedKey,
+    OrderedKey,
+}
+
+impl Part {
+    /// A type that is not taken apart.
+    pub(crate) fn whole(ty: &Type) -> Self {
+        Self { ty: peel(ty).clone(), role: Role::Message }
+    }
+}
+
+/// What makes a type of the standard library a message: for `HashMap<String, Vec<u8>>`, the key `String` and `u8`. Any
+/// other type is its own part.
+pub(crate) fn parts(ty: &Type) -> Vec<Part> {
+    // With those of their arguments that are sent: a hasher is not.
+    const CONTAINERS: [(&str, &[Role]); 10] = [
+        ("Box", &[Role::Message]),
+        ("Option", &[Role::Message]),
+        ("Vec", &[Role::Message]),
+        ("VecDeque", &[Role::Message]),
+        ("Bound", &[Role::Message]),
+        ("Result", &[Role::Message, Role::Message]),
+        ("HashSet", &[Role::HashedKey]),
+        ("HashMap", &[Role::HashedKey, Role::Message]),
+        ("BTreeSet", &[Role::OrderedKey]),
+        ("BTreeMap", &[Role::OrderedKey, Role::Message]),
+    ];
+    match peel(ty) {
+        Type::Tuple(tuple) if !tuple.elems.is_empty() => return tuple.elems.iter().flat_map(parts).collect(),
+        Type::Array(array) => return parts(&array.elem),
+        Type::Slice(slice) => return parts(&slice.elem),
+        _ => {}
+    }
+    let whole = vec![Part::whole(ty)];
+    let Some(last) = last_segment(ty) else { return whole };
+    let arguments = type_arguments(last);
+    let Some((_, roles)) = CONTAINERS.iter().find(|(name, _)| last.ident == name) else { return whole };
+    // `Box<str>` is sent as a whole, since `str` has no size of its own.
+    let is_str = |ty: &&Type| matches!(peel(ty), Type::Path(path) if path.path.is_ident("str"));
+    if arguments.len() < roles.len() || arguments.iter().any(is_str) {
+        return whole;
+    }
+    let parts = roles.iter().zip(arguments).flat_map(|(role, argument)| match role {
+        Role::Message => parts(argument),
+        key => vec![Part { ty: peel(argument).clone(), role: *key }],
+    });
+    parts.collect()
+}
+
 /// `()`.
 pub(crate) fn is_unit(ty: &Type) -> bool {
     matches!(peel(ty), Type::Tuple(tuple) if tuple.elems.is_empty())
@@ -64,6 +124,16 @@ pub(crate) fn text(tokens: impl ToTokens) -> String {
     let tokens = tokens.into_token_stream();
     let written = tokens.span().source_text().unwrap_or_else(|| tokens.to_string());
     written.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The span of the last token. From the first one to here, rustc shows the whole.
+pub(crate) fn end(tokens: impl ToTokens) -> Span {
+    let tokens = tokens.into_token_stream();
+    let whole = tokens.span();
+    tokens.into_iter().last().map_or(whole, |token| match token {
+        TokenTree::Group(group) => group.span_close(),
+        other => other.span(),
+    })
 }
 
 /// The name on the wire of an identifier: without `r#`.

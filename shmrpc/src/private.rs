@@ -3,7 +3,7 @@
 pub use crate::arg;
 pub use crate::channel::Channel;
 pub use crate::dispatch::{Answered, Request};
-pub use crate::schema::{MethodSchema, ServiceSchema};
+pub use crate::schema::{HashedKey, MethodSchema, OrderedKey, ServiceSchema};
 pub use shmrpc_macros::{Recheck, discard};
 pub use shmrpc_transport::message::{Nested, Recheck, Refusal, Wire};
 pub use shmrpc_transport::rkyv;

@@ -17,6 +17,7 @@ use std::any::TypeId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::fmt::Write;
+use std::hash::{BuildHasher, Hash};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::{
     NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroU8, NonZeroU16, NonZeroU32,
@@ -24,8 +25,6 @@ use std::num::{
 };
 use std::ops::{Bound, Range, RangeFrom, RangeInclusive, RangeTo, RangeToInclusive};
 use std::time::Duration;
-
-use shmrpc_transport::message::Wire;
 
 use crate::{Archived, Message};
 
@@ -272,15 +271,16 @@ macro_rules! generics {
             }
         }
 
-        impl<$($parameter: Message),*> Message for $type<$($parameter),*> where Self: Wire {}
+        impl<$($parameter: Message),*> Message for $type<$($parameter),*> {}
     )* };
 }
 
 generics! { Option<T> Result<T, E> Range<T> RangeInclusive<T> RangeFrom<T> RangeTo<T> RangeToInclusive<T> Bound<T> }
 
-/// Types that hold any number of elements. A count of elements that take no bytes is bounded by nothing.
+/// Types that hold any number of elements. A count of elements that take no bytes is bounded by nothing. In brackets: what keys
+/// have to be; in parentheses: the hasher.
 macro_rules! collections {
-    ($($type:ident<$($parameter:ident),*> $(+ $hasher:ident)?;)*) => { $(
+    ($($type:ident<$($parameter:ident),*> $([$key:ident: $bound:ident])? $(($hasher:ident))?;)*) => { $(
         impl<$($parameter: Message,)* $($hasher: 'static)?> Schema for $type<$($parameter,)* $($hasher)?> {
             const RECURSIVE: bool = {
                 assert_takes_bytes(&[$(size_of::<Archived<$parameter>>()),*]);
@@ -293,17 +293,27 @@ macro_rules! collections {
             }
         }
 
-        impl<$($parameter: Message,)* $($hasher: 'static)?> Message for $type<$($parameter,)* $($hasher)?>
-        where
-            Self: Wire,
+        impl<$($parameter: Message,)* $($hasher: BuildHasher + Default + 'static)?> Message
+            for $type<$($parameter,)* $($hasher)?>
+        $(where $key: $bound)?
         {
         }
     )* };
 }
 
+/// A key of a hash map, or an element of a hash set.
+pub trait HashedKey: Message<Archived: Hash + Eq> + Hash + Eq {}
+
+impl<T: Message<Archived: Hash + Eq> + Hash + Eq> HashedKey for T {}
+
+/// A key of an ordered map, or an element of an ordered set.
+pub trait OrderedKey: Message<Archived: Ord> + Ord {}
+
+impl<T: Message<Archived: Ord> + Ord> OrderedKey for T {}
+
 collections! {
-    Vec<T>; VecDeque<T>; BTreeSet<T>; BTreeMap<K, V>;
-    HashSet<T> + S; HashMap<K, V> + S;
+    Vec<T>; VecDeque<T>; BTreeSet<T> [T: OrderedKey]; BTreeMap<K, V> [K: OrderedKey];
+    HashSet<T> [T: HashedKey] (S); HashMap<K, V> [K: HashedKey] (S);
 }
 
 impl Schema for str {
@@ -333,7 +343,7 @@ impl<T: Schema, const N: usize> Schema for [T; N] {
     }
 }
 
-impl<T: Message, const N: usize> Message for [T; N] where Self: Wire {}
+impl<T: Message, const N: usize> Message for [T; N] {}
 
 impl<T: Schema + ?Sized> Schema for Box<T> {
     const RECURSIVE: bool = T::RECURSIVE;
@@ -343,7 +353,9 @@ impl<T: Schema + ?Sized> Schema for Box<T> {
     }
 }
 
-impl<T: Schema + ?Sized> Message for Box<T> where Self: Wire {}
+impl<T: Message> Message for Box<T> {}
+impl<T: Message> Message for Box<[T]> {}
+impl Message for Box<str> {}
 
 impl Schema for () {
     fn describe(to: &mut Describe) {
@@ -366,7 +378,7 @@ macro_rules! tuples {
             }
         }
 
-        impl<$first: Message, $($rest: Message),*> Message for ($first, $($rest,)*) where Self: Wire {}
+        impl<$first: Message, $($rest: Message),*> Message for ($first, $($rest,)*) {}
 
         tuples! { $($rest)* }
     )? };

@@ -3,9 +3,9 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::ext::IdentExt;
-use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, TypeParam, parse_quote};
+use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, Type, TypeParam, WherePredicate, parse_quote};
 
-use crate::model::{Message, Shape};
+use crate::model::{Message, Shape, cfgs};
 use crate::schema;
 use crate::syntax::rkyv_derive;
 
@@ -30,7 +30,7 @@ fn derived_in_place(message: &Message) -> TokenStream {
     let mut item = message.item.clone();
     // First, because `#[rkyv(..)]` must follow the derive that knows it.
     item.attrs.splice(0..0, derives(message));
-    nest_fields(message, &mut item);
+    mark_fields(message, &mut item);
     quote!(#item)
 }
 
@@ -42,7 +42,7 @@ fn derived_aside(message: &Message) -> TokenStream {
     keep_attributes(&mut copy, &["cfg", "rkyv"]);
     copy.attrs.splice(0..0, derives(message));
     copy.attrs.push(parse_quote!(#[#krate::private::discard]));
-    nest_fields(message, &mut copy);
+    mark_fields(message, &mut copy);
 
     let item = without_rkyv(message);
     let vis = &item.vis;
@@ -82,45 +82,59 @@ fn derives(message: &Message) -> Vec<Attribute> {
         parse_quote!(#[rkyv(crate = #rkyv)]),
         parse_quote!(#[recheck(crate = #krate #recursive)]),
     ];
-    if message.recursive {
-        derives.push(recursive_bounds(message, &rkyv));
-    }
+    derives.push(bounds(message, &rkyv));
     derives
 }
 
-/// The bounds that the fields of a recursive type would have implied: rkyv leaves them out, as they would go in a
-/// circle.
-fn recursive_bounds(message: &Message, rkyv: &Path) -> Attribute {
-    let types: Vec<_> = message.generics.type_params().map(|TypeParam { ident, .. }| ident).collect();
+/// The bounds that rkyv would have taken from the fields.
+///
+/// What fields are made of is asked to be a message, by each derive and in the same words: so rustc has one thing to say of
+/// a part that is none, where it was written. Those of a recursive message would go in a circle; its parameters are asked
+/// to be archived.
+fn bounds(message: &Message, rkyv: &Path) -> Attribute {
+    let (types, asked): (Vec<Type>, Vec<WherePredicate>) = if message.recursive {
+        let parameters = message.generics.type_params();
+        parameters
+            .map(|TypeParam { ident, .. }| (parse_quote!(#ident), parse_quote!(#ident: #rkyv::Archive)))
+            .unzip()
+    } else {
+        let parts = schema::fixed_parts(message);
+        parts.iter().map(|part| (part.ty.clone(), schema::is_asked(&message.krate, part))).unzip()
+    };
+    // It implies that the type is archived. rustc takes that for a part of what was asked if it stands at the same place.
+    let encoded = types.iter().map(|ty| schema::bound(ty, quote!(#rkyv::Serialize<__S>)));
     let source = |side: TokenStream| quote!(<#side as #rkyv::rancor::Fallible>::Error: #rkyv::rancor::Source);
     let (serializer, deserializer, checker) = (source(quote!(__S)), source(quote!(__D)), source(quote!(__C)));
     parse_quote! {
         #[rkyv(
-            archive_bounds(#(#types: #rkyv::Archive),*),
+            archive_bounds(#(#asked),*),
             serialize_bounds(
                 __S: #rkyv::ser::Writer + #rkyv::ser::Allocator,
                 #serializer
-                #(, #types: #rkyv::Serialize<__S>)*
+                #(, #asked, #encoded)*
             ),
             deserialize_bounds(
                 #deserializer
-                #(, #types: #rkyv::Archive, <#types as #rkyv::Archive>::Archived: #rkyv::Deserialize<#types, __D>)*
+                #(, #asked, <#types as #rkyv::Archive>::Archived: #rkyv::Deserialize<#types, __D>)*
             ),
             bytecheck(bounds(
                 __C: #rkyv::validation::ArchiveContext,
                 #checker
-                #(, <#types as #rkyv::Archive>::Archived: #rkyv::bytecheck::CheckBytes<__C>)*
+                #(, #asked, <#types as #rkyv::Archive>::Archived: #rkyv::bytecheck::CheckBytes<__C>)*
             )),
         )]
     }
 }
 
-/// Fields of a recursive message count their depth while they are encoded.
-fn nest_fields(message: &Message, item: &mut DeriveInput) {
+/// Says of fields whose bounds stand on the message. Those of a recursive message count their depth while they are
+/// encoded.
+fn mark_fields(message: &Message, item: &mut DeriveInput) {
     let krate = &message.krate;
-    if message.recursive {
-        for field in fields_mut(item) {
+    for field in fields_mut(item) {
+        if message.recursive {
             field.attrs.push(parse_quote!(#[rkyv(omit_bounds, with = #krate::private::Nested)]));
+        } else if schema::is_fixed(&message.generics, &field.ty) && cfgs(&field.attrs).is_empty() {
+            field.attrs.push(parse_quote!(#[rkyv(omit_bounds)]));
         }
     }
 }

@@ -8,6 +8,7 @@ use syn::{Data, DeriveInput, Fields, Member, Path, WherePredicate, parse_quote};
 use crate::args::{self, Args};
 use crate::errors::Errors;
 use crate::schema;
+use crate::syntax::{Part, parts};
 
 /// The impl.
 pub(super) fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {
@@ -34,7 +35,11 @@ pub(super) fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {
     }));
     // What rkyv asks of the fields for the archived type to exist. Of a recursive one's it asks nothing.
     if !recursive {
-        bounds.extend(types.iter().map(|ty| schema::is_message(&krate, ty)));
+        let asked = types.iter().flat_map(|ty| match schema::is_fixed(&generics, ty) {
+            true => parts(ty),
+            false => vec![Part::whole(ty)],
+        });
+        bounds.extend(schema::once_each(asked).iter().map(|part| schema::is_asked(&krate, part)));
     }
     generics.make_where_clause().predicates.extend(bounds);
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();

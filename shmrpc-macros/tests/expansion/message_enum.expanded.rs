@@ -66,11 +66,48 @@ const _: () = {
     )]
     #[rkyv(crate = ::shmrpc::private::rkyv)]
     #[recheck(crate = ::shmrpc)]
+    #[rkyv(
+        archive_bounds(String:::shmrpc::Message, u64:::shmrpc::Message),
+        serialize_bounds(
+            __S:::shmrpc::private::rkyv::ser::Writer+::shmrpc::private::rkyv::ser::Allocator,
+            <__S
+            as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
+            String:::shmrpc::Message,
+            String:::shmrpc::private::rkyv::Serialize<__S>,
+            u64:::shmrpc::Message,
+            u64:::shmrpc::private::rkyv::Serialize<__S>
+        ),
+        deserialize_bounds(
+            <__D
+            as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
+            String:::shmrpc::Message,
+            <String
+            as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::Deserialize<String,
+            __D>,
+            u64:::shmrpc::Message,
+            <u64
+            as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::Deserialize<u64,
+            __D>
+        ),
+        bytecheck(
+            bounds(
+                __C:::shmrpc::private::rkyv::validation::ArchiveContext,
+                <__C
+                as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
+                String:::shmrpc::Message,
+                <String
+                as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::bytecheck::CheckBytes<__C>,
+                u64:::shmrpc::Message,
+                <u64
+                as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::bytecheck::CheckBytes<__C>
+            )
+        ),
+    )]
     #[rkyv(derive(Debug))]
     #[::shmrpc::private::discard]
     pub enum KvError {
-        NotFound(String),
-        Conflict { found: u64 } = 7,
+        NotFound(#[rkyv(omit_bounds)] String),
+        Conflict { #[rkyv(omit_bounds)] found: u64 } = 7,
         Busy,
     }
 };

@@ -32,6 +32,7 @@ where
         __S:::shmrpc::private::rkyv::ser::Writer+::shmrpc::private::rkyv::ser::Allocator,
         <__S
         as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
+        T:::shmrpc::private::rkyv::Archive,
         T:::shmrpc::private::rkyv::Serialize<__S>
     ),
     deserialize_bounds(
@@ -47,6 +48,7 @@ where
             __C:::shmrpc::private::rkyv::validation::ArchiveContext,
             <__C
             as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
+            T:::shmrpc::private::rkyv::Archive,
             <T
             as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::bytecheck::CheckBytes<__C>
         )

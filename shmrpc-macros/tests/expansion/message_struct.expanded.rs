@@ -1,5 +1,8 @@
 #[automatically_derived]
-impl<T: ::shmrpc::Message> ::shmrpc::Schema for Entry<T> {
+impl<T: ::shmrpc::Message> ::shmrpc::Schema for Entry<T>
+where
+    String: ::shmrpc::Message,
+{
     const RECURSIVE: bool = ::shmrpc::Describe::any(
         &[
             <String as ::shmrpc::Schema>::RECURSIVE,
@@ -24,6 +27,7 @@ impl<T: ::shmrpc::Message> ::shmrpc::Schema for Entry<T> {
 #[automatically_derived]
 impl<T: ::shmrpc::Message> ::shmrpc::Message for Entry<T>
 where
+    String: ::shmrpc::Message,
     Self: ::shmrpc::private::Wire,
 {}
 #[derive(
@@ -34,10 +38,39 @@ where
 )]
 #[rkyv(crate = ::shmrpc::private::rkyv)]
 #[recheck(crate = ::shmrpc)]
+#[rkyv(
+    archive_bounds(String:::shmrpc::Message),
+    serialize_bounds(
+        __S:::shmrpc::private::rkyv::ser::Writer+::shmrpc::private::rkyv::ser::Allocator,
+        <__S
+        as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
+        String:::shmrpc::Message,
+        String:::shmrpc::private::rkyv::Serialize<__S>
+    ),
+    deserialize_bounds(
+        <__D
+        as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
+        String:::shmrpc::Message,
+        <String
+        as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::Deserialize<String,
+        __D>
+    ),
+    bytecheck(
+        bounds(
+            __C:::shmrpc::private::rkyv::validation::ArchiveContext,
+            <__C
+            as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
+            String:::shmrpc::Message,
+            <String
+            as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::bytecheck::CheckBytes<__C>
+        )
+    ),
+)]
 /// What is stored.
 #[derive(Debug, Clone)]
 pub struct Entry<T> {
     /// Its key.
+    #[rkyv(omit_bounds)]
     pub key: String,
     value: Vec<T>,
     #[cfg(feature = "version")]

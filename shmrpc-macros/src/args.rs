@@ -31,13 +31,14 @@ pub(crate) fn message(arguments: TokenStream, errors: &Errors) -> Args {
         if !meta.path.is_ident("recursive") {
             return Err(meta.error("unknown argument: `message` knows only `recursive` and `crate = path`"));
         }
+        // What is said wrong is meant all the same.
+        let twice = std::mem::replace(&mut args.recursive, true);
         if meta.input.peek(Token![=]) || meta.input.peek(token::Paren) {
             return Err(meta.error("`recursive` takes no value"));
         }
-        if args.recursive {
+        if twice {
             return Err(meta.error("`recursive` is given twice"));
         }
-        args.recursive = true;
         Ok(())
     })
 }

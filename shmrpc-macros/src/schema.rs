@@ -1,12 +1,12 @@
 //! The parts of an expansion that describe types: `Schema` impls of messages, and the list of a service's methods.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Fields, GenericParam, Generics, Ident, Path, Type, WherePredicate, parse_quote};
+use syn::{Attribute, Fields, GenericParam, Generics, Ident, Path, Type, WherePredicate, parse_quote};
 
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::syntax::{Part, Role, end, parts, wire_name};
+use crate::syntax::{Part, Role, elements, end, parts, wire_name};
 
 /// The value of `Client::schema`.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -171,6 +171,34 @@ pub(crate) fn once_each(parts: impl Iterator<Item = Part>) -> Vec<Part> {
         }
     }
     seen
+}
+
+/// Refuses, on the type as the user wrote it, elements that are found to take no bytes when they are compiled.
+pub(crate) fn refuse_empty_elements<'a>(
+    krate: &Path,
+    types: impl Iterator<Item = (Vec<Attribute>, &'a Type)>,
+) -> TokenStream {
+    let elements = types.flat_map(|(cfgs, ty)| elements(ty).into_iter().map(move |ty| (cfgs.clone(), ty)));
+    let mut seen: Vec<(Vec<Attribute>, Type)> = Vec::new();
+    for one in elements {
+        if !seen.contains(&one) {
+            seen.push(one);
+        }
+    }
+    let lines = seen.iter().map(|(cfgs, ty)| {
+        let refuse = on(ty.span(), quote!(#krate::private::refuse_empty_elements));
+        let mut look = Group::new(Delimiter::Parenthesis, quote!(Look::<#ty>::TAKES_BYTES));
+        look.set_span(end(ty));
+        quote! {
+            #(#cfgs)*
+            const _: () = {
+                #[allow(unused_imports, reason = "of no use for types that are messages")]
+                use #krate::private::{Look, Overlook as _};
+                #refuse #look
+            };
+        }
+    });
+    quote!(#(#lines)*)
 }
 
 /// Whether a type mentions none of the parameters.

@@ -7,7 +7,9 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, GenericArgument, Ident, Item, Path, PathArguments, PathSegment, Token, Type};
+use syn::{
+    Attribute, GenericArgument, Ident, Item, Path, PathArguments, PathSegment, Token, Type, parse_quote,
+};
 
 /// The type itself, without parentheses and without the invisible groups that `macro_rules!` adds.
 pub(crate) fn peel(ty: &Type) -> &Type {
@@ -94,6 +96,26 @@ pub(crate) fn parts(ty: &Type) -> Vec<Part> {
         key => vec![Part { ty: peel(argument).clone(), role: *key }],
     });
     parts.collect()
+}
+
+/// The types that a type holds any number of, in a collection of its own or in one inside of it.
+pub(crate) fn elements(ty: &Type) -> Vec<Type> {
+    match peel(ty) {
+        Type::Tuple(tuple) => return tuple.elems.iter().flat_map(elements).collect(),
+        Type::Array(array) => return elements(&array.elem),
+        Type::Slice(slice) => return [vec![(*slice.elem).clone()], elements(&slice.elem)].concat(),
+        _ => {}
+    }
+    let Some(last) = last_segment(ty) else { return Vec::new() };
+    let arguments = type_arguments(last);
+    let one = ["Vec", "VecDeque", "HashSet", "BTreeSet"].iter().any(|name| last.ident == name);
+    let two = ["HashMap", "BTreeMap"].iter().any(|name| last.ident == name);
+    let own: Option<Type> = match arguments[..] {
+        [element, ..] if one => Some(element.clone()),
+        [key, value, ..] if two => Some(parse_quote!((#key, #value))),
+        _ => None,
+    };
+    own.into_iter().chain(arguments.into_iter().flat_map(elements)).collect()
 }
 
 /// `()`.

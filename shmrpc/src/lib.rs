@@ -75,6 +75,7 @@ mod endpoint;
 #[doc(hidden)]
 pub mod arg;
 mod blob;
+mod elements;
 mod schema;
 
 #[doc(hidden)]

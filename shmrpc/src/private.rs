@@ -3,6 +3,7 @@
 pub use crate::arg;
 pub use crate::channel::Channel;
 pub use crate::dispatch::{Answered, Request};
+pub use crate::elements::{Look, Overlook, refuse_empty_elements};
 pub use crate::schema::{HashedKey, MethodSchema, OrderedKey, ServiceSchema};
 pub use shmrpc_macros::{Recheck, discard};
 pub use shmrpc_transport::message::{Nested, Recheck, Refusal, Wire};

@@ -282,10 +282,7 @@ generics! { Option<T> Result<T, E> Range<T> RangeInclusive<T> RangeFrom<T> Range
 macro_rules! collections {
     ($($type:ident<$($parameter:ident),*> $([$key:ident: $bound:ident])? $(($hasher:ident))?;)*) => { $(
         impl<$($parameter: Message,)* $($hasher: 'static)?> Schema for $type<$($parameter,)* $($hasher)?> {
-            const RECURSIVE: bool = {
-                assert_takes_bytes(&[$(size_of::<Archived<$parameter>>()),*]);
-                Describe::any(&[$($parameter::RECURSIVE),*])
-            };
+            const RECURSIVE: bool = Describe::any(&[$($parameter::RECURSIVE),*]);
 
             fn describe(to: &mut Describe) {
                 const { assert_takes_bytes(&[$(size_of::<Archived<$parameter>>()),*]) };

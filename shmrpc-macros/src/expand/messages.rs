@@ -3,7 +3,10 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::ext::IdentExt;
-use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, Type, TypeParam, WherePredicate, parse_quote};
+use syn::{
+    Attribute, ConstParam, Data, DeriveInput, Field, Fields, GenericParam, Generics, Path, Type, TypeParam,
+    WherePredicate, parse_quote,
+};
 
 use crate::model::{Message, Shape, cfgs};
 use crate::schema;
@@ -14,7 +17,11 @@ use crate::syntax::rkyv_derive;
 pub(crate) fn expand(message: &Message) -> TokenStream {
     let item = if has_named_variant(message) { derived_aside(message) } else { derived_in_place(message) };
     let schema = schema::message(message);
-    quote!(#schema #item)
+    let fixed = message.fields().into_iter().map(|(cfgs, field)| (cfgs, &field.ty));
+    let fixed = fixed.filter(|(_, ty)| schema::is_fixed(&message.generics, ty));
+    let fixed = fixed.map(|(cfgs, ty)| ([message.cfgs.clone(), cfgs].concat(), ty));
+    let refused = schema::refuse_empty_elements(&message.krate, fixed);
+    quote!(#schema #item #refused)
 }
 
 /// Whether rkyv's resolver, an enum that repeats the variants, has named fields. They have no docs, so a user who
@@ -139,8 +146,65 @@ fn mark_fields(message: &Message, item: &mut DeriveInput) {
     }
 }
 
+/// The item of a message that was refused, with impls that do nothing, so that it is refused once, and not once more
+/// wherever it is used.
+pub(crate) fn refused(message: &Message) -> TokenStream {
+    let Message { krate, item: _, cfgs, name, generics: _, recursive: _, shape: _ } = message;
+    let item = without_rkyv(message);
+    let rkyv = quote!(#krate::private::rkyv);
+    let (generics, arguments) = without_lifetimes(message);
+    let ty = quote!(#name #arguments);
+    let (impl_generics, _, where_clause) = generics.split_for_impl();
+    let for_any = |side: TokenStream| {
+        let mut generics = generics.clone();
+        generics.params.push(parse_quote!(#side: #rkyv::rancor::Fallible + ?::core::marker::Sized));
+        generics
+    };
+    let (serialize, deserialize) = (for_any(quote!(__S)), for_any(quote!(__D)));
+    let (serialize, deserialize) = (serialize.split_for_impl().0, deserialize.split_for_impl().0);
+    let result = |ok: TokenStream, side: TokenStream| quote!(::core::result::Result<#ok, <#side as #rkyv::rancor::Fallible>::Error>);
+    let (resolver, value) = (result(quote!(()), quote!(__S)), result(quote!(#ty), quote!(__D)));
+    let impls = [
+        quote!(impl #impl_generics #krate::Message for #ty #where_clause {}),
+        quote!(impl #impl_generics #krate::Schema for #ty #where_clause {
+            fn describe(_: &mut #krate::Describe) {}
+        }),
+        quote!(impl #impl_generics #rkyv::Archive for #ty #where_clause {
+            type Archived = u8;
+            type Resolver = ();
+            fn resolve(&self, (): (), _: #rkyv::Place<u8>) {}
+        }),
+        quote!(impl #serialize #rkyv::Serialize<__S> for #ty #where_clause {
+            fn serialize(&self, _: &mut __S) -> #resolver { ::core::unreachable!() }
+        }),
+        quote!(impl #deserialize #rkyv::Deserialize<#ty, __D> for u8 #where_clause {
+            fn deserialize(&self, _: &mut __D) -> #value { ::core::unreachable!() }
+        }),
+    ];
+    let impls = impls.iter().map(|one| quote!(#(#cfgs)* #one));
+    quote!(#item #(#impls)*)
+}
+
+/// The generics without lifetimes, which a message must not have, and the arguments that they leave.
+fn without_lifetimes(message: &Message) -> (Generics, TokenStream) {
+    let mut generics = message.generics.clone();
+    let arguments = generics.params.iter().map(|parameter| match parameter {
+        GenericParam::Lifetime(_) => quote!('static),
+        GenericParam::Type(TypeParam { ident, .. }) | GenericParam::Const(ConstParam { ident, .. }) => {
+            quote!(#ident)
+        }
+    });
+    let arguments = quote!(<#(#arguments),*>);
+    let is_lifetime = |parameter: &GenericParam| matches!(parameter, GenericParam::Lifetime(_));
+    generics.params = generics.params.into_iter().filter(|parameter| !is_lifetime(parameter)).collect();
+    for parameter in generics.type_params_mut() {
+        parameter.bounds.push(parse_quote!('static));
+    }
+    (generics, arguments)
+}
+
 /// The item less rkyv's attributes and derives, for want of the crate that they belong to.
-pub(crate) fn without_rkyv(message: &Message) -> DeriveInput {
+fn without_rkyv(message: &Message) -> DeriveInput {
     let mut item = message.item.clone();
     for attrs in attributes_mut(&mut item) {
         attrs.retain(|attr| !attr.path().is_ident("rkyv") && rkyv_derive(attr).is_none());

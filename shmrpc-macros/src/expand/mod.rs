@@ -8,6 +8,7 @@ mod server;
 
 use proc_macro2::TokenStream;
 use quote::quote;
+use syn::Item;
 
 use crate::errors::Errors;
 use crate::{args, check, parse, schema};
@@ -16,17 +17,23 @@ use crate::{args, check, parse, schema};
 pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStream {
     let errors = Errors::new();
     let args = args::service(arguments, &errors);
+    let written = whole(&tokens);
     let parsed = parse::service(args, tokens, &errors);
     if let Some(service) = &parsed {
         check::service(service, &errors);
     }
     let refused = errors.finish().err().map(|error| error.into_compile_error());
-    let Some(service) = parsed else { return quote!(#refused) };
+    let Some(service) = parsed else { return quote!(#written #refused) };
     let item = &service.item;
     let generated = if refused.is_none() {
         let client = client::expand(&service);
         let server = server::expand(&service);
-        quote!(#client #server)
+        let sent = service.methods.iter().flat_map(|method| {
+            let cfgs = [service.cfgs.clone(), method.cfgs.clone()].concat();
+            method.messages().map(move |ty| (cfgs.clone(), ty))
+        });
+        let refused = schema::refuse_empty_elements(&service.krate, sent);
+        quote!(#client #server #refused)
     } else {
         // What rustc has to say of the other types comes in the same go.
         let bounds = schema::messages(&service, check::is_fine);
@@ -48,17 +55,23 @@ pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
 pub(crate) fn message(arguments: TokenStream, tokens: TokenStream) -> TokenStream {
     let errors = Errors::new();
     let args = args::message(arguments, &errors);
+    let written = whole(&tokens);
     let parsed = parse::message(args, tokens, &errors);
     if let Some(message) = &parsed {
         check::message(message, &errors);
     }
     let refused = errors.finish().err().map(|error| error.into_compile_error());
-    let Some(message) = parsed else { return quote!(#refused) };
+    let Some(message) = parsed else { return quote!(#written #refused) };
     if refused.is_some() {
-        let item = messages::without_rkyv(&message);
+        let item = messages::refused(&message);
         return quote!(#item #refused);
     }
     messages::expand(&message)
+}
+
+/// The item as written, if it is one: what does not parse is reported once.
+fn whole(tokens: &TokenStream) -> Option<TokenStream> {
+    syn::parse2::<Item>(tokens.clone()).is_ok().then(|| tokens.clone())
 }
 
 /// All of `#[derive(Recheck)]`.

@@ -4,7 +4,7 @@ pub struct Kv {
 }
 
 #[shmrpc::service]
-pub fn get(key: &str) -> u64 {
+pub fn get(_key: &str) -> u64 {
     0
 }
 

@@ -1,13 +1,26 @@
+use std::collections::HashMap;
+
 use shmrpc::prelude::*;
 
 #[shmrpc::message]
 pub struct Marker;
 
-#[shmrpc::service]
-pub trait Markers {
-    fn count(&self, markers: Vec<Marker>) -> u64;
+#[shmrpc::message]
+pub struct Markers {
+    all: Vec<Marker>,
+    fine: HashMap<u8, Marker>,
 }
 
-fn main() {
-    let _ = <MarkersClient as Client>::schema();
+#[shmrpc::message(recursive)]
+pub struct Tree {
+    fine: Vec<Tree>,
+    markers: Option<Box<[Marker]>>,
 }
+
+#[shmrpc::service]
+pub trait Counts {
+    fn count(&self, markers: Vec<Marker>, fine: Markers) -> u64;
+    fn tree(&self, tree: &Archived<Tree>) -> HashMap<String, Vec<(Marker, ())>>;
+}
+
+fn main() {}

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::life::Life;
 use crate::message::{Draft, EncodeError, Pool};
 use crate::peers::PeerInfo;
 use crate::shm::consumer::Consumer;
@@ -18,7 +19,6 @@ use crate::shm::segment::{MAX_LANES, Segment, Side};
 use crate::slot::{Header, Kind};
 use crate::sys::fork::Generation;
 use crate::sys::futex::{Stop, Until};
-use crate::sys::membarrier;
 use crate::sys::socket::{FrameReader, Socket};
 use crate::sys::watcher::Token;
 
@@ -156,13 +156,12 @@ pub struct Connection {
     reader: Mutex<FrameReader>,
     /// Held while frames are handled, so that they are in the order in which they came.
     reading: Mutex<()>,
-    stops: Box<[Stop]>,
+    life: Life<Death>,
     questions: Mutex<[Question; MAX_LANES as usize]>,
     answered: Condvar,
     going_away: std::sync::atomic::AtomicBool,
     /// Lanes that the peer has opened, one bit each.
     opened: AtomicU64,
-    death: OnceLock<Death>,
     /// Where the socket is watched.
     watched: OnceLock<Token>,
     /// Where the end of the peer's process is watched for.
@@ -234,12 +233,11 @@ impl Connection {
             outbox: Mutex::default(),
             reader: Mutex::new(reader),
             reading: Mutex::default(),
-            stops: (0..MAX_LANES).map(|_| Stop::default()).collect(),
+            life: Life::new(MAX_LANES),
             questions: Mutex::new([const { Question::NotAsked }; MAX_LANES as usize]),
             answered: Condvar::new(),
             going_away: false.into(),
             opened: AtomicU64::new(0),
-            death: OnceLock::new(),
             watched: OnceLock::new(),
             mourner: OnceLock::new(),
             events,
@@ -268,18 +266,13 @@ impl Connection {
 
     /// Why the connection ended, if it has.
     pub fn death(&self) -> Option<&Death> {
-        self.death.get()
+        self.life.death()
     }
 
-    /// Whether a message that was just taken may be run. No, if the connection has ended: the peer may have been told
-    /// that the message was not taken.
-    ///
-    /// Stands after the store of `taken`; partner: the barrier in [`Connection::die`], after its stores of the stop
-    /// words, which reaches every thread, so that this side needs none.
+    /// Whether a message that was just taken may be run. No, if the connection has ended.
     #[inline(always)]
     pub(crate) fn may_run(&self, lane: u32) -> bool {
-        compiler_fence(Ordering::SeqCst);
-        !self.stop(lane).is_some_and(Stop::is_set) || self.death.get().is_none()
+        self.life.may_run(lane)
     }
 
     /// Whether the peer said that it takes no new calls.
@@ -300,16 +293,12 @@ impl Connection {
     }
 
     fn end(&self, death: Death, last_words: Option<&str>) {
-        if self.death.set(death).is_err() || !self.process.is_current() {
+        if !self.life.end(death) || !self.process.is_current() {
             return;
         }
-        for stop in &self.stops {
-            stop.set();
-        }
+        self.life.stop_all();
         self.streams.end();
-        // A lane that takes a message now either shows the peer that it did, before the peer can see the end, or sees
-        // the end itself and runs nothing (`Connection::may_run`).
-        membarrier::everywhere();
+        self.life.reach_all();
         if let Some(reason) = last_words {
             self.say_last(reason);
         }
@@ -332,16 +321,14 @@ impl Connection {
 
     /// Why the connection ended; for use once it has.
     pub(crate) fn last_words(&self) -> Death {
-        self.death.get().cloned().unwrap_or(Death { reason: "closed".into(), peer_closed: false })
+        self.death().cloned().unwrap_or(Death { reason: "closed".into(), peer_closed: false })
     }
 
     /// Tells the peer that no new calls are taken, and ends the waits of the lanes that have nothing to do; what was
     /// published is still served.
     pub fn drain(&self) {
         self.tell(Header::new(Kind::GoAway));
-        for stop in &self.stops {
-            stop.set();
-        }
+        self.life.stop_all();
         self.streams.drain();
     }
 
@@ -360,7 +347,7 @@ impl Connection {
         }
         let mut questions = self.questions.lock();
         loop {
-            if self.death.get().is_some() {
+            if self.death().is_some() {
                 return Err(self.last_words());
             }
             if let Some(Question::Answered(answer)) = questions.get(lane as usize) {
@@ -390,9 +377,7 @@ impl Connection {
     pub(crate) fn is_done(&self, lane: u32, position: u32) -> bool {
         let done = match self.limits.carrier {
             Carrier::Streams => self.streams.done(lane),
-            Carrier::Rings => {
-                self.sides(lane).map(|(_, peer)| peer.done.load(crate::sync::Ordering::Acquire))
-            }
+            Carrier::Rings => self.sides(lane).map(|(_, peer)| Producer::<Side>::done_of(&peer)),
         };
         // Positions wrap; a done counter that is at most half the range behind is behind.
         done.is_none_or(|done| done.wrapping_sub(position) < u32::MAX / 2)
@@ -418,7 +403,7 @@ impl Connection {
 
     /// The word that ends the waits of `lane`.
     pub fn stop(&self, lane: u32) -> Option<&Stop> {
-        self.stops.get(lane as usize)
+        self.life.stop(lane)
     }
 }
 
@@ -429,7 +414,7 @@ impl fmt::Debug for Connection {
             .field("peer", &self.peer)
             .field("limits", &self.limits)
             .field("trusted", &self.trusted)
-            .field("death", &self.death.get())
+            .field("death", &self.death())
             .finish_non_exhaustive()
     }
 }

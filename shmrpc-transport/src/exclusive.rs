@@ -5,13 +5,20 @@
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, Ordering};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, Ordering};
 
 /// A value behind a flag.
 #[derive(Debug)]
-pub(crate) struct Exclusive<T> {
+pub struct Exclusive<T> {
     taken: AtomicBool,
     value: UnsafeCell<T>,
+    /// Stands for the value where loom is to see who has it.
+    #[cfg(loom)]
+    seen: loom::cell::UnsafeCell<()>,
 }
 
 // SAFETY: the flag gives the value to one thread at a time, and taking it (Acquire) comes after leaving it (Release).
@@ -19,21 +26,35 @@ unsafe impl<T: Send> Sync for Exclusive<T> {}
 
 /// The value, until dropped.
 #[derive(Debug)]
-pub(crate) struct Taken<'a, T>(&'a Exclusive<T>);
+pub struct Taken<'a, T> {
+    from: &'a Exclusive<T>,
+    /// `None` once the value is given up.
+    #[cfg(loom)]
+    seen: Option<loom::cell::MutPtr<()>>,
+}
 
 impl<T> Exclusive<T> {
     /// Nobody has it.
-    pub(crate) fn new(value: T) -> Self {
-        Self { taken: AtomicBool::new(false), value: UnsafeCell::new(value) }
+    pub fn new(value: T) -> Self {
+        Self {
+            taken: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+            #[cfg(loom)]
+            seen: loom::cell::UnsafeCell::new(()),
+        }
     }
 
     /// Takes the value if nobody has it.
     #[inline(always)]
-    pub(crate) fn take(&self) -> Option<Taken<'_, T>> {
+    pub fn take(&self) -> Option<Taken<'_, T>> {
         if self.taken.load(Ordering::Relaxed) || self.taken.swap(true, Ordering::Acquire) {
             return None;
         }
-        Some(Taken(self))
+        Some(Taken {
+            from: self,
+            #[cfg(loom)]
+            seen: Some(self.seen.get_mut()),
+        })
     }
 }
 
@@ -43,7 +64,7 @@ impl<T> Deref for Taken<'_, T> {
     #[inline(always)]
     fn deref(&self) -> &T {
         // SAFETY: the flag was taken by whoever made `self`, and nobody else has the value until it is dropped.
-        unsafe { &*self.0.value.get() }
+        unsafe { &*self.from.value.get() }
     }
 }
 
@@ -51,18 +72,20 @@ impl<T> DerefMut for Taken<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as above, and `self` is borrowed mutably.
-        unsafe { &mut *self.0.value.get() }
+        unsafe { &mut *self.from.value.get() }
     }
 }
 
 impl<T> Drop for Taken<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.0.taken.store(false, Ordering::Release);
+        #[cfg(loom)]
+        drop(self.seen.take());
+        self.from.taken.store(false, Ordering::Release);
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

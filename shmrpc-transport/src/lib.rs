@@ -8,15 +8,15 @@
 pub mod rendezvous;
 #[cfg(not(loom))]
 pub mod callers;
-#[cfg(not(loom))]
 // unsafe: hands out a value behind a flag.
-mod exclusive;
+pub mod exclusive;
 #[cfg(not(loom))]
 pub mod lane;
 #[cfg(not(loom))]
 pub mod connection;
 #[cfg(not(loom))]
 pub mod stream;
+pub mod life;
 pub mod shm;
 // unsafe: hands out typed references to bytes that were validated; encodes into memory that is lent.
 #[cfg(not(loom))]

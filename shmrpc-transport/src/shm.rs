@@ -5,6 +5,7 @@ pub mod consumer;
 mod ladder;
 #[cfg(not(loom))]
 pub mod segment;
+pub mod release;
 #[cfg(not(loom))]
 pub(crate) mod ledger;
 #[cfg(not(loom))]

@@ -1,7 +1,6 @@
 //! The system's edge: futexes, sockets with descriptors, the watcher thread.
 
 pub mod futex;
-#[cfg(not(loom))]
 pub(crate) mod membarrier;
 #[cfg(not(loom))]
 pub(crate) mod watcher;

@@ -4,10 +4,16 @@
 
 use core::ops::Deref;
 
+use loom::cell::UnsafeCell;
 use loom::sync::Arc;
+use loom::sync::atomic::{Ordering, fence};
 use loom::thread;
+use shmrpc_transport::exclusive::Exclusive;
+use shmrpc_transport::life::Life;
+use shmrpc_transport::shm::arena::{Arena, Block, UNIT};
 use shmrpc_transport::shm::consumer::{Consumer, Wait};
 use shmrpc_transport::shm::producer::Producer;
+use shmrpc_transport::shm::release::ReleaseWord;
 use shmrpc_transport::slot::{Header, Kind, LaneSide};
 use shmrpc_transport::sync::Word;
 use shmrpc_transport::sys::futex::{Stop, Until};
@@ -124,24 +130,45 @@ fn credits() {
     });
 }
 
-/// The release word of a block: what the receiver read of it comes before what the sender writes next.
+/// A block is overwritten only after its receiver has read it, and only when it gave back this use of it.
 #[test]
 fn release() {
     loom::model(|| {
-        let release = Arc::new(Word::default());
-        let block = Arc::new(Word::default());
-        let (word, memory) = (Arc::clone(&release), Arc::clone(&block));
+        let (mut producer, mut consumer) = lane();
+        let release = Arc::new(ReleaseWord::default());
+        let memory = Arc::new(Memory::default());
+        let mut arena = Arena::default();
+        // One block fills it.
+        arena.add_segment(0, 0, UNIT);
+        let send = |producer: &mut Producer<Side>, block: Block| {
+            memory.0.with_mut(|_| ());
+            producer.publish(Header { block: block.generation, ..header(0) }, &[0; 5]);
+            block
+        };
+        let block = arena.allocate(1, |_| release.released()).unwrap();
+        let block = send(&mut producer, block);
+        arena.lend(block);
+        let (word, shared) = (Arc::clone(&release), Arc::clone(&memory));
         let receiver = thread::spawn(move || {
-            // The receiver may only see the value of its own message.
-            assert_eq!(memory.load(loom::sync::atomic::Ordering::Relaxed), 0);
-            word.store(1, loom::sync::atomic::Ordering::Release);
+            let header = consumer.take(&mut [0; 5]).unwrap();
+            shared.0.with(|_| ());
+            word.release(header.block);
         });
-        if release.load(loom::sync::atomic::Ordering::Acquire) == 1 {
-            block.store(2, loom::sync::atomic::Ordering::Relaxed);
+        if let Some(again) = arena.allocate(1, |_| release.released()) {
+            send(&mut producer, again);
         }
         receiver.join().unwrap();
     });
 }
+
+/// Memory of a block: loom reports a write that does not come after what was read before.
+#[derive(Default)]
+struct Memory(UnsafeCell<()>);
+
+// SAFETY: that only one thread at a time has it is what the model checks.
+unsafe impl Sync for Memory {}
+// SAFETY: as above.
+unsafe impl Send for Memory {}
 
 /// The taken counter proves only what is true: a message whose handler may have begun counts as taken.
 #[test]
@@ -153,13 +180,115 @@ fn taken_before_the_handler() {
         let handler = Arc::clone(&effect);
         let receiver = thread::spawn(move || {
             consumer.take(&mut [0; 5]).unwrap();
-            handler.store(1, loom::sync::atomic::Ordering::Relaxed);
+            handler.store(1, Ordering::Relaxed);
         });
-        let ran = effect.load(loom::sync::atomic::Ordering::Relaxed) == 1;
-        loom::sync::atomic::fence(loom::sync::atomic::Ordering::Acquire);
+        let ran = effect.load(Ordering::Relaxed) == 1;
+        fence(Ordering::Acquire);
         if ran {
             assert!(producer.was_taken(0));
         }
         receiver.join().unwrap();
+    });
+}
+
+/// A message that counts as not taken when the end of its connection can be seen is never run.
+#[test]
+fn not_taken_is_never_run() {
+    loom::model(|| {
+        let (mut producer, mut consumer) = lane();
+        let life = Arc::new(Life::new(1));
+        producer.publish(header(0), &[0; 5]);
+        let alive = Arc::clone(&life);
+        let server = thread::spawn(move || {
+            // As `ServingLane::next` does it.
+            alive.may_run(0) && consumer.take(&mut [0; 5]).is_ok() && alive.may_run(0)
+        });
+        assert!(life.end("closed"));
+        life.stop_all();
+        life.reach_all();
+        // The socket is shut down here, so the client sees the end, and reads the counter.
+        let taken = producer.was_taken(0);
+        let ran = server.join().unwrap();
+        assert!(taken || !ran);
+    });
+}
+
+/// A drain stops the waits of lanes and nothing else: what is taken is run.
+#[test]
+fn a_drain_lets_run() {
+    loom::model(|| {
+        let life = Arc::new(Life::<()>::new(1));
+        let draining = Arc::clone(&life);
+        let drain = thread::spawn(move || draining.stop_all());
+        assert!(life.may_run(0));
+        drain.join().unwrap();
+    });
+}
+
+/// Whoever sees a stop word of a connection that ended sees the end.
+#[test]
+fn who_is_stopped_knows_why() {
+    loom::model(|| {
+        let life = Arc::new(Life::new(1));
+        let ending = Arc::clone(&life);
+        let end = thread::spawn(move || {
+            assert!(ending.end("closed"));
+            ending.stop_all();
+            ending.reach_all();
+        });
+        if life.stop(0).unwrap().is_set() {
+            assert_eq!(life.death(), Some(&"closed"));
+        }
+        end.join().unwrap();
+    });
+}
+
+/// A value behind a flag: one thread at a time has it, and sees what the last one did. Loom watches who has it.
+#[test]
+fn exclusive() {
+    loom::model(|| {
+        let value = Arc::new(Exclusive::new(0));
+        let take = |value: &Exclusive<u32>| {
+            if let Some(mut taken) = value.take() {
+                *taken += 1;
+            }
+        };
+        let threads = [(); 2].map(|()| {
+            let value = Arc::clone(&value);
+            thread::spawn(move || take(&value))
+        });
+        take(&value);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+/// Program order over two lanes: a call that follows a one-way call which is done runs after it.
+#[test]
+fn trail() {
+    loom::model(|| {
+        let (ours, theirs) = (Side(Arc::default()), Side(Arc::default()));
+        let mut first = Producer::new(ours.clone(), theirs.clone());
+        let mut oneway = Consumer::new(theirs.clone(), ours);
+        let (mut second, mut call) = lane();
+        let effect = Arc::new(Word::default());
+        first.publish(header(0), &[0; 5]);
+        let trail = first.position();
+        let handler = Arc::clone(&effect);
+        let server = thread::spawn(move || {
+            oneway.take(&mut [0; 5]).unwrap();
+            handler.store(1, Ordering::Relaxed);
+            oneway.finish();
+        });
+        let other = thread::spawn(move || {
+            if call.ready() {
+                call.take(&mut [0; 5]).unwrap();
+                assert_eq!(effect.load(Ordering::Relaxed), 1);
+            }
+        });
+        if Producer::<Side>::done_of(&theirs) == trail {
+            second.publish(header(1), &[0; 5]);
+        }
+        server.join().unwrap();
+        other.join().unwrap();
     });
 }

@@ -2,7 +2,6 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Connection;
@@ -166,7 +165,7 @@ impl Connection {
     fn allocate(&self, bytes: u64) -> Result<Option<(Block, NonNull<u8>)>, EncodeError> {
         let Some(shared) = &self.shared else { return Ok(None) };
         let mut sending = shared.sending.lock();
-        let released = |id| shared.peer_base.release_word(id).map_or(0, |word| word.load(Ordering::Acquire));
+        let released = |id| shared.peer_base.release_word(id).map_or(0, |word| word.released());
         let mut block = sending.arena.allocate(bytes, released);
         if block.is_none() && !sending.arena.has_ids() {
             return Err(EncodeError::TooMany { max: BLOCKS });
@@ -311,7 +310,7 @@ unsafe impl Grow for Growth<'_> {
                 Some(lacking) => return Err(lacking),
             };
             // What is lent comes back without a word, so look again, ever more rarely.
-            if self.until.is_over() || self.connection.death.get().is_some() {
+            if self.until.is_over() || self.connection.death().is_some() {
                 return Err(lacking);
             }
             std::thread::sleep(pause);
@@ -393,8 +392,7 @@ impl Drop for BlockLoan {
         if self.process.is_current()
             && let Some(word) = self.release_to.release_word(self.id)
         {
-            // Release: our reads of the block come before; pairs with the Acquire load in `Connection::allocate`.
-            word.store(self.at.generation, Ordering::Release);
+            word.release(self.at.generation);
         }
     }
 }

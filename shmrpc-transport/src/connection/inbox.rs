@@ -83,7 +83,7 @@ impl Connection {
     pub(super) fn read_frames(self: &Arc<Self>) -> bool {
         let _order = self.reading.lock();
         for count in 0.. {
-            if self.death.get().is_some() {
+            if self.death().is_some() {
                 return true;
             }
             let mut reader = self.reader.lock();
@@ -140,7 +140,7 @@ pub(crate) fn watch(connection: &Arc<Connection>) -> io::Result<()> {
         let mourner = Mourner { pidfd: Arc::clone(pidfd), connection: Arc::downgrade(connection) };
         let token = watcher.watch(Arc::new(mourner))?;
         let token = connection.mourner.get_or_init(|| token);
-        if connection.death.get().is_some() {
+        if connection.death().is_some() {
             unwatch(*token);
         }
     }
@@ -166,7 +166,7 @@ impl Source for Watched {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.0.death.get().is_some() { None } else { *self.0.look_at.lock() }
+        if self.0.death().is_some() { None } else { *self.0.look_at.lock() }
     }
 
     fn expired(&self) -> Next {
@@ -177,7 +177,7 @@ impl Source for Watched {
     fn ready(&self) -> Next {
         self.0.read_frames();
         self.0.flush();
-        if self.0.death.get().is_some() { Next::Done } else { Next::Keep }
+        if self.0.death().is_some() { Next::Done } else { Next::Keep }
     }
 }
 

@@ -2,7 +2,6 @@
 //! not needed them for a while; the peer's come and go as it says.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -116,7 +115,7 @@ impl Connection {
             return;
         };
         let mut sending = shared.sending.lock();
-        let released = |id| shared.peer_base.release_word(id).map_or(0, |word| word.load(Ordering::Acquire));
+        let released = |id| shared.peer_base.release_word(id).map_or(0, |word| word.released());
         sending.arena.reclaim(usize::MAX, released);
         let retired = sending.arena.retire();
         for id in &retired {

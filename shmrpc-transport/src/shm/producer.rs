@@ -84,6 +84,13 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
         !(ahead <= SLOTS && self.next.wrapping_sub(position) <= ahead)
     }
 
+    /// The messages that the peer is done with, by its word: their handlers have returned, and what those did comes before
+    /// whatever is published from now on, on any lane.
+    pub fn done_of(peer: &LaneSide) -> u32 {
+        // Acquire: pairs with the Release store in `Consumer::finish`.
+        peer.done.load(Ordering::Acquire)
+    }
+
     /// Prepares for a message that comes soon, so that publishing it is faster.
     #[inline(always)]
     pub(crate) fn expect_to_publish(&self) {

@@ -22,8 +22,8 @@ use memmap2::{MmapOptions, MmapRaw};
 use super::arena::BLOCKS;
 use super::ledger::Lent;
 use super::memory::{Fresh, Memory, MemoryError, Witness, inspect};
+use super::release::ReleaseWord;
 use crate::slot::LaneSide;
-use crate::sync::Word;
 
 /// Lanes that one connection may have.
 pub const MAX_LANES: u32 = 64;
@@ -40,7 +40,7 @@ struct Base {
     reserved: [u64; 8],
     /// Word `id` holds the generation of the peer's block `id` that the owner released last. Written (Release) by
     /// whoever drops the message last, read (Acquire) by the peer when it needs memory.
-    release: [Word; BLOCKS as usize],
+    release: [ReleaseWord; BLOCKS as usize],
     /// Written by the owner: its side of each lane.
     lanes: [LaneSide; MAX_LANES as usize],
 }
@@ -120,12 +120,12 @@ impl Segment {
     }
 
     /// The release word of block `id`, in a base segment.
-    pub(crate) fn release_word(&self, id: u32) -> Option<&Word> {
+    pub(crate) fn release_word(&self, id: u32) -> Option<&ReleaseWord> {
         if id >= BLOCKS || self.map.len() < BASE_LEN {
             return None;
         }
-        let offset = offset_of!(Base, release) + id as usize * size_of::<Word>();
-        let word = self.map.as_ptr().wrapping_add(offset).cast::<Word>();
+        let offset = offset_of!(Base, release) + id as usize * size_of::<ReleaseWord>();
+        let word = self.map.as_ptr().wrapping_add(offset).cast::<ReleaseWord>();
         // SAFETY: the word lies inside the mapping (checked above) and is aligned (asserted for Base; mappings begin
         // at a page); it is an atomic, and any bits are a u32. The mapping lives as long as `self`.
         Some(unsafe { &*word })
@@ -180,8 +180,8 @@ mod tests {
         for memory in [Memory::Memfd, Memory::PosixShm] {
             let (own, Handout { descriptor: fd, .. }) = Segment::create(BASE_LEN, memory).unwrap();
             let peer = Segment::accept(fd, BASE_LEN as u64, memory).unwrap();
-            own.release_word(7).unwrap().store(3, crate::sync::Ordering::Release);
-            assert_eq!(peer.release_word(7).unwrap().load(crate::sync::Ordering::Acquire), 3);
+            own.release_word(7).unwrap().release(3);
+            assert_eq!(peer.release_word(7).unwrap().released(), 3);
             assert!(peer.release_word(BLOCKS).is_none());
             assert!(peer.range(0, BASE_LEN as u64 + 1).is_none());
             assert!(peer.range(u64::MAX, 2).is_none());

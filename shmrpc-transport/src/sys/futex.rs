@@ -6,8 +6,12 @@ pub use self::kernel::{wait, wake, yield_now};
 pub use self::model::{wait, wake, yield_now};
 
 use core::time::Duration;
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, Ordering};
 
 /// The longest a wait stays in the kernel when it has a deadline.
 pub const SLICE: Duration = Duration::from_millis(100);

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 
 use crate::peers::{PeerCredentials, Peers};
 use crate::sys::fork::{self, Generation, Inherited};
@@ -41,11 +41,17 @@ impl Bound {
         let mut name = Name::lock(path)?;
         remove_stale(path)?;
         let socket = unix_socket()?;
+        // The socket's file gets this mode, less what the umask takes off.
+        fchmod(&socket, Mode::from_bits_truncate(mode))?;
         bind(socket.as_raw_fd(), &UnixAddr::new(path)?)
             .map_err(|errno| explain(errno.into(), "the socket", path))?;
-        name.socket = Some(FileId::of(&fs::symlink_metadata(path)?));
-        // Nobody gets in before `listen`, so nobody who the mode keeps out.
-        fchmodat(AT_FDCWD, path, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)?;
+        let found = fs::symlink_metadata(path)?;
+        name.socket = Some(FileId::of(&found));
+        // Nobody gets in before `listen`, so nobody who the mode keeps out. Where libc needs /proc for this, others can only
+        // be allowed if there is one.
+        if found.mode() & 0o777 != mode {
+            fchmodat(AT_FDCWD, path, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)?;
+        }
         listen(&socket, Backlog::MAXALLOWABLE)?;
         Ok(Self { socket: Inherited::new(socket.into()), name })
     }

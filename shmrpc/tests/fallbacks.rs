@@ -1,0 +1,380 @@
+//! What older kernels and sandboxes lack, each taken from a process of its own before it begins: all works without it. And
+//! that no program that is started later gets a descriptor that we keep.
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::geteuid;
+use shmrpc::Transport;
+use shmrpc::prelude::*;
+use support::process::{ENDPOINT, Process, forked, say, until_orphaned};
+use support::{BOUND, Place, until};
+
+#[shmrpc::service]
+pub trait Plain {
+    fn add(&self, a: u32, b: u32) -> u32;
+    fn blob(&self, length: u32) -> Vec<u8>;
+    fn length(&self, bytes: &[u8]) -> u32;
+    #[oneway]
+    fn note(&self, text: &str);
+    /// Never returns.
+    fn wait(&self);
+}
+
+struct Served;
+
+impl Plain for Served {
+    fn add(&self, a: u32, b: u32) -> u32 {
+        a + b
+    }
+    fn blob(&self, length: u32) -> Vec<u8> {
+        vec![7; usize::try_from(length).unwrap()]
+    }
+    fn length(&self, bytes: &[u8]) -> u32 {
+        u32::try_from(bytes.len()).unwrap()
+    }
+    fn note(&self, _text: &str) {}
+    fn wait(&self) {
+        say("waiting");
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// What a process lacks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Lack {
+    Nothing,
+    /// `futex_waitv` (Linux 5.16).
+    Waitv,
+    /// `SO_PASSPIDFD` and `SCM_PIDFD` (Linux 6.5).
+    Pidfd,
+    /// `/proc`.
+    Proc,
+}
+
+const LACK: &str = "SHMRPC_TEST_LACK";
+const MEMORY: &str = "SHMRPC_TEST_MEMORY";
+/// asm-generic/socket.h.
+const SO_PASSPIDFD: u8 = 76;
+
+impl Lack {
+    /// Takes it from the program that the command starts.
+    fn deprive(self, command: &mut Command) -> &mut Command {
+        command.env(LACK, format!("{self:?}"));
+        let sol_socket = u32::try_from(libc::SOL_SOCKET).unwrap();
+        let filter = match self {
+            Self::Nothing => return command,
+            Self::Waitv => filter(libc::SYS_futex_waitv, &[], Errno::ENOSYS),
+            Self::Pidfd => {
+                let option = [(1, sol_socket), (2, SO_PASSPIDFD.into())];
+                filter(libc::SYS_setsockopt, &option, Errno::ENOPROTOOPT)
+            }
+            // SAFETY: between fork and exec there are only system calls.
+            Self::Proc => return unsafe { command.pre_exec(hide_proc) },
+        };
+        // SAFETY: as above; the filter is there already.
+        unsafe { command.pre_exec(move || install(&filter)) }
+    }
+
+    /// Panics if this process has it all the same.
+    fn expect(self) {
+        match self {
+            Self::Nothing => {}
+            Self::Waitv => {
+                // SAFETY: an empty list is refused before anything is read.
+                let result = unsafe { libc::syscall(libc::SYS_futex_waitv, 0, 0, 0, 0, 0) };
+                assert_eq!((result, Errno::last()), (-1, Errno::ENOSYS));
+            }
+            Self::Pidfd => {
+                let (socket, _other) = UnixStream::pair().unwrap();
+                let on = 1_i32;
+                // SAFETY: the option is an int.
+                let result = unsafe {
+                    libc::setsockopt(
+                        socket.as_raw_fd(),
+                        libc::SOL_SOCKET,
+                        SO_PASSPIDFD.into(),
+                        (&raw const on).cast(),
+                        4,
+                    )
+                };
+                assert_eq!((result, Errno::last()), (-1, Errno::ENOPROTOOPT));
+            }
+            Self::Proc => assert!(!Path::new("/proc/self").exists()),
+        }
+    }
+
+    /// Whether it can be taken from a process here.
+    fn is_possible(self) -> bool {
+        let possible = self != Self::Proc || geteuid().is_root();
+        if !possible {
+            eprintln!("skipped: only root can hide /proc from a process");
+        }
+        possible
+    }
+}
+
+/// A program (seccomp(2)) that answers this system call with an error where its arguments are these, by their place.
+fn filter(call: libc::c_long, arguments: &[(u32, u32)], error: Errno) -> Vec<libc::sock_filter> {
+    // `struct seccomp_data`: the number, then, after 12 bytes, six arguments of 8 bytes, the low half first.
+    let number = (0, u32::try_from(call).unwrap());
+    let wanted = arguments.iter().map(|(place, value)| (16 + 8 * place, *value));
+    let wanted: Vec<_> = std::iter::once(number).chain(wanted).collect();
+    let op = |code, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap(), jt: 0, jf, k };
+    let mut program = Vec::new();
+    for (at, (offset, value)) in wanted.iter().enumerate() {
+        // From the comparison to the last operation, which allows.
+        let skip = u8::try_from(2 * (wanted.len() - at) - 1).unwrap();
+        program.push(op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, *offset));
+        program.push(op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, skip, *value));
+    }
+    let refuse = libc::SECCOMP_RET_ERRNO | u32::try_from(error as i32).unwrap();
+    program.push(op(libc::BPF_RET | libc::BPF_K, 0, refuse));
+    program.push(op(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW));
+    program
+}
+
+fn install(filter: &[libc::sock_filter]) -> io::Result<()> {
+    let program =
+        libc::sock_fprog { len: u16::try_from(filter.len()).unwrap(), filter: filter.as_ptr().cast_mut() };
+    // SAFETY: takes no memory.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    // SAFETY: the kernel copies the program, which is there.
+    Errno::result(unsafe {
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+    })?;
+    Ok(())
+}
+
+fn hide_proc() -> io::Result<()> {
+    let none = std::ptr::null();
+    // SAFETY: takes no memory.
+    Errno::result(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the strings end with zero.
+    Errno::result(unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) })?;
+    let tmpfs = c"tmpfs".as_ptr();
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::mount(tmpfs, c"/proc".as_ptr(), tmpfs, 0, none.cast()) })?;
+    Ok(())
+}
+
+fn start(part: &str, place: &Place, lack: Lack, memory: Memory) -> Process {
+    Process::start_with(part, &place.endpoint(), |command| {
+        lack.deprive(command.env(MEMORY, memory.to_string()))
+    })
+}
+
+/// In a child: where to go, and with what. `None` in the test's own process.
+fn told() -> Option<(String, Memory)> {
+    let endpoint = std::env::var(ENDPOINT).ok()?;
+    let lack = std::env::var(LACK).unwrap();
+    for known in [Lack::Nothing, Lack::Waitv, Lack::Pidfd, Lack::Proc] {
+        if format!("{known:?}") == lack {
+            known.expect();
+        }
+    }
+    let posix = std::env::var(MEMORY).unwrap() == Memory::PosixShm.to_string();
+    Some((endpoint, if posix { Memory::PosixShm } else { Memory::Memfd }))
+}
+
+fn serve(endpoint: &str, memory: Memory) -> ServerHandle {
+    let server = Server::builder().service(PlainServer::new(Served)).memory(memory);
+    server.listen(endpoint).start().unwrap()
+}
+
+fn connect(endpoint: &str, memory: Memory) -> PlainClient {
+    let client = PlainClient::builder().timeout(BOUND).memory(memory).connect(endpoint).unwrap();
+    assert_eq!(client.transport().transport(), Transport::Shm, "{}", client.transport());
+    client
+}
+
+/// Bytes that no base segment has room for.
+const LARGE: u32 = (1 << 20) + (1 << 16);
+
+/// Calls of every kind.
+fn talk(client: &PlainClient) {
+    let bytes = vec![7; usize::try_from(LARGE).unwrap()];
+    assert_eq!(client.add(1, 2), Ok(3));
+    client.note("one-way").unwrap();
+    assert_eq!(client.length(&bytes), Ok(LARGE));
+    assert_eq!(client.view().blob(LARGE).unwrap().as_slice(), bytes);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| assert_eq!(client.add(2, 3), Ok(5)));
+        }
+    });
+}
+
+#[test]
+fn child_server() {
+    let Some((endpoint, memory)) = told() else { return };
+    let server = serve(&endpoint, memory);
+    say("serving");
+    until_orphaned();
+    // Lanes that sleep end.
+    server.shutdown(BOUND).unwrap();
+    say("well");
+}
+
+#[test]
+fn child_client() {
+    let Some((endpoint, memory)) = told() else { return };
+    talk(&connect(&endpoint, memory));
+    say("well");
+}
+
+/// What a child of the server holds does not keep its clients waiting.
+#[test]
+fn child_server_with_an_heir() {
+    let Some((endpoint, memory)) = told() else { return };
+    let _server = serve(&endpoint, memory);
+    say("serving");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    forked(until_orphaned);
+    say("forked");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Waits for its call's deadline, and then for the end of its server.
+#[test]
+fn child_client_that_waits() {
+    let Some((endpoint, memory)) = told() else { return };
+    let client = connect(&endpoint, memory);
+    assert_eq!(client.add(1, 2), Ok(3));
+    let error = client.with_timeout(Duration::from_millis(150)).wait().unwrap_err();
+    assert!(matches!(error, CallError::DeadlineExceeded { outcome: Outcome::Unknown, .. }), "{error:?}");
+    say("connected");
+    let error = client.wait().unwrap_err();
+    assert!(matches!(error, CallError::Disconnected { outcome: Outcome::Unknown, .. }), "{error:?}");
+    say("well");
+}
+
+/// Whether each thread of the process sleeps.
+fn is_asleep(process: &Process) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.child.id())).unwrap();
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('S'))
+    })
+}
+
+fn all_works_without(lack: Lack) {
+    if !lack.is_possible() {
+        return;
+    }
+    for memory in [Memory::Memfd, Memory::PosixShm] {
+        for (of_server, of_client) in [(lack, Lack::Nothing), (Lack::Nothing, lack), (lack, lack)] {
+            let place = Place::new();
+            let mut server = start("child_server", &place, of_server, memory);
+            server.says("serving");
+            let mut client = start("child_client", &place, of_client, memory);
+            client.says("well");
+            assert!(client.ends().success());
+            // Its client is here now, with an open lane.
+            let client = connect(&place.endpoint(), memory);
+            talk(&client);
+            until("the server sleeps", || is_asleep(&server));
+            talk(&client);
+            drop(server.child.stdin.take());
+            server.says("well");
+            assert!(server.ends().success());
+        }
+        let place = Place::new();
+        let mut server = start("child_server_with_an_heir", &place, Lack::Nothing, memory);
+        server.says("serving");
+        let mut client = start("child_client_that_waits", &place, lack, memory);
+        client.says("connected");
+        server.says("waiting");
+        server.says("waiting");
+        let stdin = server.child.stdin.take().unwrap();
+        io::Write::write_all(&mut &stdin, b"\n").unwrap();
+        server.says("forked");
+        until("the client sleeps", || is_asleep(&client));
+        server.kill();
+        client.says("well");
+        assert!(client.ends().success());
+        // The heir reads its end from here.
+        drop(stdin);
+    }
+}
+
+#[test]
+fn all_works_without_futex_waitv() {
+    all_works_without(Lack::Waitv);
+}
+
+#[test]
+fn all_works_without_scm_pidfd() {
+    all_works_without(Lack::Pidfd);
+}
+
+#[test]
+fn all_works_without_proc() {
+    all_works_without(Lack::Proc);
+}
+
+fn descriptors() -> BTreeSet<i32> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    all.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// Whether it is closed when another program begins; `None` if there is none.
+fn closes_on_exec(descriptor: i32) -> Option<bool> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+    let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+    Some(flags & libc::O_CLOEXEC != 0)
+}
+
+/// Both sides with all that they have: listeners, locks, sockets, peers, memory that grew, and its witnesses.
+#[test]
+fn child_that_counts_descriptors() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let before = descriptors();
+    let memories = [Memory::Memfd, Memory::PosixShm].map(|memory| {
+        let endpoint = format!("{endpoint}-{memory}");
+        let server = serve(&endpoint, memory);
+        let client = connect(&endpoint, memory);
+        talk(&client);
+        let view = client.view().blob(LARGE).unwrap();
+        // Somebody who says nothing.
+        let silent = UnixStream::connect(endpoint.strip_prefix("shm:").unwrap()).unwrap();
+        // Whoever comes next is let in after them.
+        let other = connect(&endpoint, memory);
+        (server, client, view, silent, other)
+    });
+    let ours: Vec<_> = descriptors().difference(&before).copied().collect();
+    let kept = ours.iter().filter(|descriptor| closes_on_exec(**descriptor) == Some(false));
+    let kept: Vec<_> = kept.map(|kept| std::fs::read_link(format!("/proc/self/fd/{kept}"))).collect();
+    assert!(kept.is_empty(), "{kept:?}");
+    say(&format!("descriptors {}", ours.len()));
+    drop(memories);
+}
+
+#[test]
+fn no_descriptor_that_we_keep_outlives_an_exec() {
+    let place = Place::new();
+    let mut process = Process::start("child_that_counts_descriptors", &place);
+    let told = process.tells("descriptors ");
+    assert!(process.ends().success());
+    // For each memory at least: listener, lock, two peers of two ends with a socket and a pidfd each, memory beyond the base.
+    let count: u32 = told.strip_prefix("descriptors ").unwrap().parse().unwrap();
+    assert!(count >= 24, "only {count}");
+}

@@ -30,6 +30,8 @@ pub(crate) use self::inbox::watch;
 use self::outbox::Outbox;
 pub use self::segments::Mapped;
 use self::segments::{Receiving, Sending};
+#[cfg(feature = "instrument")]
+pub use self::segments::{give_back_everywhere, is_draining};
 pub use self::streams::LaneStream;
 use self::streams::Streams;
 pub(crate) use self::streams::{Dial, NoStream, Redial};
@@ -216,7 +218,7 @@ impl Connection {
     pub(crate) fn new(parts: Parts, events: Box<dyn Events>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let Parts { limits, peer, trusted, bases, dial, socket, reader } = parts;
-        Arc::new(Self {
+        let connection = Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             process: Generation::current(),
             limits,
@@ -241,7 +243,10 @@ impl Connection {
             watched: OnceLock::new(),
             mourner: OnceLock::new(),
             events,
-        })
+        });
+        #[cfg(feature = "instrument")]
+        segments::register(&connection);
+        connection
     }
 
     /// Tells this connection from all others of this process.

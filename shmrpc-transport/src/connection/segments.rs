@@ -256,6 +256,37 @@ impl Connection {
     }
 }
 
+/// Every connection of this process, for tests.
+#[cfg(feature = "instrument")]
+static ALL: parking_lot::Mutex<Vec<Weak<Connection>>> = parking_lot::Mutex::new(Vec::new());
+
+#[cfg(feature = "instrument")]
+pub(super) fn register(connection: &Arc<Connection>) {
+    let mut all = ALL.lock();
+    all.retain(|known| known.strong_count() > 0);
+    all.push(Arc::downgrade(connection));
+}
+
+/// Whether a connection of this process drains, on either side, or has ended. For tests (feature `instrument`).
+#[cfg(feature = "instrument")]
+pub fn is_draining() -> bool {
+    let drains = |connection: Arc<Connection>| {
+        connection.is_going_away() || connection.stop(0).is_some_and(crate::sys::futex::Stop::is_set)
+    };
+    ALL.lock().iter().filter_map(Weak::upgrade).any(drains)
+}
+
+/// Gives back what no connection of this process needs, now and not after a while. For tests (feature `instrument`).
+#[cfg(feature = "instrument")]
+pub fn give_back_everywhere() {
+    let all: Vec<_> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+    for connection in all {
+        // The first look forgets what was used before it.
+        connection.give_back();
+        connection.give_back();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

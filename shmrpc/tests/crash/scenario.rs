@@ -1,12 +1,16 @@
-//! The calls of a sweep: one of every kind, each with a number of its own, and a log of what ran.
+//! The calls of a sweep, each with a number of its own, and a log of what ran.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::sync::{Condvar, Mutex};
 
+use shmrpc::Transport;
 use shmrpc::prelude::*;
+use shmrpc_transport::connection::give_back_everywhere;
 
+use crate::plan::Ground;
 use crate::support::BOUND;
 
 /// Bytes of a payload that makes both arenas grow: more than the 1 MiB of a base segment.
@@ -25,6 +29,10 @@ pub(crate) trait Sweep {
     fn refuse(&self, id: u64) -> Result<(), Refused>;
     #[oneway]
     fn note(&self, id: u64);
+    /// The server gives back the segments that it does not need.
+    fn shrink(&self, id: u64);
+    /// Returns when the server's door is open.
+    fn hold(&self, id: u64) -> u64;
 }
 
 /// Writes down what ran and what was answered, so that it is there when the process is not. One record is one write.
@@ -81,8 +89,23 @@ impl Logged {
     }
 }
 
+/// Shut until it is opened, once.
+#[derive(Debug, Default)]
+pub(crate) struct Door(Mutex<bool>, Condvar);
+
+impl Door {
+    pub(crate) fn open(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.1.wait_while(self.0.lock().unwrap(), |open| !*open).unwrap());
+    }
+}
+
 /// Serves the calls, and logs them.
-pub(crate) struct Logging(pub(crate) Log);
+pub(crate) struct Logging(pub(crate) Log, pub(crate) std::sync::Arc<Door>);
 
 impl Sweep for Logging {
     fn add(&self, id: u64, a: u32, b: u32) -> u32 {
@@ -99,6 +122,15 @@ impl Sweep for Logging {
     }
     fn note(&self, id: u64) {
         self.0.ran(id);
+    }
+    fn shrink(&self, id: u64) {
+        self.0.ran(id);
+        give_back_everywhere();
+    }
+    fn hold(&self, id: u64) -> u64 {
+        self.0.ran(id);
+        self.1.pass();
+        id
     }
 }
 
@@ -123,9 +155,15 @@ impl<E> From<&CallError<E>> for End {
     }
 }
 
+fn connect(endpoint: &str, ground: Ground) -> Option<SweepClient> {
+    let client = ground.client(SweepClient::builder()).timeout(BOUND).connect(endpoint).ok()?;
+    assert_eq!(client.transport().transport(), Transport::Shm, "{}", client.transport());
+    Some(client)
+}
+
 /// Makes all calls, whatever becomes of them, and says how each ended. A wrong reply panics.
-pub(crate) fn run(endpoint: &str) -> Vec<(u64, End)> {
-    let Ok(client) = SweepClient::builder().timeout(BOUND).connect(endpoint) else { return Vec::new() };
+pub(crate) fn run(endpoint: &str, ground: Ground) -> Vec<(u64, End)> {
+    let Some(client) = connect(endpoint, ground) else { return Vec::new() };
     let mut ends = calls(&client, 1);
     // A second thread opens a second lane.
     ends.extend(std::thread::scope(|scope| {
@@ -135,6 +173,42 @@ pub(crate) fn run(endpoint: &str) -> Vec<(u64, End)> {
         ends
     }));
     ends
+}
+
+/// Calls that are in flight while the server drains.
+pub(crate) const HELD: [u64; 2] = [3, 4];
+
+/// Both sides grow and shrink; then two calls are in flight and a third lane is idle while the server shuts down.
+/// `meanwhile` is done when all is so far; with it a call is made that the server may take or not.
+pub(crate) fn run_until_drained(
+    endpoint: &str,
+    ground: Ground,
+    meanwhile: impl FnOnce(&mut dyn FnMut()),
+) -> Vec<(u64, End)> {
+    let Some(client) = connect(endpoint, ground) else { return Vec::new() };
+    let data = vec![7; LARGE];
+    let add = |id| (id, ended(client.add(id, 1, 2), |sum| *sum == 3));
+    let mut ends = vec![(1, ended(client.echo(1, &data), |echo| *echo == data))];
+    give_back_everywhere();
+    ends.push((2, ended(client.shrink(2), |()| true)));
+    ends.extend(std::thread::scope(|scope| {
+        let held = HELD.map(|id| {
+            let client = &client;
+            scope.spawn(move || (id, ended(client.hold(id), |held| *held == id)))
+        });
+        // What was said on the socket before this lane was opened has been read on both sides.
+        let mut ends = vec![add(5)];
+        let mut late = None;
+        meanwhile(&mut || late = Some(scope.spawn(|| add(6))));
+        ends.extend(held.into_iter().chain(late).map(|call| call.join().unwrap()));
+        ends
+    }));
+    ends.push(add(7));
+    ends
+}
+
+fn ended<T>(result: Result<T, CallError>, right: impl FnOnce(&T) -> bool) -> End {
+    result.map(|value| replied(right(&value))).unwrap_or_else(|error| End::from(&error))
 }
 
 /// One call of every kind; their numbers count from `first`.

@@ -1,16 +1,22 @@
 //! The processes that are killed, and what must be true of those that are not.
 
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shmrpc::prelude::*;
+use shmrpc_transport::connection::is_draining;
 
 use crate::memory::Crash;
-use crate::scenario::{self, End, Log, Logged, Logging, SweepServer};
-use crate::support::process::{ENDPOINT, Process, say, until_orphaned};
+use crate::plan::{Ground, Plan, Story};
+use crate::scenario::{self, Door, End, HELD, Log, Logged, Logging, SweepServer};
+use crate::support::process::{ENDPOINT, Process, say};
 use crate::support::{BOUND, Place, until};
 use crate::trace::follow;
 
@@ -18,6 +24,8 @@ use crate::trace::follow;
 pub(crate) const KILL_AT: &str = "SHMRPC_TEST_KILL_AT";
 /// Where the children write their log.
 pub(crate) const LOG: &str = "SHMRPC_TEST_LOG";
+/// Where the parent says which plan it is, by its number.
+const PLAN: &str = "SHMRPC_TEST_PLAN";
 
 /// Which side is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +66,22 @@ impl Findings {
         assert_eq!(all, [0; 4], "{what}: {self:?}");
     }
 
+    /// For people. Of a killed client some counts are zero whatever happens: its calls end with it, so nobody is left whose
+    /// call could stay unresolved, lose its reply or have a wrong outcome.
+    pub(crate) fn told(&self, victim: Victim) -> String {
+        let Self { killed, calls, unresolved, replies_lost, run_twice, outcomes_wrong } = *self;
+        match victim {
+            Victim::Server => format!(
+                "points killed: {killed}, calls judged: {calls}, unresolved: {unresolved}, replies lost: {replies_lost}, \
+                 handlers run twice: {run_twice}, outcomes wrong: {outcomes_wrong}"
+            ),
+            Victim::Client => format!(
+                "points killed: {killed}, calls of whoever came next: {calls}, handlers run twice: {run_twice}, \
+                 unresolved, replies lost and outcomes wrong: 0 by construction (the caller is dead)"
+            ),
+        }
+    }
+
     /// Compares how calls ended with what the server wrote down.
     pub(crate) fn judge(ends: &[(u64, End)], logged: &Logged) -> Self {
         let mut found = Self { calls: ends.len() as u64, ..Self::default() };
@@ -78,17 +102,26 @@ impl Findings {
     }
 }
 
-/// The server's part in a child: says "ready", waits for a line, then serves until its stdin ends, and shuts down.
+/// The server's part in a child: says "ready", waits for a line, then serves; at the next line it shuts down, and at the
+/// one after that the calls in flight return.
 pub(crate) fn server() {
     let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
     install();
     say("ready");
     wait_for_line();
-    let server =
-        Server::builder().service(SweepServer::new(Logging(log()))).listen(endpoint).start().unwrap();
+    let door = Arc::new(Door::default());
+    let server = serve(log(), &door, plan().ground, endpoint);
     say("serving");
-    until_orphaned();
-    server.shutdown(BOUND).unwrap();
+    wait_for_line();
+    let shutdown = thread::spawn(move || server.shutdown(BOUND));
+    wait_for_line();
+    door.open();
+    shutdown.join().unwrap().unwrap();
+}
+
+fn serve(log: Log, door: &Arc<Door>, ground: Ground, endpoint: String) -> ServerHandle {
+    let service = SweepServer::new(Logging(log, Arc::clone(door)));
+    ground.server(Server::builder()).service(service).listen(endpoint).start().unwrap()
 }
 
 /// The client's part in a child: says "ready", waits for a line, makes all calls once, and ends.
@@ -97,7 +130,15 @@ pub(crate) fn client() {
     install();
     say("ready");
     wait_for_line();
-    scenario::run(&endpoint);
+    let Plan { story, ground } = plan();
+    match story {
+        Story::Calls => scenario::run(&endpoint, ground),
+        Story::Drain => scenario::run_until_drained(&endpoint, ground, |_| ()),
+    };
+}
+
+fn plan() -> Plan {
+    Plan::ALL[std::env::var(PLAN).unwrap().parse::<usize>().unwrap()]
 }
 
 fn log() -> Log {
@@ -132,7 +173,7 @@ pub(crate) struct Condemned {
 }
 
 /// Starts a victim. `None` if it cannot be killed in this way here.
-pub(crate) fn start(victim: Victim, when: When, place: &Place) -> Option<Condemned> {
+pub(crate) fn start(victim: Victim, when: When, plan: Plan, place: &Place) -> Option<Condemned> {
     let part = match victim {
         Victim::Server => "child_server",
         Victim::Client => "child_client",
@@ -140,7 +181,8 @@ pub(crate) fn start(victim: Victim, when: When, place: &Place) -> Option<Condemn
     let log = log_path(place);
     let at = if let When::Operation(at) = when { at } else { 0 };
     let at = at.to_string();
-    let environment = [(KILL_AT, at.as_ref()), (LOG, log.as_os_str())];
+    let plan = plan.number().to_string();
+    let environment = [(KILL_AT, at.as_ref()), (LOG, log.as_os_str()), (PLAN, plan.as_ref())];
     let mut process = Process::start_with(part, &place.endpoint(), |command| command.envs(environment));
     process.says("ready");
     let tracer = match when {
@@ -166,6 +208,22 @@ impl Condemned {
         }
     }
 
+    /// Does something while it lives or not: that is told whether it is gone, and may send it lines.
+    fn beside<T>(&mut self, work: impl FnOnce(&AtomicBool, &mut dyn FnMut()) -> T) -> T {
+        let gone = AtomicBool::new(false);
+        let mut stdin = self.process.child.stdin.take();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                self.process.is_silent();
+                gone.store(true, Ordering::Relaxed);
+            });
+            // If it is gone that shows elsewhere.
+            let done = work(&gone, &mut || drop(stdin.as_mut().map(|stdin| stdin.write_all(b"\n"))));
+            drop(stdin);
+            done
+        })
+    }
+
     /// Waits for its end. True if it was killed.
     fn ends(mut self) -> bool {
         drop(self.process.child.stdin.take());
@@ -179,42 +237,104 @@ impl Condemned {
     }
 }
 
-pub(crate) fn log_path(place: &Place) -> std::path::PathBuf {
+pub(crate) fn log_path(place: &Place) -> PathBuf {
     place.path().join("log")
 }
 
+/// Waits until calls are in flight that only a drain ends, or the child is gone.
+fn until_held(gone: &AtomicBool, place: &Place) {
+    let held = || {
+        let ran = Logged::read(&log_path(place)).ran;
+        HELD.iter().all(|id| ran.contains_key(id))
+    };
+    until("calls are in flight", || gone.load(Ordering::Relaxed) || held());
+}
+
+/// Waits until the calls in flight are all that the server still waits for, or the child is gone.
+fn until_draining(gone: &AtomicBool) {
+    until("the server drains", || gone.load(Ordering::Relaxed) || is_draining());
+}
+
 /// Makes all calls to a server that may die at any time. True if it did.
-pub(crate) fn attack_server(mut server: Condemned, place: &Place) -> (bool, Findings) {
+pub(crate) fn attack_server(mut server: Condemned, plan: Plan, place: &Place) -> (bool, Findings) {
     server.begin();
     let mut ends = Vec::new();
     if server.process.says_or_ends("serving") {
-        ends = scenario::run(&place.endpoint());
+        ends = match plan.story {
+            Story::Calls => scenario::run(&place.endpoint(), plan.ground),
+            Story::Drain => server.beside(|gone, tell| drain_beside(plan.ground, place, gone, tell)),
+        };
     }
     let killed = server.ends();
     let mut found = Findings::judge(&ends, &Logged::read(&log_path(place)));
     found.killed = u64::from(killed);
     if !killed {
-        assert!(ends.iter().all(|(_, end)| matches!(end, End::Replied | End::Sent)), "{ends:?}");
-        assert_eq!(ends.len(), 18);
+        expect_unharmed(plan.story, &ends);
     }
     (killed, found)
 }
 
+/// The client's calls, while the server in the child is told to shut down.
+fn drain_beside(ground: Ground, place: &Place, gone: &AtomicBool, tell: &mut dyn FnMut()) -> Vec<(u64, End)> {
+    scenario::run_until_drained(&place.endpoint(), ground, |call| {
+        until_held(gone, place);
+        tell();
+        until("nobody listens", || gone.load(Ordering::Relaxed) || !place.socket().exists());
+        call();
+        until_draining(gone);
+        tell();
+    })
+}
+
+fn expect_unharmed(story: Story, ends: &[(u64, End)]) {
+    let well = |end: &End| matches!(end, End::Replied | End::Sent);
+    match story {
+        Story::Calls => {
+            assert!(ends.iter().all(|(_, end)| well(end)), "{ends:?}");
+            assert_eq!(ends.len(), 18);
+        }
+        Story::Drain => {
+            let not_run = |end: &End| *end == End::Failed(Outcome::NotRun);
+            let right = |(id, end): &(u64, End)| match id {
+                6 => well(end) || not_run(end),
+                7 => not_run(end),
+                _ => well(end),
+            };
+            assert!(ends.iter().all(right), "{ends:?}");
+            assert_eq!(ends.len(), 7);
+        }
+    }
+}
+
 /// Lets a client that may die at any time call a server of this process. True if it did.
-pub(crate) fn attack_client(mut client: Condemned, place: &Place) -> (bool, Findings) {
-    let log = Log::at(&log_path(place));
-    let service = SweepServer::new(Logging(log));
-    let server = Server::builder().service(service).listen(place.endpoint()).start().unwrap();
+pub(crate) fn attack_client(mut client: Condemned, plan: Plan, place: &Place) -> (bool, Findings) {
+    let door = Arc::new(Door::default());
+    let server = serve(Log::at(&log_path(place)), &door, plan.ground, place.endpoint());
     client.begin();
+    let mut ends = Vec::new();
+    let mut most = 1;
+    match plan.story {
+        Story::Calls => {
+            // All handlers return, and whoever comes next is served.
+            client.beside(|gone, _| until("the client ends", || gone.load(Ordering::Relaxed)));
+            until("the dead client is forgotten", || server.connections() == 0);
+            ends = scenario::run(&place.endpoint(), plan.ground);
+            expect_unharmed(plan.story, &ends);
+            // The dead client's calls and ours have the same numbers.
+            most = 2;
+            server.shutdown(BOUND).unwrap();
+        }
+        Story::Drain => client.beside(|gone, _| {
+            until_held(gone, place);
+            let shutdown = thread::spawn(move || server.shutdown(BOUND));
+            until_draining(gone);
+            door.open();
+            shutdown.join().unwrap().unwrap();
+        }),
+    }
     let killed = client.ends();
-    until("the dead client is forgotten", || server.connections() == 0);
-    // All handlers return, and whoever comes next is served.
-    let ends = scenario::run(&place.endpoint());
-    assert!(ends.iter().all(|(_, end)| matches!(end, End::Replied | End::Sent)), "{ends:?}");
-    server.shutdown(BOUND).unwrap();
-    // The dead client's calls and ours have the same numbers.
     let logged = Logged::read(&log_path(place));
-    let run_twice = logged.ran.values().filter(|times| **times > 2).count() as u64;
+    let run_twice = logged.ran.values().filter(|times| **times > most).count() as u64;
     (
         killed,
         Findings { killed: u64::from(killed), calls: ends.len() as u64, run_twice, ..Findings::default() },

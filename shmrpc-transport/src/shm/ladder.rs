@@ -39,6 +39,8 @@ const PATIENCE: [Duration; 2] = if cfg!(loom) {
 /// Bytes of a message that earn what follows it one more measure of patience: 100 us for what takes about as long to
 /// copy and to read.
 const HEAVY: u32 = 1 << 20;
+/// Patience is never longer: deadlines are first looked at after it.
+const LONGEST: Duration = Duration::from_millis(25);
 /// Turns of a slow wait on a crowded core, at most: whoever goes on for long there starves the others.
 const CROWDED_TURNS: u32 = 2;
 /// Waits between two turns for others, in a crowd and elsewhere.
@@ -110,6 +112,7 @@ impl Ladder {
     }
 
     fn turns(&mut self, start: Instant, ready: &impl Fn() -> bool) -> bool {
+        let patience = (self.patience * self.weight).min(LONGEST);
         let mut before = start;
         let mut turns = 0;
         loop {
@@ -121,7 +124,7 @@ impl Ladder {
             if ready() || !crowded && look(LOOKS, ready) {
                 return true;
             }
-            if now - start > self.patience * self.weight || crowded && turns >= CROWDED_TURNS {
+            if now - start > patience || crowded && turns >= CROWDED_TURNS {
                 return false;
             }
             before = Instant::now();

@@ -104,7 +104,7 @@ impl Memory {
         Self { map, fd: file.into() }
     }
 
-    fn of_peer(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn of_peer(fd: OwnedFd) -> io::Result<Self> {
         let file = std::fs::File::from(fd);
         let map = MmapOptions::new().len(BASE).map_raw_read_only(&file)?;
         Ok(Self { map, fd: file.into() })
@@ -239,7 +239,12 @@ impl Peer {
             return Err(io::Error::other(String::from_utf8_lossy(&payload).into_owned()));
         }
         let theirs = Memory::of_peer(fd.ok_or(io::ErrorKind::InvalidData)?)?;
-        Ok(Self { socket, own, theirs, releases: true, lost: false, sent: [0; 64], taken: [0; 64] })
+        Ok(Self::over(socket, own, theirs))
+    }
+
+    /// With what two hellos brought, at either end.
+    pub(crate) fn over(socket: UnixStream, own: Arc<Memory>, theirs: Memory) -> Self {
+        Self { socket, own, theirs, releases: true, lost: false, sent: [0; 64], taken: [0; 64] }
     }
 
     /// Opens a lane and waits until it is served.

@@ -1,0 +1,265 @@
+//! A server whose clients are to wait for ever. It speaks the protocol as far as it must to be waited for.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::libc;
+use nix::sys::signal::{Signal, raise};
+use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
+use shmrpc_transport::rendezvous::Hello;
+use shmrpc_transport::slot::{FLAG_BLOCK, Header, Kind};
+
+use crate::raw::{BASE, DONE, LANES, Memory, Peer, SLOTS, Words, frame, receive, requeue, send, wake};
+use crate::support::process::say;
+use crate::target::archive;
+
+/// Bytes of a message that this server says it takes: what a client may lend it is four times as much.
+const MAX_MESSAGE: u64 = 1 << 20;
+/// Where a thief leaves those that it moves: nobody wakes them there.
+const NOWHERE: usize = 0;
+
+pub(crate) type Attack = fn(&Door);
+
+/// The socket that clients come to.
+pub(crate) struct Door {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Door {
+    pub(crate) fn at(endpoint: &str) -> Self {
+        let path = PathBuf::from(endpoint.strip_prefix("shm:").unwrap());
+        let listener = UnixListener::bind(&path).unwrap();
+        Self { listener, path }
+    }
+
+    fn accept(&self) -> UnixStream {
+        self.listener.accept().unwrap().0
+    }
+
+    /// Lets a client in, as a server does.
+    fn guest(&self) -> Peer {
+        let socket = self.accept();
+        let (_, _, fd) = receive(&socket).unwrap();
+        let own = Arc::new(Memory::new(BASE));
+        send(&socket, &hello(), &[own.fd.as_raw_fd()]).unwrap();
+        Peer::over(socket, own, Memory::of_peer(fd.unwrap()).unwrap())
+    }
+
+    /// The same, and serves its lanes from now on, as far as saying so.
+    fn guest_with_lanes(&self) -> Peer {
+        let guest = self.guest();
+        let socket = guest.socket.try_clone().unwrap();
+        std::thread::spawn(move || while answer_lane(&socket) {});
+        guest
+    }
+}
+
+/// Names all methods of the service, in the order in which the client asked.
+fn hello() -> Vec<u8> {
+    let methods = archive(&vec![0_u16, 1, 2, 3, 4, 5]);
+    let hello = Hello::new(MAX_MESSAGE, LANES, shmrpc::Memory::Memfd, methods);
+    frame(Header::new(Kind::Hello), &hello.to_bytes())
+}
+
+/// Reads one frame, and says that a lane is served if it asks for one. False when the client is gone.
+fn answer_lane(socket: &UnixStream) -> bool {
+    let Ok((question, _, _)) = receive(socket) else { return false };
+    if question.kind == Kind::LaneOpen {
+        let answer = Header { call_id: 1, block: question.block, ..Header::new(Kind::LaneOpen) };
+        return send(socket, &frame(answer, &[]), &[]).is_ok();
+    }
+    true
+}
+
+fn for_ever() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Waits until the client has published its message at `position` of the first lane.
+fn request(guest: &Peer, position: u32) {
+    let stamp = guest.theirs.word(Peer::slot(0, position));
+    while stamp.load(Ordering::Acquire) != position.wrapping_add(1) {
+        std::thread::yield_now();
+    }
+}
+
+// While connecting.
+
+/// Its backlog is full and stays so.
+pub(crate) fn full_backlog(door: &Door) {
+    listen(&door.listener, Backlog::new(0).unwrap()).unwrap();
+    let first = UnixStream::connect(&door.path);
+    say("ready");
+    drop(first);
+    for_ever()
+}
+
+/// Lets clients in and never answers.
+pub(crate) fn unanswered_hello(door: &Door) {
+    say("ready");
+    let _silent = door.accept();
+    for_ever()
+}
+
+/// Freezes when it has a client.
+pub(crate) fn frozen_hello(door: &Door) {
+    say("ready");
+    let _frozen = door.accept();
+    raise(Signal::SIGSTOP).unwrap();
+}
+
+/// Answers byte by byte, as fast as it can: there is always something to read, and never the end.
+pub(crate) fn trickled_hello(door: &Door) {
+    say("ready");
+    let socket = door.accept();
+    let header = Header { length: 1 << 20, ..Header::new(Kind::Hello) };
+    send(&socket, &header.to_frame(), &[]).unwrap();
+    while (&socket).write_all(&[0]).is_ok() {}
+}
+
+/// Answers with a socket whose last holder waits, as he closes it, until all is sent, for a minute at most; and nobody
+/// reads what is to be sent.
+pub(crate) fn lingering_descriptor(door: &Door) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    while stream.write(&[0; 65_536]).is_ok() {}
+    let linger = libc::linger { l_onoff: 1, l_linger: 60 };
+    setsockopt(&stream, sockopt::Linger, &linger).unwrap();
+    stream.set_nonblocking(false).unwrap();
+    say("ready");
+    let socket = door.accept();
+    receive(&socket).unwrap();
+    send(&socket, &hello(), &[stream.as_raw_fd()]).unwrap();
+    drop(stream);
+    for_ever()
+}
+
+// While a lane is opened.
+
+/// Does not serve the lane, and does not refuse it.
+pub(crate) fn unanswered_lane(door: &Door) {
+    say("ready");
+    let _guest = door.guest();
+    for_ever()
+}
+
+/// The same, and freezes.
+pub(crate) fn frozen_lane(door: &Door) {
+    say("ready");
+    let guest = door.guest();
+    receive(&guest.socket).unwrap();
+    raise(Signal::SIGSTOP).unwrap();
+}
+
+/// Says all the time that another lane is served, which wakes whoever waits for this one.
+pub(crate) fn answers_for_others(door: &Door) {
+    say("ready");
+    let guest = door.guest();
+    let answer = Header { call_id: 1, block: LANES - 1, ..Header::new(Kind::LaneOpen) };
+    let frames = frame(answer, &[]).repeat(100);
+    while (&guest.socket).write_all(&frames).is_ok() {}
+}
+
+// While a reply is waited for.
+
+/// Takes nothing and answers nothing.
+pub(crate) fn silence(door: &Door) {
+    say("ready");
+    let _guest = door.guest_with_lanes();
+    for_ever()
+}
+
+/// Freezes in the middle of a call.
+pub(crate) fn freeze(door: &Door) {
+    say("ready");
+    let guest = door.guest_with_lanes();
+    request(&guest, 0);
+    raise(Signal::SIGSTOP).unwrap();
+}
+
+/// Moves the caller from the word that it sleeps on to another one, again and again. Says when it first had somebody.
+fn steal(guest: &Peer, mut meanwhile: impl FnMut()) -> ! {
+    let words = [Peer::slot(0, 0), Peer::side(0) + DONE];
+    let mut any = false;
+    loop {
+        for at in words {
+            let word = guest.own.word(at);
+            let moved = requeue(word, guest.own.word(NOWHERE), word.load(Ordering::Relaxed));
+            if moved > 0 && !any {
+                any = true;
+                say("stolen");
+            }
+            if moved > 0 {
+                meanwhile();
+            }
+        }
+        std::thread::yield_now();
+    }
+}
+
+pub(crate) fn theft(door: &Door) {
+    say("ready");
+    let guest = door.guest_with_lanes();
+    steal(&guest, || {})
+}
+
+pub(crate) fn theft_and_death(door: &Door) {
+    say("ready");
+    let guest = door.guest_with_lanes();
+    steal(&guest, || raise(Signal::SIGKILL).unwrap())
+}
+
+/// Wakes the caller without end, for nothing, from two threads.
+pub(crate) fn wake_storm(door: &Door) {
+    say("ready");
+    let guest = door.guest_with_lanes();
+    let storm = || {
+        loop {
+            wake(guest.own.word(Peer::slot(0, 0)));
+            wake(guest.own.word(Peer::side(0) + DONE));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(storm);
+        storm();
+    });
+}
+
+/// Answers by a message in memory that it never announced, and keeps the client at reading its socket.
+pub(crate) fn unknown_segment(door: &Door) {
+    say("ready");
+    let mut guest = door.guest_with_lanes();
+    let socket = guest.socket.try_clone().unwrap();
+    let pings = frame(Header::new(Kind::Ping), &[]).repeat(1000);
+    std::thread::spawn(move || while (&socket).write_all(&pings).is_ok() {});
+    request(&guest, 0);
+    let header = Header { flags: FLAG_BLOCK, length: 64, ..Header::new(Kind::Reply) };
+    guest.publish(0, &Words::inline(header, [1, 0, 0, 0, 0]), 1);
+    for_ever()
+}
+
+// While there is no room.
+
+/// Answers each call, and gives no memory back. It reads its socket until the first lane is asked for.
+pub(crate) fn unreleased(door: &Door) {
+    say("ready");
+    let mut guest = door.guest();
+    answer_lane(&guest.socket);
+    for position in 0..SLOTS {
+        request(&guest, position);
+        let next = position.wrapping_add(1);
+        guest.own.word(Peer::side(0) + DONE).store(next, Ordering::Release);
+        let header = Header { call_id: position, length: 8, ..Header::new(Kind::Reply) };
+        guest.publish(0, &Words::inline(header, [1, 0, 0, 0, 0]), next);
+    }
+    for_ever()
+}

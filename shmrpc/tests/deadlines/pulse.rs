@@ -1,0 +1,55 @@
+//! How late a machine is at letting a thread run, and what is late although it was not.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How much later than its deadline a wait may end: the promise.
+const GRACE: Duration = Duration::from_millis(100);
+/// The pulse sleeps for as long each time.
+const BEAT: Duration = Duration::from_millis(2);
+/// If the pulse was as late as this, so may everybody else have been, and the attempt says nothing.
+const LATE: Duration = Duration::from_millis(25);
+/// Attempts that may be late in a machine that is not. More than one, because a machine that is late once for one thread
+/// need not be so for all.
+const STRIKES: u32 = 3;
+/// Attempts in all.
+const ATTEMPTS: u32 = 40;
+
+/// How late a thread woke up at most that did nothing but sleep while `part` ran.
+fn beside_a_pulse<R>(part: impl FnOnce() -> R) -> (R, Duration) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let pulse = scope.spawn(|| {
+            let mut most = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                std::thread::sleep(BEAT);
+                most = most.max(start.elapsed() - BEAT);
+            }
+            most
+        });
+        let result = part();
+        stop.store(true, Ordering::Relaxed);
+        (result, pulse.join().unwrap())
+    })
+}
+
+/// Fails if `attempt`, which returns how much later than its deadline something ended, is late again and again.
+pub(crate) fn in_time(what: &str, attempt: impl Fn() -> Duration) {
+    let mut strikes = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let (over, late) = beside_a_pulse(&attempt);
+        println!("{what}: {over:?} after its deadline, the machine {late:?}");
+        if over <= GRACE {
+            return;
+        }
+        if late < LATE {
+            strikes.push(over);
+        }
+        assert!(
+            strikes.len() < STRIKES as usize,
+            "{what}: {strikes:?} after its deadline, {GRACE:?} is promised"
+        );
+    }
+    panic!("{what}: the machine is too busy to tell; late {strikes:?} when it was not");
+}

@@ -32,6 +32,8 @@ mod hello;
 const ANSWER: &str = "its lanes are no further connections";
 /// The largest message that relative pointers of 32 bits can span, with room to spare.
 const LARGEST: u64 = (1 << 31) - (1 << 16);
+/// How long a peer may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who may talk, whose large messages are read in place, and how large messages may be.
 #[derive(Debug, Clone)]
@@ -54,6 +56,8 @@ pub struct Policy {
     pub max_lent: Option<u64>,
     /// Lanes that a connection may have (server).
     pub lanes: u32,
+    /// How long a peer may take to say hello (server).
+    pub hello_timeout: Duration,
 }
 
 impl Default for Policy {
@@ -67,6 +71,7 @@ impl Default for Policy {
             max_message: 64 << 20,
             max_lent: None,
             lanes: MAX_LANES,
+            hello_timeout: HELLO_TIMEOUT,
         }
     }
 }

@@ -40,8 +40,6 @@ const ARRIVING_MAX: usize = 256;
 const ARRIVING_OF_ONE: usize = 32;
 /// Peers that are let in before others have their turn.
 const AT_ONCE: usize = 32;
-/// How long a peer may take to say hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A fresh socket takes any answer at once, and the watcher waits for nobody.
 const NO_WAIT: fn() -> Option<Duration> = || Some(Duration::ZERO);
 
@@ -197,7 +195,7 @@ impl Door {
             state: Mutex::new(Some((socket, FrameReader::default()))),
             policy: self.policy.clone(),
             host: Arc::clone(&self.host),
-            deadline: Instant::now() + HELLO_TIMEOUT,
+            deadline: Instant::now() + self.policy.hello_timeout,
         };
         let arriving = Arc::new(arriving);
         if let Err(error) = watch(Arc::clone(&arriving) as Arc<dyn Source>)

@@ -1,0 +1,156 @@
+//! Peers that are slow to say hello, or never do.
+#![cfg(not(loom))]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shmrpc_transport::connection::{Connection, Events};
+use shmrpc_transport::peers::PeerInfo;
+use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy, connect};
+use shmrpc_transport::shm::memory::Memory;
+use shmrpc_transport::slot::{HEADER, Header, Kind};
+
+const BOUND: Duration = Duration::from_secs(30);
+/// Tells a child where to connect.
+const PATH: &str = "SHMRPC_TEST_HELLOS";
+
+/// Lets everybody in and serves nothing.
+struct Anybody;
+
+impl Host for Anybody {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+        Ok((Vec::new(), Box::new(Self)))
+    }
+    fn connected(&self, _: &Arc<Connection>) {}
+}
+
+impl Events for Anybody {
+    fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> Result<(), String> {
+        Err("nothing is served here".into())
+    }
+    fn closed(&self, _: &Connection) {}
+}
+
+/// A listener in a directory of its own.
+struct Door {
+    folder: PathBuf,
+    path: PathBuf,
+    _listener: Listener,
+}
+
+impl Door {
+    fn new(hello_timeout: Duration) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("shmrpc-test-{}-hello-{number}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("s");
+        let policy = Policy { hello_timeout, ..Policy::default() };
+        let listener = Listener::bind(&path, policy, Arc::new(Anybody)).unwrap();
+        Self { folder, path, _listener: listener }
+    }
+
+    fn dial(&self) -> UnixStream {
+        let socket = UnixStream::connect(&self.path).unwrap();
+        socket.set_read_timeout(Some(BOUND)).unwrap();
+        socket
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn join(path: &Path) -> Result<(), String> {
+    connect(path, &Policy::default(), &[], BOUND, Box::new(Anybody))
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+/// Why the server ended this connection. Nothing else comes, and then the end.
+fn refusal(mut socket: &UnixStream) -> String {
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes).unwrap();
+    let (head, text) = bytes.split_first_chunk::<HEADER>().expect("hung up without a reason");
+    let header = Header::from_frame(head).unwrap();
+    assert_eq!((header.kind, header.length as usize), (Kind::Failure, text.len()));
+    String::from_utf8(text.to_vec()).unwrap()
+}
+
+/// A hello as it is sent.
+fn hello() -> Vec<u8> {
+    let body = Hello::new(1 << 20, 1, Memory::Memfd, Vec::new()).to_bytes();
+    let header = Header { length: body.len().try_into().unwrap(), ..Header::new(Kind::Hello) };
+    [&header.to_frame()[..], &body].concat()
+}
+
+#[test]
+fn whoever_says_no_hello_in_time_is_hung_up_on() {
+    assert_eq!(Policy::default().hello_timeout, Duration::from_secs(5));
+    let door = Door::new(Duration::from_millis(50));
+    let hello = hello();
+    let silent = [0, 1, HEADER, hello.len() - 1].map(|said| {
+        let mut socket = door.dial();
+        socket.write_all(&hello[..said]).unwrap();
+        socket
+    });
+    for socket in &silent {
+        assert_eq!(refusal(socket), "no hello came in time");
+    }
+    assert_eq!(join(&door.path), Ok(()));
+}
+
+/// A byte now and then earns no more time.
+#[test]
+fn whoever_says_hello_slowly_is_hung_up_on() {
+    let door = Door::new(Duration::from_millis(50));
+    let header = Header { length: 1 << 20, ..Header::new(Kind::Hello) };
+    let mut socket = door.dial();
+    socket.write_all(&header.to_frame()).unwrap();
+    let end = Instant::now() + BOUND;
+    // At this pace it would take 17 minutes.
+    while socket.write_all(&[0]).is_ok() {
+        assert!(Instant::now() < end, "it is still listened to");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn child() {
+    let Some(path) = std::env::var_os(PATH) else { return };
+    join(Path::new(&path)).unwrap();
+}
+
+/// Another process that connects. Whether it was let in.
+fn other_process(path: &Path) -> bool {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child"]).env(PATH, path).stdin(Stdio::null()).stdout(Stdio::null());
+    command.status().unwrap().success()
+}
+
+#[test]
+fn one_process_that_says_no_hello_leaves_room_for_others() {
+    /// What a server lets one process have; the rest of its 256 is for others.
+    const OF_ONE: usize = 32;
+    let door = Door::new(Duration::from_secs(3600));
+    let silent: Vec<UnixStream> = (0..OF_ONE).map(|_| door.dial()).collect();
+    let refused = refusal(&door.dial());
+    assert!(refused.contains("too many of your process"), "{refused}");
+    assert!(other_process(&door.path), "another process is refused, too");
+    // It has its places back when the server has seen that their sockets are closed.
+    drop(silent);
+    let end = Instant::now() + BOUND;
+    while let Err(error) = join(&door.path) {
+        assert!(error.contains("too many of your process") && Instant::now() < end, "{error}");
+        thread::yield_now();
+    }
+}

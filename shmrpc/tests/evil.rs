@@ -11,9 +11,9 @@
 //! SHMRPC_EVIL_SECONDS=20 cargo test --release -p shmrpc --test evil -- --nocapture
 //! ```
 //!
-//! There each attack is followed by as many seconds beside a process that computes as much as the evil one did, because
-//! on a machine with few cores whoever computes takes its fair share. With 9 cores or more it fails if the time that
-//! 99 of 100 good calls do not exceed was more than twice as long under attack.
+//! There each attack is followed by as many seconds beside an honest process that takes as much (`evil::neighbour`), and
+//! it fails if the time that 99 of 100 good calls do not exceed was more than twice as long under attack, three times in
+//! a row. In a moment too few calls are made to say that.
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests")]
 
@@ -21,6 +21,7 @@ mod support;
 
 mod evil {
     pub(crate) mod siege;
+    pub(crate) mod neighbour;
     pub(crate) mod good;
     pub(crate) mod attacks;
     mod memory;
@@ -34,10 +35,11 @@ mod evil {
 
 use std::time::{Duration, Instant};
 
-use evil::attacks::{ATTACKS, Evil, MAX_CONNECTIONS, MAX_MESSAGE};
+use evil::attacks::{ATTACKS, Evil, MAX_CONNECTIONS, MAX_MESSAGE, OF_ONE};
 use evil::good::Crowd;
+use evil::neighbour::Burden;
 use evil::raw::Rng;
-use evil::siege::{ATTACK, MILLIS, Newcomers, Outcome, SHARE, Siege, TRUSTED};
+use evil::siege::{ATTACK, BURDEN, MILLIS, Newcomers, Outcome, Siege, TRUSTED};
 use evil::target::{Here, TargetServer};
 use shmrpc::prelude::*;
 use support::Place;
@@ -47,8 +49,8 @@ use support::process::{ENDPOINT, say, until_orphaned};
 const MOMENT: Duration = Duration::from_millis(100);
 /// How much longer good calls may take under attack.
 const SLOWER: f64 = 2.0;
-/// One for each good client, and one for who attacks: with fewer cores they share.
-const CORES: usize = 9;
+/// Times that an attack is repeated if they took longer: the machine may have others to serve.
+const TIMES: usize = 3;
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
@@ -61,7 +63,8 @@ fn child_server() {
     let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
     let trust = if variable(TRUSTED) == Some(true) { Peers::SameUser } else { Peers::Nobody };
     let server = Server::builder().service(TargetServer::new(Here)).listen(endpoint).trust(trust);
-    let server = server.max_message(MAX_MESSAGE.into()).max_connections(MAX_CONNECTIONS).max_lanes(512);
+    let server = server.max_message(MAX_MESSAGE.into()).max_lanes(512);
+    let server = server.max_connections(MAX_CONNECTIONS).max_connections_per_client(OF_ONE);
     let _server = server.start().unwrap();
     say("ready");
     until_orphaned();
@@ -82,25 +85,12 @@ fn child_evil() {
     say(&format!("tally {} {} {} {}", tally.rounds, tally.joined, tally.ended, tally.answered));
 }
 
-/// Computes for a share of the time: of one core, or of several.
+/// An honest process that takes as much as an evil one.
 #[test]
-fn child_worker() {
-    let Some(share) = variable::<f64>(SHARE) else { return };
-    let end = Instant::now() + Duration::from_millis(variable(MILLIS).unwrap());
-    let threads = share.ceil().max(1.0);
-    let (work, rest) = (share / threads, (1.0 - share / threads).max(0.0));
-    say("working");
-    std::thread::scope(|scope| {
-        for _ in 0..threads as usize {
-            scope.spawn(|| {
-                while Instant::now() < end {
-                    let piece = Instant::now() + Duration::from_secs_f64(0.01 * work);
-                    while Instant::now() < piece {}
-                    std::thread::sleep(Duration::from_secs_f64(0.01 * rest));
-                }
-            });
-        }
-    });
+fn child_neighbour() {
+    let (Ok(endpoint), Ok(burden)) = (std::env::var(ENDPOINT), std::env::var(BURDEN)) else { return };
+    let time = Duration::from_millis(variable(MILLIS).unwrap());
+    Burden::from_text(&burden).unwrap().bear(&endpoint, Instant::now() + time, || say("working"));
 }
 
 /// Runs every attack, or the one that the environment names.
@@ -114,10 +104,13 @@ fn besiege(trusted: bool) {
     let mut outcomes: Vec<Outcome> = Vec::new();
     crowd.around(&place.endpoint(), || {
         siege.settle_in();
-        for (name, _) in ATTACKS.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
-            let outcome = siege.attack(name, seconds.is_some());
-            print(trusted, &outcome);
+        for (name, lanes, _) in ATTACKS {
+            if only.as_deref().is_some_and(|only| only != name) {
+                continue;
+            }
+            let outcome = attacked(&mut siege, name, seconds.is_some().then_some(lanes));
             assert!(outcome.tally.rounds > 0 || name.ends_with("die"), "{name} did nothing");
+            assert!(outcome.tally.answered > 0 || name != "requeue_theft", "nobody was stolen");
             outcomes.push(outcome);
         }
     });
@@ -126,16 +119,34 @@ fn besiege(trusted: bool) {
     summary(trusted, &outcomes, crowd.calls());
 }
 
+/// One attack. If it is compared with a neighbour of so many lanes, the best of some tries.
+fn attacked(siege: &mut Siege<'_>, name: &'static str, compare: Option<usize>) -> Outcome {
+    let mut tries = (0..TIMES).map(|_| {
+        let outcome = siege.attack(name, compare);
+        print(siege.trusted, &outcome);
+        outcome
+    });
+    let mut best = tries.next().unwrap();
+    while ratio(&best) > Some(SLOWER)
+        && let Some(other) = tries.next()
+    {
+        if ratio(&other) < ratio(&best) {
+            best = other;
+        }
+    }
+    best
+}
+
 fn ratio(outcome: &Outcome) -> Option<f64> {
-    Some(outcome.p99.as_secs_f64() / outcome.p99_beside_work?.as_secs_f64())
+    Some(outcome.p99.as_secs_f64() / outcome.p99_beside_neighbour?.as_secs_f64())
 }
 
 fn print(trusted: bool, outcome: &Outcome) {
     let Outcome { name, seconds, tally, calls, p99, newcomers, resident, .. } = outcome;
-    let Newcomers { served, refused, longest } = newcomers;
+    let Newcomers { served, longest } = newcomers;
     println!(
         "{name:18} {} {seconds:6.2} s: {:7} rounds, {:6} joined, {:6} ended, {:8} answered; good: {calls:8} calls, \
-         p99 {p99:9.1?} ({} beside mere work); newcomers: {served:4} served, {refused:4} not, {longest:7.1?} at most; \
+         p99 {p99:9.1?} ({} beside a neighbour); newcomers: {served:4} served, {longest:7.1?} at most; \
          server: {resident} KiB",
         if trusted { "trusted  " } else { "untrusted" },
         tally.rounds,
@@ -157,7 +168,7 @@ fn summary(trusted: bool, outcomes: &[Outcome], calls: u64) {
         outcomes.len(),
     );
     let slow: Vec<_> = outcomes.iter().filter(|outcome| ratio(outcome) > Some(SLOWER)).collect();
-    assert!(cores < CORES || slow.is_empty(), "more than {SLOWER} times as long: {slow:?}");
+    assert!(slow.is_empty(), "more than {SLOWER} times as long: {slow:?}");
 }
 
 #[test]

@@ -10,41 +10,43 @@ use super::{descriptors, memory, process, rings, socket};
 pub(crate) const MAX_MESSAGE: u32 = 4 << 20;
 /// Connections that the server takes.
 pub(crate) const MAX_CONNECTIONS: usize = 48;
+/// Connections that it takes from one process.
+pub(crate) const OF_ONE: usize = 24;
 
 type Attack = fn(&mut Evil);
 
-/// Every attack, by name.
-pub(crate) const ATTACKS: [(&str, Attack); 30] = [
-    ("random_writes", memory::random_writes),
-    ("segment_writes", memory::segment_writes),
-    ("slot_flips", rings::slot_flips),
-    ("payload_flips", rings::payload_flips),
-    ("bad_stamps", rings::bad_stamps),
-    ("bad_counters", rings::bad_counters),
-    ("bad_sleepers", rings::bad_sleepers),
-    ("bad_releases", rings::bad_releases),
-    ("never_release", memory::never_release),
-    ("never_read", memory::never_read),
-    ("oneway_flood", memory::oneway_flood),
-    ("large_flood", memory::large_flood),
-    ("segment_games", memory::segment_games),
-    ("wake_storm", rings::wake_storm),
-    ("requeue_theft", process::requeue_theft),
-    ("sudden_deaths", process::sudden_deaths),
-    ("freeze", process::freeze),
-    ("freeze_and_die", process::freeze),
-    ("fork_and_hold", process::fork_and_hold),
-    ("connection_flood", socket::connection_flood),
-    ("arrival_flood", socket::arrival_flood),
-    ("stalled_hellos", socket::stalled_hellos),
-    ("bad_hellos", socket::bad_hellos),
-    ("lane_flood", socket::lane_flood),
-    ("control_frames", socket::control_frames),
-    ("frame_flood", socket::frame_flood),
-    ("deaf_socket", socket::deaf_socket),
-    ("descriptor_flood", descriptors::descriptor_flood),
-    ("wrong_descriptors", descriptors::wrong_descriptors),
-    ("sealed_for_good", descriptors::sealed_for_good),
+/// Every attack: its name, how many lanes it keeps busy at once, and what it does.
+pub(crate) const ATTACKS: [(&str, usize, Attack); 30] = [
+    ("random_writes", 4, memory::random_writes),
+    ("segment_writes", 2, memory::segment_writes),
+    ("slot_flips", 1, rings::slot_flips),
+    ("payload_flips", 1, rings::payload_flips),
+    ("bad_stamps", 1, rings::bad_stamps),
+    ("bad_counters", 1, rings::bad_counters),
+    ("bad_sleepers", 2, rings::bad_sleepers),
+    ("bad_releases", 1, rings::bad_releases),
+    ("never_release", 4, memory::never_release),
+    ("never_read", 16, memory::never_read),
+    ("oneway_flood", 8, memory::oneway_flood),
+    ("large_flood", 2, memory::large_flood),
+    ("segment_games", 1, memory::segment_games),
+    ("wake_storm", 16, rings::wake_storm),
+    ("requeue_theft", 4, process::requeue_theft),
+    ("sudden_deaths", 2, process::sudden_deaths),
+    ("freeze", 8, process::freeze),
+    ("freeze_and_die", 8, process::freeze),
+    ("fork_and_hold", 4, process::fork_and_hold),
+    ("connection_flood", 0, socket::connection_flood),
+    ("arrival_flood", 0, socket::arrival_flood),
+    ("stalled_hellos", 0, socket::stalled_hellos),
+    ("bad_hellos", 0, socket::bad_hellos),
+    ("lane_flood", 4, socket::lane_flood),
+    ("control_frames", 1, socket::control_frames),
+    ("frame_flood", 4, socket::frame_flood),
+    ("deaf_socket", 4, socket::deaf_socket),
+    ("descriptor_flood", 1, descriptors::descriptor_flood),
+    ("wrong_descriptors", 1, descriptors::wrong_descriptors),
+    ("sealed_for_good", 1, descriptors::sealed_for_good),
 ];
 
 /// What an attack came to.
@@ -73,7 +75,7 @@ pub(crate) struct Evil {
 impl Evil {
     /// Runs the attack of this name.
     pub(crate) fn run(mut self, name: &str) -> Tally {
-        let (_, attack) = ATTACKS.iter().find(|(known, _)| *known == name).unwrap();
+        let (.., attack) = ATTACKS.iter().find(|(known, ..)| *known == name).unwrap();
         attack(&mut self);
         self.tally
     }

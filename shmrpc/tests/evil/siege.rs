@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::attacks::Tally;
 use super::good::{CLIENTS, Crowd};
+use super::neighbour::Burden;
 use super::target::TargetClient;
 use crate::support::process::Process;
 use crate::support::{BOUND, Place, until};
@@ -15,7 +16,7 @@ use crate::support::{BOUND, Place, until};
 pub(crate) const ATTACK: &str = "SHMRPC_EVIL_ATTACK";
 pub(crate) const MILLIS: &str = "SHMRPC_EVIL_MILLIS";
 pub(crate) const TRUSTED: &str = "SHMRPC_EVIL_TRUSTED";
-pub(crate) const SHARE: &str = "SHMRPC_EVIL_SHARE";
+pub(crate) const BURDEN: &str = "SHMRPC_EVIL_BURDEN";
 
 /// Descriptors that the server may keep for pieces of its memory that somebody may still have. It asks less and less often,
 /// so the last one may go late.
@@ -51,19 +52,18 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     pub(crate) calls: u64,
     pub(crate) p99: Duration,
-    /// The same beside a process that only computes, as much as the evil one did.
-    pub(crate) p99_beside_work: Option<Duration>,
+    /// The same beside an honest process that takes as much as the evil one did.
+    pub(crate) p99_beside_neighbour: Option<Duration>,
     pub(crate) newcomers: Newcomers,
     /// KiB of memory that the server has resident afterwards.
     pub(crate) resident: u64,
 }
 
-/// Clients that came while an attack went on.
+/// Clients of another process that came while an attack went on. All of them are served: the evil process is at its
+/// limits alone.
 #[derive(Debug, Default)]
 pub(crate) struct Newcomers {
     pub(crate) served: u64,
-    /// Because there was no room.
-    pub(crate) refused: u64,
     /// The longest that one took, from connecting to its answer.
     pub(crate) longest: Duration,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Newcomers {
 pub(crate) struct Siege<'a> {
     place: &'a Place,
     server: Process,
-    trusted: bool,
+    pub(crate) trusted: bool,
     time: Duration,
     crowd: &'a Crowd,
     alone: Holdings,
@@ -133,14 +133,14 @@ impl<'a> Siege<'a> {
     }
 
     /// Runs one attack and waits until the server has what it had before. `compare` measures the good clients once
-    /// more beside a process that computes as much as the evil one did.
-    pub(crate) fn attack(&mut self, name: &'static str, compare: bool) -> Outcome {
+    /// more beside an honest process that takes as much, and keeps so many lanes busy.
+    pub(crate) fn attack(&mut self, name: &'static str, compare: Option<usize>) -> Outcome {
         self.crowd.measured();
         let (start, work) = (Instant::now(), work_of_children());
         let mut evil = self.evil("child_evil", &[(ATTACK, name.to_owned())]);
         let stdin = evil.child.stdin.take();
         let mut thawed = false;
-        let (status, newcomers) = self.until_it_ends(&mut evil, |evil| {
+        let (status, newcomers) = self.until_it_ends(name, &mut evil, |evil| {
             if !thawed && start.elapsed() > self.time && state(evil.child.id()) == Some('T') {
                 thawed = true;
                 if name.ends_with("die") { evil.kill() } else { evil.go_on() }
@@ -162,15 +162,19 @@ impl<'a> Siege<'a> {
             until("the heir is gone", || matches!(state(heir), None | Some('Z')));
         }
         self.recovered(name);
-        let p99_beside_work = compare.then(|| self.beside_work(share));
+        let tally = tally(&said);
+        let p99_beside_neighbour = compare.map(|lanes| {
+            self.beside_neighbour(Burden { share, lanes, joins: tally.joined as f64 / seconds })
+        });
         let resident = self.resident();
         assert!(resident < self.resident_before + KEPT, "{name}: {resident} KiB are resident");
-        Outcome { name, seconds, tally: tally(&said), calls, p99, p99_beside_work, newcomers, resident }
+        Outcome { name, seconds, tally, calls, p99, p99_beside_neighbour, newcomers, resident }
     }
 
     /// Lets newcomers come, one after the other, until `process` ends.
     fn until_it_ends(
         &self,
+        name: &str,
         process: &mut Process,
         mut meanwhile: impl FnMut(&mut Process),
     ) -> (ExitStatus, Newcomers) {
@@ -184,10 +188,8 @@ impl<'a> Siege<'a> {
             let alive = !matches!(state(self.server.child.id()), None | Some('Z'));
             assert!(alive, "the server is dead; {:?}", self.crowd.faults());
             let came = Instant::now();
-            match self.newcomer() {
-                Ok(()) => newcomers.served += 1,
-                Err(_) => newcomers.refused += 1,
-            }
+            self.newcomer().unwrap_or_else(|error| panic!("{name}: a newcomer was not served: {error}"));
+            newcomers.served += 1;
             newcomers.longest = newcomers.longest.max(came.elapsed());
             meanwhile(process);
             // So that they do not crowd the others out.
@@ -217,11 +219,11 @@ impl<'a> Siege<'a> {
         assert_eq!(fs::read_to_string(self.place.path().join("stderr")).unwrap(), "", "{name}");
     }
 
-    fn beside_work(&self, share: f64) -> Duration {
-        let mut worker = self.evil("child_worker", &[(SHARE, share.to_string())]);
-        worker.says("working");
+    fn beside_neighbour(&self, burden: Burden) -> Duration {
+        let mut neighbour = self.evil("child_neighbour", &[(BURDEN, burden.to_text())]);
+        neighbour.says("working");
         self.crowd.measured();
-        assert!(self.until_it_ends(&mut worker, |_| {}).0.success());
+        assert!(self.until_it_ends("a neighbour", &mut neighbour, |_| {}).0.success());
         self.crowd.measured().1
     }
 

@@ -7,18 +7,21 @@ use std::time::{Duration, Instant};
 
 use shmrpc_transport::slot::{Header, Kind};
 
-use super::attacks::{Evil, MAX_CONNECTIONS};
+use super::attacks::{Evil, OF_ONE};
 use super::raw::{BASE, LANES, Memory, Peer, dial, frame, hello, receive, send};
 
-/// Connects until the server has no room, holds all, and begins anew.
+/// How long a server waits for a hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connects until the server has no room for this process, holds all, and begins anew.
 pub(crate) fn connection_flood(evil: &mut Evil) {
     while evil.goes_on() || evil.tally.ended == 0 {
         let before = evil.tally.ended;
         let mut held: Vec<Peer> = Vec::new();
-        while held.len() < MAX_CONNECTIONS && evil.tally.ended < before + 8 {
+        while held.len() <= OF_ONE && evil.tally.ended < before + 8 {
             held.extend(evil.join(0));
         }
-        assert!(held.len() < MAX_CONNECTIONS, "the server has no limit");
+        assert!(held.len() <= OF_ONE, "the server has no limit for one process");
         evil.tally.rounds += 1;
     }
 }
@@ -61,11 +64,20 @@ pub(crate) fn stalled_hellos(evil: &mut Evil) {
         Ok(socket)
     };
     while evil.goes_on() || evil.tally.rounds == 0 {
-        let held: Vec<_> = (0..24).filter_map(|turn| stall(&evil.path, turn % 8).ok()).collect();
+        let held: Vec<_> =
+            (0..24).filter_map(|turn| Some((turn % 8, stall(&evil.path, turn % 8).ok()?))).collect();
         evil.tally.rounds += 1;
         evil.tally.joined += held.len() as u64;
-        while evil.goes_on() {
+        let end = evil.until.min(Instant::now() + HELLO_TIMEOUT);
+        while Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1));
+        }
+        // If there was time for it, the server has hung up on those that did not come to the end.
+        let stalled = held.iter().filter(|(step, _)| *step < 5);
+        for (_, socket) in stalled.take_while(|_| Instant::now() < evil.until) {
+            let refused = receive(socket).is_ok_and(|(header, ..)| header.kind == Kind::Failure);
+            assert!(refused, "{HELLO_TIMEOUT:?} are over, and the server still waits");
+            evil.tally.ended += 1;
         }
     }
 }
@@ -119,7 +131,8 @@ pub(crate) fn lane_flood(evil: &mut Evil) {
             }
             held.iter().map(Peer::is_over).for_each(|_| {});
         }
-        for lane in 0..LANES {
+        // Some of them: who is not served is waited for.
+        for lane in (0..LANES).step_by(8) {
             for peer in &mut held {
                 evil.call(peer, lane, false);
             }

@@ -27,7 +27,11 @@ pub struct Stream {
 
 #[derive(Debug)]
 enum Medium {
-    Socket(OwnedFd),
+    Socket {
+        fd: OwnedFd,
+        /// Whether those who wait have a deadline.
+        sliced: bool,
+    },
     Pipe(Pipe),
 }
 
@@ -51,28 +55,22 @@ impl Stream {
     /// # Errors
     /// The system's.
     pub fn socket(fd: OwnedFd, sliced: bool) -> io::Result<Self> {
-        let stream = Self { medium: Medium::Socket(fd) };
         if sliced {
-            stream.slice(SLICE)?;
+            slice(&fd, SLICE)?;
         }
-        Ok(stream)
+        Ok(Self { medium: Medium::Socket { fd, sliced } })
     }
 
     /// Waits on it have no deadlines from now on.
     ///
     /// # Errors
     /// The system's.
-    pub fn unsliced(self) -> io::Result<Self> {
-        self.slice(Duration::ZERO)?;
+    pub fn unsliced(mut self) -> io::Result<Self> {
+        if let Medium::Socket { fd, sliced } = &mut self.medium {
+            slice(fd, Duration::ZERO)?;
+            *sliced = false;
+        }
         Ok(self)
-    }
-
-    fn slice(&self, slice: Duration) -> io::Result<()> {
-        let Medium::Socket(fd) = &self.medium else { return Ok(()) };
-        let slice = TimeVal::new(0, slice.subsec_micros().into());
-        setsockopt(fd, sockopt::ReceiveTimeout, &slice)?;
-        setsockopt(fd, sockopt::SendTimeout, &slice)?;
-        Ok(())
     }
 
     /// An end of a pipe inside this process.
@@ -102,12 +100,15 @@ impl Stream {
     }
 
     fn send_some(&self, bytes: &[u8], until: &mut Until) -> Result<usize, Pause> {
-        let fd = match &self.medium {
-            Medium::Socket(fd) => fd,
+        let (fd, sliced) = match &self.medium {
+            Medium::Socket { fd, sliced } => (fd, *sliced),
             Medium::Pipe(pipe) => return pipe.send(bytes, until),
         };
+        let mut flags = MsgFlags::MSG_NOSIGNAL;
+        // The kernel's own limit would count anew for each piece of what is large.
+        flags.set(MsgFlags::MSG_DONTWAIT, sliced);
         loop {
-            match send(fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+            match send(fd.as_raw_fd(), bytes, flags) {
                 Ok(sent) => return Ok(sent),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => wait(fd, PollFlags::POLLOUT, until)?,
@@ -120,7 +121,7 @@ impl Stream {
     /// Sends what the stream takes now, for a few bytes that nobody waits for.
     pub fn send_now(&self, bytes: &[u8]) {
         match &self.medium {
-            Medium::Socket(fd) => {
+            Medium::Socket { fd, .. } => {
                 let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
                 if let Err(error) = send(fd.as_raw_fd(), bytes, flags) {
                     tracing::debug!(%error, "a last frame did not go");
@@ -136,16 +137,21 @@ impl Stream {
     /// [`Pause`].
     pub fn receive(&self, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {
         let fd = match &self.medium {
-            Medium::Socket(fd) => fd,
+            Medium::Socket { fd, .. } => fd,
             Medium::Pipe(pipe) => return pipe.receive(room, until),
         };
+        let mut flags = MsgFlags::empty();
         loop {
-            match recv(fd.as_raw_fd(), room, MsgFlags::empty()) {
+            match recv(fd.as_raw_fd(), room, flags) {
                 Ok(0) if !room.is_empty() => return Err(Pause::Closed),
                 Ok(received) => return Ok(received),
                 Err(Errno::EINTR) => {}
                 // A slice is over; or the peer made the socket, and made it non-blocking.
-                Err(Errno::EAGAIN) => wait(fd, PollFlags::POLLIN, until)?,
+                Err(Errno::EAGAIN) => {
+                    wait(fd, PollFlags::POLLIN, until)?;
+                    // From here on the deadline is known, and no slice of the kernel's is to pass beyond it.
+                    flags = MsgFlags::MSG_DONTWAIT;
+                }
                 Err(Errno::ECONNRESET) => return Err(Pause::Closed),
                 Err(errno) => return Err(Pause::System(errno.into())),
             }
@@ -159,7 +165,7 @@ impl Stream {
     pub fn receive_now(&self, room: &mut [u8]) -> Result<usize, Pause> {
         match &self.medium {
             Medium::Pipe(pipe) => pipe.receive(room, &mut Until::after(Duration::ZERO)),
-            Medium::Socket(fd) => match recv(fd.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
+            Medium::Socket { fd, .. } => match recv(fd.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) | Err(Errno::ECONNRESET) => Err(Pause::Closed),
                 Ok(received) => Ok(received),
                 Err(Errno::EAGAIN | Errno::EINTR) => Err(Pause::TimedOut),
@@ -185,7 +191,7 @@ impl Stream {
 
     fn shut(&self, how: Shutdown) {
         match &self.medium {
-            Medium::Socket(fd) => {
+            Medium::Socket { fd, .. } => {
                 if let Err(error) = shutdown(fd.as_raw_fd(), how) {
                     tracing::trace!(%error, "the stream was down already");
                 }
@@ -193,6 +199,12 @@ impl Stream {
             Medium::Pipe(pipe) => pipe.shut(how),
         }
     }
+}
+
+/// Sets how long one `recv` waits; zero is without end.
+fn slice(fd: &OwnedFd, slice: Duration) -> io::Result<()> {
+    let slice = TimeVal::new(0, slice.subsec_micros().into());
+    Ok(setsockopt(fd, sockopt::ReceiveTimeout, &slice)?)
 }
 
 /// Waits until a socket can take or give bytes.

@@ -17,6 +17,7 @@ mod raw;
 mod target;
 
 mod deadlines {
+    pub(crate) mod streams;
     pub(crate) mod hostile;
     pub(crate) mod kernel;
     pub(crate) mod pulse;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use deadlines::hostile::{self, Attack, Door};
 use deadlines::kernel::forget_waitv;
 use deadlines::pulse::in_time;
+use deadlines::streams;
 use shmrpc::prelude::*;
 use support::process::{ENDPOINT, Process, say, until_orphaned};
 use support::{BOUND, Place};
@@ -44,7 +46,7 @@ const TIME: Duration = Duration::from_millis(100);
 type Wait = fn(&mut Scene) -> Duration;
 
 /// What the server does, and what waits.
-const ATTACKS: [(&str, Attack, Wait); 18] = [
+const ATTACKS: [(&str, Attack, Wait); 24] = [
     ("full_backlog", hostile::full_backlog, connecting),
     ("unanswered_hello", hostile::unanswered_hello, connecting),
     ("frozen_hello", hostile::frozen_hello, connecting),
@@ -63,6 +65,12 @@ const ATTACKS: [(&str, Attack, Wait); 18] = [
     ("no_credit_and_theft", hostile::theft, sending_while_stolen),
     ("no_credit_and_storm", hostile::wake_storm, sending),
     ("no_memory", hostile::unreleased, sending_large),
+    ("stream_unanswered", streams::unanswered, opening),
+    ("stream_with_a_trickled_answer", streams::trickled_answer, opening),
+    ("stream_that_is_silent", streams::silent, calling_twice),
+    ("stream_of_pings", streams::pings, calling_twice),
+    ("stream_with_a_trickled_reply", streams::trickled_reply, calling_twice),
+    ("stream_that_is_slow", streams::slow_reader, sending_half),
 ];
 
 /// ARCHITECTURE.md, "Known gaps".
@@ -213,6 +221,30 @@ fn sending_large(scene: &mut Scene) -> Duration {
         }
     }
     worst
+}
+
+/// The second call looks at the lane of the first one.
+fn calling_twice(scene: &mut Scene) -> Duration {
+    let client = scene.client();
+    let mut worst = Duration::ZERO;
+    for _ in 0..2 {
+        let (answer, late) = over(TIME, || client.add(1, 2));
+        let expected = CallError::DeadlineExceeded { timeout: TIME, outcome: Outcome::Unknown };
+        assert_eq!(answer, Err(expected));
+        worst = worst.max(late);
+    }
+    worst
+}
+
+/// A call that goes half way, and one more.
+fn sending_half(scene: &mut Scene) -> Duration {
+    let client = scene.client();
+    let (answer, first) = over(TIME, || client.sum(&vec![1; 900_000]));
+    let expected = CallError::DeadlineExceeded { timeout: TIME, outcome: Outcome::NotRun };
+    assert_eq!(answer, Err(expected));
+    let (answer, second) = over(TIME, || client.add(1, 2));
+    assert!(answer.is_err());
+    first.max(second)
 }
 
 fn every_wait_ends(trusts: bool) {

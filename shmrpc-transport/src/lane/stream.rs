@@ -218,15 +218,20 @@ impl Caller {
         };
         let Open { stream, reader, first } = open;
         let max = self.connection.limits().receive_max;
-        // Whoever sends little and often must not keep us beyond the deadline.
-        let mut again = false;
+        // Whoever sends little and often must not keep us beyond the deadline, nor where nobody waits for him.
+        let mut pieces = 0;
         let header = loop {
             let more = |room: &mut [u8]| {
-                let Some(until) = &mut until else { return stream.receive_now(room) };
-                if std::mem::replace(&mut again, true) && until.is_over() {
-                    return Err(Pause::TimedOut);
+                pieces += 1;
+                match &mut until {
+                    Some(until) if pieces == 1 => stream.receive(room, until),
+                    Some(until) => match until.is_over() {
+                        true => Err(Pause::TimedOut),
+                        false => stream.receive(room, until),
+                    },
+                    None if pieces > USELESS => Err(Pause::TimedOut),
+                    None => stream.receive_now(room),
                 }
-                stream.receive(room, until)
             };
             match reader.next(&mut reply.message, max, self.connection.pool(), more) {
                 Ok(Header { kind: Kind::Ping, .. }) => {}

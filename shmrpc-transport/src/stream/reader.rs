@@ -83,7 +83,7 @@ impl Reader {
         }
     }
 
-    /// The same from `stream`, until the time is over.
+    /// The same from `stream`, until the time is over, even if some bytes come all the time.
     ///
     /// # Errors
     /// [`Cut`].
@@ -95,7 +95,14 @@ impl Reader {
         pool: &Arc<Pool>,
         until: &mut Until,
     ) -> Result<Header, Cut> {
-        self.next(message, max, pool, |room| stream.receive(room, until))
+        let mut pieces = 0_u32;
+        self.next(message, max, pool, |room| {
+            if pieces > 0 && until.is_over() {
+                return Err(Pause::TimedOut);
+            }
+            pieces = pieces.saturating_add(1);
+            stream.receive(room, until)
+        })
     }
 
     /// Cuts a frame out of what has arrived.

@@ -38,7 +38,7 @@ impl Door {
         Self { listener, path }
     }
 
-    fn accept(&self) -> UnixStream {
+    pub(crate) fn accept(&self) -> UnixStream {
         self.listener.accept().unwrap().0
     }
 
@@ -61,10 +61,13 @@ impl Door {
 }
 
 /// Names all methods of the service, in the order in which the client asked.
-fn hello() -> Vec<u8> {
+pub(crate) fn answer() -> Hello {
     let methods = archive(&vec![0_u16, 1, 2, 3, 4, 5]);
-    let hello = Hello::new(MAX_MESSAGE, LANES, shmrpc::Memory::Memfd, methods);
-    frame(Header::new(Kind::Hello), &hello.to_bytes())
+    Hello::new(MAX_MESSAGE, LANES, shmrpc::Memory::Memfd, methods)
+}
+
+fn hello() -> Vec<u8> {
+    frame(Header::new(Kind::Hello), &answer().to_bytes())
 }
 
 /// Reads one frame, and says that a lane is served if it asks for one. False when the client is gone.

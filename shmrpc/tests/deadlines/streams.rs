@@ -1,0 +1,103 @@
+//! The same server, whose lanes are streams: a server may choose them, whatever its client asked for.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use shmrpc_transport::connection::Carrier;
+use shmrpc_transport::slot::{HEADER, Header, Kind};
+
+use super::hostile::{Door, answer};
+use crate::raw::{frame, receive, send};
+use crate::support::process::say;
+
+/// Lets a client in, and does `evil` to each lane that it opens.
+fn lanes(door: &Door, evil: fn(UnixStream)) {
+    say("ready");
+    let socket = door.accept();
+    receive(&socket).unwrap();
+    let mut hello = answer();
+    (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
+    send(&socket, &frame(Header::new(Kind::Hello), &hello.to_bytes()), &[]).unwrap();
+    while let Ok((_, _, fd)) = receive(&socket) {
+        let stream = UnixStream::from(fd.unwrap());
+        thread::spawn(move || evil(stream));
+    }
+}
+
+fn serve(mut stream: &UnixStream) {
+    stream.write_all(&Header { call_id: 1, ..Header::new(Kind::LaneOpen) }.to_frame()).unwrap();
+}
+
+fn request(mut stream: &UnixStream) {
+    stream.read_exact(&mut [0; HEADER]).unwrap();
+}
+
+fn for_ever<T>(_held: T) -> ! {
+    loop {
+        thread::park();
+    }
+}
+
+/// Pings as fast as the stream takes them.
+fn ping(mut stream: &UnixStream) {
+    let pings = frame(Header::new(Kind::Ping), &[]).repeat(1000);
+    while stream.write_all(&pings).is_ok() {}
+}
+
+/// Sends the beginning of a frame, and a little more all the time.
+fn trickle(mut stream: &UnixStream, kind: Kind) {
+    let header = Header { call_id: 0, length: 1 << 20, ..Header::new(kind) };
+    stream.write_all(&header.to_frame()).unwrap();
+    while stream.write_all(&[0]).is_ok() {
+        // 3,000 bytes a second: a frame takes some minutes, and something always comes within a wait's slice.
+        thread::sleep(Duration::from_micros(300));
+    }
+}
+
+/// Does not answer when a lane is opened.
+pub(crate) fn unanswered(door: &Door) {
+    lanes(door, |stream| for_ever(stream));
+}
+
+pub(crate) fn trickled_answer(door: &Door) {
+    lanes(door, |stream| trickle(&stream, Kind::LaneReset));
+}
+
+pub(crate) fn silent(door: &Door) {
+    lanes(door, |stream| {
+        serve(&stream);
+        for_ever(stream)
+    });
+}
+
+pub(crate) fn pings(door: &Door) {
+    lanes(door, |stream| {
+        serve(&stream);
+        request(&stream);
+        ping(&stream);
+    });
+}
+
+pub(crate) fn trickled_reply(door: &Door) {
+    lanes(door, |stream| {
+        serve(&stream);
+        request(&stream);
+        trickle(&stream, Kind::Reply);
+    });
+}
+
+/// Takes what is sent bit by bit, so that there is always room for a little more, and pings meanwhile and afterwards.
+pub(crate) fn slow_reader(door: &Door) {
+    lanes(door, |stream| {
+        serve(&stream);
+        let other = stream.try_clone().unwrap();
+        thread::spawn(move || ping(&other));
+        let mut some = [0; 4096];
+        while (&stream).read(&mut some).is_ok_and(|read| read > 0) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        for_ever(stream)
+    });
+}

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use shmrpc_transport::connection::{Connection, Events};
+use shmrpc_transport::connection::{Connection, Events, LaneStream};
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy, connect};
 use shmrpc_transport::shm::memory::Memory;
@@ -32,7 +32,7 @@ impl Host for Anybody {
 }
 
 impl Events for Anybody {
-    fn lane_opened(&self, _: &Arc<Connection>, _: u32) -> Result<(), String> {
+    fn lane_opened(&self, _: &Arc<Connection>, _: u32, _: Option<LaneStream>) -> Result<(), String> {
         Err("nothing is served here".into())
     }
     fn closed(&self, _: &Connection) {}

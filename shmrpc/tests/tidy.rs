@@ -306,6 +306,24 @@ fn unsafe_code_stands_where_it_may() {
     assert!(lib.contains("#![forbid(unsafe_code)]"));
 }
 
+/// SECURITY.md puts a figure behind a name: `` `kills` 10000 ``. The names and figures are those of the last long runs.
+#[test]
+fn the_figures_of_security_are_those_of_the_record() {
+    let security = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let record = fs::read_to_string(root().join("benches/survive.txt")).unwrap();
+    for line in record.lines() {
+        let (name, value) = line.split_once(' ').unwrap();
+        let name = format!("`{name}` ");
+        let said = security.match_indices(&name).map(|(at, _)| {
+            let rest = &security[at + name.len()..];
+            rest.split([' ', ';', ',', '\n']).next().unwrap()
+        });
+        let said: Vec<&str> = said.collect();
+        assert!(!said.is_empty(), "SECURITY.md does not say {line}");
+        assert!(said.iter().all(|said| *said == value), "SECURITY.md: {name}{said:?}; the record: {value}");
+    }
+}
+
 #[test]
 fn nothing_is_left_open() {
     for name in ["shmrpc", "shmrpc-transport", "shmrpc-macros"] {

@@ -31,8 +31,6 @@ const ARRIVING_MAX: usize = 256;
 const ARRIVING_OF_ONE: usize = 32;
 /// Connections that are let in before others have their turn.
 const AT_ONCE: usize = 32;
-/// How long a peer may take to say hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long nobody is let in when the system lacks something.
 const REST: Duration = Duration::from_millis(100);
 
@@ -288,7 +286,7 @@ impl Hall {
         let Arrived(stream, socket) = arrived;
         let (mut reader, mut message) = (Reader::default(), Message::empty());
         let pool = Pool::new(MAX_CONTROL as u64);
-        let until = &mut Until::after(HELLO_TIMEOUT);
+        let until = &mut Until::after(self.policy.hello_timeout);
         let first = reader.next_from(&stream, &mut message, MAX_CONTROL as u64, &pool, until);
         let hello = match first {
             Ok(Header { kind: Kind::Hello, .. }) => {

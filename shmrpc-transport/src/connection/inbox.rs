@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Carrier, Connection, Death, LaneAnswer, Question};
 use crate::shm::segment::MAX_LANES;
@@ -16,6 +16,10 @@ use crate::sys::watcher::{Next, Source, Token, Watcher};
 const AT_ONCE: u32 = 256;
 /// How often that is done again for whoever needs to know the last frame: more than a socket holds.
 const ROUNDS: usize = 64;
+/// Rounds that an announcement may lie behind: 1,024 frames, for 256 segments and 64 lanes.
+const REASON: usize = 4;
+/// Time that a lane takes for more rounds than that.
+const HASTE: Duration = Duration::from_millis(20);
 
 impl Connection {
     fn handle(self: &Arc<Self>, frame: &Frame) -> Result<(), Fault> {
@@ -105,6 +109,17 @@ impl Connection {
             }
         }
         true
+    }
+
+    /// Handles frames that have arrived until `found`, for a lane that has a deadline: a peer that floods the socket must
+    /// not keep it. At least as many as any peer of ours has reason to send before what is looked for.
+    pub(super) fn read_frames_for(self: &Arc<Self>, found: impl Fn() -> bool) {
+        let start = Instant::now();
+        for round in 1..=ROUNDS {
+            if self.read_frames() || found() || round >= REASON && start.elapsed() > HASTE {
+                return;
+            }
+        }
     }
 
     /// Handles all frames that have arrived, within reason: nobody may keep us at it for ever.

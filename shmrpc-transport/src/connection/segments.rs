@@ -141,7 +141,7 @@ impl Connection {
         let shared = self.shared.as_ref()?;
         let known = || shared.receiving.lock().segments.get(&id).cloned();
         known().or_else(|| {
-            self.read_all_frames();
+            self.read_frames_for(|| known().is_some());
             known()
         })
     }

@@ -163,7 +163,8 @@ impl Account {
         Ok(Lent { account: Arc::clone(self), bytes, counted: bytes, witness })
     }
 
-    /// A base segment: it is counted when its connection has ended. Until then the number of connections bounds it.
+    /// A base segment: it is counted when its connection has ended and our lanes and views have let go of it. Until then
+    /// the number of connections bounds it.
     pub(crate) fn lend_base(self: &Arc<Self>, bytes: u64, witness: Option<Witness>) -> Lent {
         Lent { account: Arc::clone(self), bytes, counted: 0, witness }
     }

@@ -68,6 +68,10 @@ pub(crate) fn answer(services: &[Arc<dyn Service>], question: &[u8]) -> Result<(
                 own.text
             ));
         }
+        // So the table is never longer than the service, whatever the client asks.
+        if table.iter().any(|(_, index)| *index == own.index) {
+            return Err(format!("`{name}::{method}` is asked for twice"));
+        }
         let id = u16::try_from(table.len()).ok().filter(|id| *id != ABSENT);
         ids.push(id.ok_or("too many methods")?);
         table.push((Arc::clone(service), own.index));
@@ -131,6 +135,19 @@ mod tests {
         assert_eq!(table.iter().map(|(_, index)| *index).collect::<Vec<_>>(), [3, 0]);
         let ids = read_answer(&asked, &answer).unwrap();
         assert_eq!(*ids, [Some(0), None, None, None, None, Some(1)]);
+    }
+
+    #[test]
+    fn a_method_is_asked_for_once() {
+        let asked = ServiceSchema {
+            name: "Two",
+            methods: vec![
+                MethodSchema::unary::<(u32,), u32>(0, "a"),
+                MethodSchema::unary::<(u32,), u32>(1, "a"),
+            ],
+        };
+        let text = answer(&services(), &question(&asked)).err().unwrap();
+        assert_eq!(text, "`Two::a` is asked for twice");
     }
 
     #[test]

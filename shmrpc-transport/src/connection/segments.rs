@@ -21,6 +21,11 @@ const MAX_SEGMENTS: usize = 256;
 /// none, up to the second. A segment goes that was not used from one look to the next.
 const REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(64)];
 
+/// Bytes of segments that whoever takes messages of `max_message` bytes maps of one peer.
+fn mapped_max(max_message: u64) -> u64 {
+    max_message.saturating_mul(8).max(8 << 20)
+}
+
 /// Memory that we send from.
 pub(super) struct Sending {
     pub(super) arena: Arena,
@@ -78,7 +83,7 @@ impl Receiving {
             segments: BTreeMap::from([(0, Arc::clone(base))]),
             next: 1,
             left: Vec::new(),
-            cap: max_message.saturating_mul(8).max(1 << 23),
+            cap: mapped_max(max_message),
         }
     }
 
@@ -153,7 +158,9 @@ impl Connection {
         sending: &mut Sending,
         bytes: u64,
     ) -> Result<bool, EncodeError> {
-        let left = shared.account.left(self.limits.lent_max);
+        // What the peer has not confirmed gone may still be mapped there, and above its bound it ends the connection.
+        let room = mapped_max(self.limits.send_max).saturating_sub(sending.bytes);
+        let left = shared.account.left(self.limits.lent_max).min(room);
         let last = sending.segments.values().next_back().map_or(0, |segment| segment.len() as u64);
         let wanted = bytes.checked_next_power_of_two().unwrap_or(bytes).max(last.saturating_mul(2));
         let length = if wanted <= left { wanted } else { bytes.next_multiple_of(4096) };

@@ -308,6 +308,8 @@ impl Server {
         let Encoded { length, flags, block } =
             self.connection.encode(value, recursive, &mut until, self.producer.claimed())?;
         self.producer.publish_written(Header { call_id, flags, length, block, ..Header::new(kind) });
+        // What the handler returned is dropped after this, which may take long.
+        self.producer.wake_seen_sleeper();
         Ok(())
     }
 

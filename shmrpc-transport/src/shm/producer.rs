@@ -122,6 +122,24 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
         self.next = stamp;
     }
 
+    /// Wakes the peer if it is seen to sleep on one of the messages published since it was told last. No fence before it,
+    /// so a peer that is about to sleep may be missed: [`Producer::notify`] has to follow in any case.
+    #[inline(always)]
+    pub(crate) fn wake_seen_sleeper(&mut self) {
+        let asleep = self.peer.asleep.load(Ordering::Relaxed);
+        if asleep & ASLEEP != 0 && self.is_untold(asleep) {
+            // Not without the fence: whoever is told stands in `notified`, and is not told again.
+            self.notify();
+        }
+    }
+
+    /// Whether the position in `asleep` was published since the last call of [`Producer::wake_sleeper`].
+    #[inline(always)]
+    fn is_untold(&self, asleep: u64) -> bool {
+        let [position, _] = halves(asleep);
+        position.wrapping_sub(self.notified) < self.next.wrapping_sub(self.notified)
+    }
+
     /// Wakes the peer if it sleeps on one of the messages published since the last call.
     ///
     /// Needs [`fence_seq_cst`] between the last publish and this call: it stands between our stamp and the peer's
@@ -130,11 +148,9 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
     #[inline(always)]
     pub(crate) fn wake_sleeper(&mut self) {
         let asleep = self.peer.asleep.load(Ordering::Relaxed);
-        if asleep & ASLEEP != 0 {
+        if asleep & ASLEEP != 0 && self.is_untold(asleep) {
             let [position, _] = halves(asleep);
-            if position.wrapping_sub(self.notified) < self.next.wrapping_sub(self.notified) {
-                futex::wake(&self.own.slot(position).stamp);
-            }
+            futex::wake(&self.own.slot(position).stamp);
         }
         self.notified = self.next;
     }

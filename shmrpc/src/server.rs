@@ -1,28 +1,27 @@
 //! Servers: what is served where, a thread per lane, and an orderly end.
 
-use std::any::Any;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use shmrpc_transport::connection::{Connection, Death, Events, LaneStream};
-use shmrpc_transport::lane::{Incoming, ServingLane};
+use shmrpc_transport::lane::ServingLane;
 use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::rendezvous::{Host, Policy};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork::Generation;
 use shmrpc_transport::sys::shortage::explain_thread;
 
-use crate::context::Context;
-use crate::dispatch::{Failure, Request, Service, fail, panic_text};
+use crate::dispatch::Service;
 use crate::endpoint::Endpoint;
 use crate::error::ServeError;
 use crate::greeting::{self, Table};
 use door::{Door, Threshold};
+use serving::serve_lane;
 
 mod door;
+mod serving;
 
 /// Serves one service at one endpoint until SIGINT or SIGTERM; then calls in flight finish, for 5 s at most.
 ///
@@ -280,7 +279,7 @@ impl ServerHandle {
         // Without end, if that is no time that the clock can tell.
         let deadline = Instant::now().checked_add(timeout);
         self.listeners.clear();
-        for connection in self.shared.connections() {
+        for connection in self.shared.close() {
             connection.drain();
         }
         let mut state = self.shared.state.lock();
@@ -304,8 +303,8 @@ impl Drop for ServerHandle {
             // A forked child: the server is its parent's, and so are the locks of this memory.
             return;
         }
-        for connection in self.shared.connections() {
-            connection.die(Death { reason: "the server was shut down".into(), peer_closed: false });
+        for connection in self.shared.close() {
+            shut_down(&connection);
         }
     }
 }
@@ -315,6 +314,9 @@ impl std::fmt::Debug for ServerHandle {
         out.debug_struct("ServerHandle").field("endpoints", &self.endpoints).finish_non_exhaustive()
     }
 }
+
+/// Why nobody is let in, and why those who are in have to go.
+const SHUT_DOWN: &str = "the server is shutting down";
 
 /// What the listeners, connections and lanes of one server share.
 struct Shared {
@@ -328,6 +330,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// Nobody is let in any more. Whoever says hello later came before.
+    closing: bool,
     connections: HashMap<u64, Arc<Connection>>,
     /// Threads that serve lanes.
     lanes: usize,
@@ -370,24 +374,40 @@ struct Limits {
 }
 
 impl Shared {
-    fn connections(&self) -> Vec<Arc<Connection>> {
-        self.state.lock().connections.values().cloned().collect()
+    /// Lets nobody in any more. Returns who is in.
+    fn close(&self) -> Vec<Arc<Connection>> {
+        let mut state = self.state.lock();
+        state.closing = true;
+        state.connections.values().cloned().collect()
     }
+}
+
+fn shut_down(connection: &Connection) {
+    connection.die(Death { reason: SHUT_DOWN.into(), peer_closed: false });
 }
 
 impl Host for Shared {
     fn welcome(&self, peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
         let state = self.state.lock();
+        if state.closing {
+            return Err(SHUT_DOWN.into());
+        }
         let own = state.connections.values().filter(|other| other.peer().pid() == peer.pid()).count();
         self.limits.connections.admit(state.connections.len(), own, "connections are open")?;
         drop(state);
         let (answer, table) = greeting::answer(&self.services, application)?;
-        let shared = self.this.upgrade().ok_or("the server is shutting down")?;
+        let shared = self.this.upgrade().ok_or(SHUT_DOWN)?;
         Ok((answer, Box::new(Served { shared, table: Arc::new(table) })))
     }
 
     fn connected(&self, connection: &Arc<Connection>) {
-        self.state.lock().connections.insert(connection.id(), Arc::clone(connection));
+        let mut state = self.state.lock();
+        if state.closing {
+            drop(state);
+            // Welcomed just before: nobody else would end it.
+            return shut_down(connection);
+        }
+        state.connections.insert(connection.id(), Arc::clone(connection));
     }
 }
 
@@ -453,52 +473,5 @@ impl Drop for Place {
         if state.lanes == 0 {
             self.shared.idle.notify_all();
         }
-    }
-}
-
-/// Serves one lane, inline and in order, until its connection ends.
-fn serve_lane(mut lane: ServingLane, table: &Table) {
-    let methods: Box<[Method<'_>]> = table.iter().map(|(service, index)| (&**service, *index)).collect();
-    let mut context = Context::new(lane.connection());
-    let mut incoming = Incoming::empty();
-    while lane.next(&mut incoming) {
-        serve_one(&mut lane, &methods, &mut context, &mut incoming);
-        lane.finish();
-    }
-}
-
-/// A service, and the index of the method in it.
-type Method<'a> = (&'a dyn Service, u16);
-
-#[inline(always)]
-fn serve_one(lane: &mut ServingLane, methods: &[Method<'_>], context: &mut Context, incoming: &mut Incoming) {
-    context.timeout_ms = incoming.timeout_ms;
-    let known = methods.get(usize::from(incoming.method));
-    let run = AssertUnwindSafe(|| {
-        let request = Request { lane, incoming, context };
-        match known {
-            Some((service, index)) => service.dispatch(*index, request),
-            None => request.unknown_method(),
-        }
-    });
-    // A claim that a panic leaves behind was never published, so the lane is as it was.
-    if let Err(panic) = catch_unwind(run) {
-        panicked(lane, incoming, panic);
-    }
-    // A one-way call's arguments go back here.
-    incoming.message.clear();
-}
-
-#[cold]
-fn panicked(lane: &mut ServingLane, incoming: &mut Incoming, panic: Box<dyn Any + Send>) {
-    let text = panic_text(&*panic);
-    if incoming.answered {
-        tracing::warn!(text, "a result panicked while it was dropped; its call is answered");
-    } else {
-        fail(lane, incoming, Failure::Panicked, text);
-    }
-    // What was thrown may throw again while it is dropped. Then the rest of it stays where it is.
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        Box::leak(again);
     }
 }

@@ -197,6 +197,8 @@ fn not_encoded(lane: &mut ServingLane, incoming: &mut Incoming, error: &EncodeEr
 const TEXT_MAX: usize = 1024;
 /// What a failure says when no block can be had: with its code it fits into a slot.
 const SHORT: &str = "no memory; drop some views";
+/// The same, when the peer takes no message as large as the failure.
+const TOO_LONG: &str = "raise max_message to see why";
 
 /// Answers a call with a failure.
 #[cold]
@@ -208,15 +210,13 @@ pub(crate) fn fail(lane: &mut ServingLane, incoming: &mut Incoming, failure: Fai
     }
     text.truncate(text.floor_char_boundary(TEXT_MAX));
     let code = failure as u32;
-    let mut sent = lane.reply(incoming.call_id, Kind::Failure, &(code, text), false);
-    let no_memory = |error: &EncodeError| {
-        use EncodeError::{NoMemory, System, TooMany};
-        matches!(error, NoMemory { .. } | TooMany { .. } | System(_))
-    };
-    if sent.as_ref().is_err_and(no_memory) {
-        // There is no memory to say more; this needs none.
-        sent = lane.reply(incoming.call_id, Kind::Failure, &(code, SHORT.to_owned()), false);
-    }
+    let mut say = |text| lane.reply(incoming.call_id, Kind::Failure, &(code, text), false);
+    let sent = say(text).or_else(|error| {
+        // A call without an answer keeps its caller waiting and costs its lane. This needs no memory.
+        let short = if matches!(error, EncodeError::TooLarge { .. }) { TOO_LONG } else { SHORT };
+        // Over a stream even that may be more than the peer takes.
+        say(short.to_owned()).or_else(|_| say(String::new()))
+    });
     match sent {
         Ok(()) => incoming.answered = true,
         Err(error) => tracing::warn!(%error, "a failure could not be reported"),

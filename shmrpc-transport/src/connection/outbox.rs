@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::{Connection, Death};
 use crate::slot::{Header, Kind};
-use crate::sys::shortage::explain;
+use crate::sys::shortage::{explain, is_shortage};
 use crate::sys::socket::{Socket, clip, frame};
 use crate::sys::watcher::Watcher;
 
@@ -60,12 +60,26 @@ impl Connection {
         });
         let waiting = outbox.frames.len();
         drop(outbox);
-        let reason = match told {
-            Ok(_) if waiting <= MOST => return,
-            Ok(_) => format!("the peer does not read its socket; {waiting} frames wait for it"),
-            Err(error) => format!("the peer is gone: {}", explain(&error)),
-        };
-        self.die(Death { reason, peer_closed: false });
+        match told {
+            Ok(_) if waiting <= MOST => {}
+            Ok(_) => {
+                let reason = format!("the peer does not read its socket; {waiting} frames wait for it");
+                self.die(Death { reason, peer_closed: false });
+            }
+            Err(error) => self.not_sent(&error),
+        }
+    }
+
+    /// The socket took a frame no more. If that is because the peer is gone, what it said before counts still: a reply
+    /// that was published may lie in a segment that was announced just before. So the connection does not end here:
+    /// whoever reads the socket finds all of that, and then the end.
+    pub(super) fn not_sent(&self, error: &io::Error) {
+        if is_shortage(error) {
+            self.give_up(format!("a frame cannot be sent: {}", explain(error)));
+        } else {
+            tracing::debug!(%error, "a frame was not taken");
+            self.socket.shutdown();
+        }
     }
 
     /// Says why the connection ends, if the socket takes it now and nobody else is speaking.
@@ -104,7 +118,7 @@ impl Connection {
     pub(super) fn flush(&self) {
         let sent = self.send_waiting(&mut self.outbox.lock());
         if let Err(error) = sent {
-            self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
+            self.not_sent(&error);
         }
     }
 
@@ -131,7 +145,7 @@ mod tests {
     use crate::peers::{PeerCredentials, PeerInfo};
     use crate::shm::ledger::{Account, Route};
     use crate::shm::memory::Memory;
-    use crate::shm::segment::{BASE_LEN, Segment};
+    use crate::shm::segment::{BASE_LEN, Handout, Segment};
     use crate::sys::socket::FrameReader;
 
     struct Silent;
@@ -231,6 +245,24 @@ mod tests {
         let death = connection.death().unwrap();
         assert!(death.reason.contains("does not read its socket; 1025 frames"), "{death}");
         assert!(!death.peer_closed);
+    }
+
+    /// A segment that came before the end is known, though an acknowledgement on the way there found nobody.
+    #[test]
+    fn what_a_peer_said_before_its_end_counts() {
+        let (connection, theirs) = unwatched();
+        let announce = |id| {
+            let (_, Handout { descriptor, .. }) = Segment::create(4096, Memory::Memfd).unwrap();
+            let header = Header { block: id, ..Header::new(Kind::SegmentAdd) };
+            theirs.send(header, &4096_u64.to_le_bytes(), &[descriptor.as_raw_fd()], || None).unwrap();
+        };
+        announce(1);
+        theirs.send(Header { block: 1, ..Header::new(Kind::SegmentRetire) }, &[], &[], || None).unwrap();
+        announce(2);
+        drop(theirs);
+        assert!(connection.segment(2).is_some());
+        let death = connection.death().unwrap();
+        assert!(death.peer_closed, "{death}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::inbox::Fault;
-use super::{Connection, Death, Shared};
+use super::{Connection, Shared};
 use crate::message::EncodeError;
 use crate::shm::arena::Arena;
 use crate::shm::segment::{ARENA_OFFSET, BASE_LEN, Handout, Segment};
@@ -183,8 +183,9 @@ impl Connection {
             // The peer has to read before it can know of more memory; whoever needs it asks again.
             Ok(false) => return Ok(false),
             Err(error) => {
+                // For want of memory the call fails and the connection goes on: nothing was said.
                 if !is_shortage(&error) {
-                    self.die(Death { reason: format!("the peer is gone: {error}"), peer_closed: false });
+                    self.not_sent(&error);
                 }
                 return Err(lacking(format!("it cannot be sent: {}", explain(&error))));
             }

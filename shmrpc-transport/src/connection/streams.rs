@@ -180,9 +180,11 @@ impl Connection {
                 Ok(false) if until.is_over() => return Err(NoStream::TimedOut),
                 Ok(false) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) if is_shortage(&error) => return Err(lacking(error)),
+                Err(_) if until.is_over() => return Err(NoStream::TimedOut),
                 Err(error) => {
-                    let reason = format!("the peer is gone: {error}");
-                    self.die(Death { reason, peer_closed: false });
+                    // Until the watcher has found the end.
+                    self.not_sent(&error);
+                    std::thread::sleep(Duration::from_millis(1));
                 }
             }
         }

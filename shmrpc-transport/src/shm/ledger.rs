@@ -2,15 +2,16 @@
 //! the kernel says that the memory is gone: whoever reconnects again and again, or agrees to give memory back and keeps
 //! it, has no more than whoever does not.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::memory::Witness;
 use crate::peers::PeerInfo;
-use crate::sys::fork::Generation;
+use crate::sys::fork::{Generation, PerProcess};
 use crate::sys::process;
 use crate::sys::watcher::Watcher;
 
@@ -62,31 +63,19 @@ pub(crate) struct Full {
 }
 
 /// All accounts of one process of ours.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ledger {
-    process: Generation,
     /// Those of dead peers too, while something remains.
     accounts: Mutex<Vec<Arc<Account>>>,
     /// Between the last time that everybody was asked and the next.
     pause: Mutex<Duration>,
-    /// The ledger of a forked child, in that child. Locks of its parent's may be locked for good there.
-    child: OnceLock<Box<Ledger>>,
 }
 
 impl Ledger {
     fn get() -> &'static Self {
-        static FIRST: OnceLock<Box<Ledger>> = OnceLock::new();
-        let mut ledger = FIRST.get_or_init(Self::new);
-        while !ledger.process.is_current() {
-            ledger = ledger.child.get_or_init(Self::new);
-        }
+        static ONE: PerProcess<Ledger> = PerProcess::new();
+        let Ok(ledger) = ONE.get(|| Ok::<_, Infallible>(Self::default()));
         ledger
-    }
-
-    fn new() -> Box<Self> {
-        let process = Generation::current();
-        let (accounts, pause, child) = (Mutex::default(), Mutex::default(), OnceLock::new());
-        Box::new(Self { process, accounts, pause, child })
     }
 
     /// The accounts, less those that nobody needs any more.
@@ -106,7 +95,7 @@ impl Account {
             return known;
         }
         let (peer, route) = (peer.clone(), route.clone());
-        let account = Arc::new(Self { peer, route, process: ledger.process, books: Mutex::default() });
+        let account = Arc::new(Self { peer, route, process: Generation::current(), books: Mutex::default() });
         ledger.accounts.lock().push(Arc::clone(&account));
         account
     }

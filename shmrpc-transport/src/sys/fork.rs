@@ -3,8 +3,9 @@
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd};
+use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -43,6 +44,47 @@ impl Generation {
 /// How many children this process has forked since forks are counted.
 pub(crate) fn children() -> u64 {
     CHILDREN.load(Ordering::Relaxed)
+}
+
+/// What each process has one of. A forked child makes its own: what its parent has may be locked there for good, by a
+/// thread that the child does not have, and so may any lock that would stand here.
+pub(crate) struct PerProcess<T>(AtomicPtr<Own<T>>);
+
+struct Own<T> {
+    process: Generation,
+    value: T,
+}
+
+impl<T: Send + Sync + 'static> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// That of this process. Of two threads that make it at once, one makes it in vain.
+    ///
+    /// # Errors
+    /// Those of `make`; the next one who asks tries again.
+    pub(crate) fn get<E>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<&'static T, E> {
+        let found = self.0.load(Ordering::Acquire);
+        // SAFETY: whatever is in here was made below and is never freed, nor changed.
+        if let Some(own) = unsafe { found.as_ref() }
+            && own.process.is_current()
+        {
+            return Ok(&own.value);
+        }
+        let own = Box::new(Own { process: Generation::current(), value: make()? });
+        let made = Box::into_raw(own);
+        let own = match self.0.compare_exchange(found, made, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => made,
+            Err(faster) => {
+                // SAFETY: nobody else has seen it.
+                drop(unsafe { Box::from_raw(made) });
+                faster
+            }
+        };
+        // SAFETY: as above; not null, since it was made by this thread or by another one of this process.
+        Ok(unsafe { &(*own).value })
+    }
 }
 
 /// Descriptors that children do not keep; negative: none. Room for the lock and the socket of 128 endpoints.
@@ -122,5 +164,47 @@ unsafe extern "C" fn in_child() {
             // descriptor of the cover.
             unsafe { libc::dup3(cover.as_raw_fd(), fd, libc::O_CLOEXEC) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::mpsc::channel;
+
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, alarm, fork};
+
+    use super::*;
+
+    /// A child that was forked while another thread made the parent's has its own, and waits for nobody.
+    #[test]
+    fn a_child_waits_for_no_thread_of_its_parent() {
+        static ONE: PerProcess<u32> = PerProcess::new();
+        let (making, is_making) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        let maker = std::thread::spawn(move || {
+            ONE.get(|| {
+                making.send(()).unwrap();
+                let _ = may_go_on.recv();
+                Ok::<_, Infallible>(1)
+            })
+        });
+        is_making.recv().unwrap();
+        // SAFETY: the child calls nothing but what follows, which takes no lock but the allocator's, and glibc sees to
+        // that one.
+        let child = match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                alarm::set(30);
+                let Ok(own) = ONE.get(|| Ok::<_, Infallible>(2));
+                // SAFETY: ends the process and does nothing else.
+                unsafe { libc::_exit(i32::from(*own != 2)) }
+            }
+        };
+        assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+        drop(go_on);
+        assert_eq!(maker.join().unwrap(), Ok(&1));
+        assert_eq!(ONE.get(|| Ok::<_, Infallible>(3)), Ok(&1));
     }
 }

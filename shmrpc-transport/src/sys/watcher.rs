@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
-use super::fork::Generation;
+use super::fork::PerProcess;
 use super::shortage::explain_thread;
 
 /// Something with a descriptor that becomes readable.
@@ -48,11 +48,10 @@ pub(crate) struct Token(u64);
 
 /// The watcher of this process.
 pub(crate) struct Watcher {
-    process: Generation,
     /// Whether its thread runs.
     started: AtomicBool,
-    /// The watcher of a forked child, in that child.
-    child: OnceLock<Box<Watcher>>,
+    /// Held while it is started.
+    starting: Mutex<()>,
     epoll: Epoll,
     wake: EventFd,
     sources: Mutex<Sources>,
@@ -72,39 +71,25 @@ impl Watcher {
     /// The watcher of this process; its thread starts with the first call. A forked child has no threads of its
     /// parent, and gets one of its own.
     pub(crate) fn get() -> io::Result<&'static Self> {
-        static FIRST: OnceLock<Box<Watcher>> = OnceLock::new();
-        static START: Mutex<()> = Mutex::new(());
-        let mut place = &FIRST;
-        loop {
-            match place.get() {
-                Some(watcher) if watcher.process.is_current() => {
-                    if !watcher.started.load(Ordering::Acquire) {
-                        watcher.start(&START.lock())?;
-                    }
-                    return Ok(watcher);
-                }
-                Some(parents) => place = &parents.child,
-                None => {
-                    let _one = START.lock();
-                    if place.get().is_none() {
-                        let made = Self::new()?;
-                        place.get_or_init(|| made);
-                    }
-                }
-            }
+        static ONE: PerProcess<Watcher> = PerProcess::new();
+        let watcher = ONE.get(Watcher::new)?;
+        if !watcher.started.load(Ordering::Acquire) {
+            watcher.start()?;
         }
+        Ok(watcher)
     }
 
-    fn new() -> io::Result<Box<Self>> {
+    fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        let (started, child, sources) = (AtomicBool::new(false), OnceLock::new(), Mutex::default());
-        Ok(Box::new(Self { process: Generation::current(), started, child, epoll, wake, sources }))
+        let (started, starting, sources) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Ok(Self { started, starting, epoll, wake, sources })
     }
 
     /// Starts the thread, unless somebody was faster. If it cannot be had, the next one who asks tries again.
-    fn start(&'static self, _one: &MutexGuard<'_, ()>) -> io::Result<()> {
+    fn start(&'static self) -> io::Result<()> {
+        let _one = self.starting.lock();
         if self.started.load(Ordering::Acquire) {
             return Ok(());
         }

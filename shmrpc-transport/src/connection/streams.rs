@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -194,9 +194,10 @@ impl Connection {
     pub(super) fn stream_sent(self: &Arc<Self>, lane: u32) -> Result<(), Fault> {
         let fd = self.reader.lock().take_descriptor();
         let fd = fd.ok_or_else(|| Fault::Peer("a lane came without its stream".into()))?;
-        if !is_unix_stream(&fd) {
+        if !fd.fd().is_some_and(is_unix_stream) {
             return Err(Fault::Peer("the descriptor of a lane is no connected Unix stream socket".into()));
         }
+        let fd = fd.keep().ok_or_else(|| Fault::Peer("a lane came without its stream".into()))?;
         let stream = Stream::socket(fd, false).map_err(|error| Fault::Ours(error.to_string()))?;
         self.lane_asked(lane, stream);
         Ok(())
@@ -224,8 +225,8 @@ impl Connection {
 }
 
 /// Whether it is what a client sends for a lane.
-fn is_unix_stream(fd: &OwnedFd) -> bool {
-    let is_stream = getsockopt(fd, sockopt::SockType).is_ok_and(|kind| kind == SockType::Stream);
+fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
+    let is_stream = getsockopt(&fd, sockopt::SockType).is_ok_and(|kind| kind == SockType::Stream);
     let address = getsockname::<SockaddrStorage>(fd.as_raw_fd());
     is_stream && address.is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
 }

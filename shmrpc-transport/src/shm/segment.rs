@@ -24,6 +24,7 @@ use super::ledger::Lent;
 use super::memory::{Fresh, Memory, MemoryError, Witness, inspect};
 use super::release::ReleaseWord;
 use crate::slot::LaneSide;
+use crate::sys::closing;
 
 /// Lanes that one connection may have.
 pub const MAX_LANES: u32 = 64;
@@ -88,10 +89,17 @@ impl Segment {
     /// [`MemoryError`]; nothing is mapped then.
     pub fn accept(fd: OwnedFd, announced: u64, memory: Memory) -> Result<Self, MemoryError> {
         let file = File::from(fd);
-        let length = inspect(&file, announced, memory)?;
-        let map = MmapOptions::new().len(length).map_raw_read_only(&file);
-        let map = map.map_err(|error| not_mapped(length, memory, error))?;
-        Ok(Self { map, lent: None })
+        let map = inspect(&file, announced, memory).and_then(|length| {
+            let map = MmapOptions::new().len(length).map_raw_read_only(&file);
+            map.map_err(|error| not_mapped(length, memory, error))
+        });
+        match map {
+            Ok(map) => Ok(Self { map, lent: None }),
+            Err(error) => {
+                closing::elsewhere(file.into());
+                Err(error)
+            }
+        }
     }
 
     /// Says on whose account it is, until it is gone.

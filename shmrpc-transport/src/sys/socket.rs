@@ -18,6 +18,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use super::closing::Foreign;
 use super::inside::Inside;
 use super::process;
 use super::shortage::is_shortage;
@@ -288,7 +289,7 @@ fn own_credentials() -> UnixCredentials {
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
     bytes: Vec<u8>,
-    fds: VecDeque<OwnedFd>,
+    fds: VecDeque<Foreign>,
     credentials: Option<PeerCredentials>,
     /// Not all bytes came from the process that sent the first ones.
     mixed: bool,
@@ -328,7 +329,7 @@ impl FrameReader {
     }
 
     /// The oldest descriptor that no frame has claimed.
-    pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+    pub(crate) fn take_descriptor(&mut self) -> Option<Foreign> {
         self.fds.pop_front()
     }
 
@@ -374,7 +375,7 @@ impl FrameReader {
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                     let fds = data.as_chunks().0.iter().copied().map(RawFd::from_ne_bytes);
                     // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
-                    self.fds.extend(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                    self.fds.extend(fds.map(|fd| Foreign::new(unsafe { OwnedFd::from_raw_fd(fd) })));
                 }
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
                     if let ([pid, uid, gid], _) = data.as_chunks() {

@@ -18,6 +18,14 @@ use crate::sys::watcher::Watcher;
 /// How long after the end of a segment it is asked for, at first and at most; twice as long each time.
 const ASK: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(2)];
 
+/// Bytes of base segments of ended connections that a process may hold: some 60 of them. Not in the cap of the rest, of which three may be
+/// all there is: an honest process holds some for as long as the lanes of its old connections run.
+const BASES: u64 = 100 << 20;
+
+fn add([a, b]: [u64; 2], [c, d]: [u64; 2]) -> [u64; 2] {
+    [a.saturating_add(c), b.saturating_add(d)]
+}
+
 /// How a connection came about: at which path, and whether we listen there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
@@ -45,12 +53,19 @@ struct Books {
 #[derive(Debug)]
 struct Remains {
     bytes: u64,
+    /// Whether it was a base segment.
+    base: bool,
     witness: Witness,
 }
 
 impl Books {
+    /// Bytes that remain, other than those of base segments.
     fn remaining(&self) -> u64 {
-        self.remains.iter().map(|remains| remains.bytes).sum()
+        self.bytes(false)
+    }
+
+    fn bytes(&self, base: bool) -> u64 {
+        self.remains.iter().filter(|remains| remains.base == base).map(|remains| remains.bytes).sum()
     }
 }
 
@@ -111,7 +126,7 @@ impl Account {
     }
 
     /// Whether a connection may be made: what is left of ended ones, of this process and of dead ones of the same user,
-    /// is within `cap`.
+    /// is within `cap`, and their base segments within [`BASES`].
     ///
     /// # Errors
     /// [`Full`].
@@ -120,8 +135,12 @@ impl Account {
         let dead = accounts.iter().filter(|other| {
             other.route == self.route && other.peer.uid() == self.peer.uid() && other.has_ended()
         });
-        let held = dead.map(|other| other.asked()).fold(self.asked(), u64::saturating_add);
-        if held > cap { Err(Full { held, cap }) } else { Ok(()) }
+        let [held, bases] = dead.map(|other| other.asked()).fold(self.asked(), add);
+        match (held > cap, bases > BASES) {
+            (true, _) => Err(Full { held, cap }),
+            (false, true) => Err(Full { held: bases, cap: BASES }),
+            (false, false) => Ok(()),
+        }
     }
 
     /// Bytes that the process may still be lent of `cap`.
@@ -158,11 +177,11 @@ impl Account {
         Lent { account: Arc::clone(self), bytes, counted: 0, witness }
     }
 
-    /// Bytes that remain, after asking.
-    fn asked(&self) -> u64 {
+    /// Bytes that remain, after asking; those of base segments apart.
+    fn asked(&self) -> [u64; 2] {
         let mut books = self.books.lock();
         self.ask(&mut books);
-        books.remaining()
+        [books.remaining(), books.bytes(true)]
     }
 
     /// Forgets what is gone.
@@ -175,7 +194,7 @@ impl Account {
         let mut books = self.books.lock();
         books.lent -= counted;
         if let Some(witness) = witness {
-            books.remains.push(Remains { bytes, witness });
+            books.remains.push(Remains { bytes, base: counted == 0, witness });
             drop(books);
             Ledger::get().hurry();
         }
@@ -217,10 +236,10 @@ impl Ledger {
 
     /// Asks everybody, and comes again if something remains.
     fn ask(&self) {
-        let remaining = self.accounts().iter().map(|account| account.asked()).fold(0, u64::saturating_add);
+        let remaining = self.accounts().iter().map(|account| account.asked()).fold([0; 2], add);
         // Once more, for those that have nothing any more.
         drop(self.accounts());
-        if remaining > 0 {
+        if remaining != [0; 2] {
             let pause = *self.pause.lock();
             self.ask_in((pause * 2).min(ASK[1]));
         }
@@ -232,7 +251,7 @@ mod tests {
     use super::*;
     use crate::peers::PeerCredentials;
     use crate::shm::memory::Memory;
-    use crate::shm::segment::{Handout, Segment};
+    use crate::shm::segment::{BASE_LEN, Handout, Segment};
     use crate::sys::process;
 
     const MIB: u64 = 1 << 20;
@@ -268,6 +287,26 @@ mod tests {
             assert_eq!(account.may_connect(0), Ok(()));
             assert_eq!(account.left(2 * MIB), 2 * MIB);
         }
+    }
+
+    /// Their lanes may run on for a while, and hold them.
+    #[test]
+    fn base_segments_of_ended_connections_have_a_cap_of_their_own() {
+        let account = account("bases", true);
+        let most = BASES / BASE_LEN as u64;
+        let theirs: Vec<_> = (0..=most)
+            .map(|_| {
+                assert_eq!(account.may_connect(MIB), Ok(()));
+                let (mut ours, handout) = Segment::create(BASE_LEN, Memory::Memfd).unwrap();
+                ours.charge(account.lend_base(BASE_LEN as u64, handout.witness));
+                Segment::accept(handout.descriptor, BASE_LEN as u64, Memory::Memfd).unwrap()
+            })
+            .collect();
+        assert_eq!(account.left(MIB), MIB, "they take nothing from messages");
+        let held = (most + 1) * BASE_LEN as u64;
+        assert_eq!(account.may_connect(MIB), Err(Full { held, cap: BASES }));
+        drop(theirs);
+        assert_eq!(account.may_connect(0), Ok(()));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::memory::Witness;
 use crate::peers::PeerInfo;
 use crate::sys::fork::Generation;
+use crate::sys::lease::Others;
 use crate::sys::process;
 use crate::sys::watcher::Watcher;
 
@@ -175,9 +176,9 @@ impl Account {
         books.remaining()
     }
 
-    /// Forgets what is gone.
+    /// Forgets what is gone, and what nobody can know of: else it would count for ever.
     fn ask(&self, books: &mut Books) {
-        books.remains.retain(|remains| !remains.witness.is_alone());
+        books.remains.retain(|remains| remains.witness.others() == Others::Somebody);
     }
 
     /// A segment is over. Without a witness nobody can tell what becomes of it, and it is forgotten.
@@ -290,6 +291,18 @@ mod tests {
         while !account.books.lock().remains.is_empty() {
             std::thread::yield_now();
         }
+    }
+
+    /// Else nobody could connect any more, where the kernel gives no leases.
+    #[test]
+    fn a_witness_that_cannot_know_is_none() {
+        let account = account("no leases", true);
+        let blind = || Witness(std::fs::File::open("/dev/null").unwrap());
+        drop(account.lend(MIB, MIB, Some(blind())).unwrap());
+        drop(account.lend_base(MIB, Some(blind())));
+        assert_eq!(account.may_connect(0), Ok(()));
+        assert_eq!(account.left(MIB), MIB);
+        assert_eq!(account.books.lock().remains.len(), 0, "its descriptor stays");
     }
 
     #[test]

@@ -150,6 +150,8 @@ impl Connection {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let Parts { limits, peer, trusted, account, own_base, peer_base, socket, reader, events } = parts;
+        // As much as we may have of the peer's in place.
+        let pool = Pool::sharing(account.copies(), limits.receive_max.saturating_mul(4).max(4 << 20));
         let own_base = Arc::new(own_base);
         let peer_base = Arc::new(peer_base);
         Arc::new(Self {
@@ -164,8 +166,7 @@ impl Connection {
             receiving: Mutex::new(Receiving::new(&peer_base, limits.receive_max)),
             own_base,
             peer_base,
-            // As much as we may have of the peer's in place.
-            pool: Pool::new(limits.receive_max.saturating_mul(4).max(4 << 20)),
+            pool,
             socket,
             outbox: Mutex::default(),
             reader: Mutex::new(reader),

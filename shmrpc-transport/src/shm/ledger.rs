@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::memory::Witness;
+use crate::message::Room;
 use crate::peers::PeerInfo;
 use crate::sys::fork::Generation;
 use crate::sys::lease::Others;
@@ -32,6 +33,8 @@ pub(crate) struct Account {
     route: Route,
     process: Generation,
     books: Mutex<Books>,
+    /// What copies of its messages have.
+    copies: Arc<Room>,
 }
 
 #[derive(Debug, Default)]
@@ -107,9 +110,15 @@ impl Account {
             return known;
         }
         let (peer, route) = (peer.clone(), route.clone());
-        let account = Arc::new(Self { peer, route, process: ledger.process, books: Mutex::default() });
+        let (process, books, copies) = (ledger.process, Mutex::default(), Arc::default());
+        let account = Arc::new(Self { peer, route, process, books, copies });
         ledger.accounts.lock().push(Arc::clone(&account));
         account
+    }
+
+    /// Room for copies of what the process sends.
+    pub(crate) fn copies(&self) -> &Arc<Room> {
+        &self.copies
     }
 
     /// Whether it is this very process. An id is nobody else's while the process lives.

@@ -15,6 +15,8 @@ mod exclusive;
 pub mod lane;
 #[cfg(not(loom))]
 pub mod connection;
+#[cfg(not(loom))]
+pub mod places;
 pub mod shm;
 // unsafe: hands out typed references to bytes that were validated; encodes into memory that is lent.
 #[cfg(not(loom))]

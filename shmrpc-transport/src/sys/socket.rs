@@ -17,7 +17,7 @@ use nix::sys::time::TimeVal;
 
 use super::process;
 use super::shortage::is_shortage;
-use crate::peers::PeerCredentials;
+use crate::peers::{Party, PeerCredentials};
 use crate::slot::{BadHeader, HEADER, Header};
 
 pub(crate) use self::reader::FrameReader;
@@ -121,9 +121,11 @@ impl Socket {
         Ok(Self { stream })
     }
 
-    /// The id of the process that connected, which need not be the one that speaks. 0 if it cannot be had.
-    pub(crate) fn who_connected(&self) -> i32 {
-        getsockopt(&self.stream, sockopt::PeerCredentials).map_or(0, |by| by.pid())
+    /// The process that connected, which need not be the one that speaks.
+    pub(crate) fn who_connected(&self) -> Party {
+        let by = getsockopt(&self.stream, sockopt::PeerCredentials).map(libc::ucred::from);
+        let by = by.unwrap_or(libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX });
+        Party::new(&PeerCredentials { pid: by.pid, uid: by.uid, gid: by.gid }, None)
     }
 
     /// The peer has said who it is: from now on frames come without a descriptor of their sender's process.

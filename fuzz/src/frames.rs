@@ -267,6 +267,7 @@ impl Session {
         for (head, payload) in frames {
             self.model.frame(&head, &payload, &in_use)?;
         }
+        self.model.no_gift_is_left()?;
         self.barrier()
     }
 

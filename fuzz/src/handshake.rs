@@ -88,8 +88,9 @@ impl Plan {
         if self.bytes.is_empty() {
             return Outcome::Unfinished;
         }
-        if self.gifts.len() > 8 {
-            return Outcome::Refused("more than 8 descriptors".into());
+        let stray = || Outcome::Refused("descriptors came beside frames that want none".into());
+        if self.gifts.len() > 1 {
+            return stray();
         }
         let Some((head, rest)) = self.bytes.split_first_chunk::<HEADER>() else { return Outcome::Unfinished };
         let header = match Header::from_frame(head) {
@@ -99,7 +100,10 @@ impl Plan {
         if header.length > 1 << 20 {
             return Outcome::Refused(format!("{} bytes is above 1048576", header.length));
         }
-        let Some(payload) = rest.get(..header.length as usize) else { return Outcome::Unfinished };
+        let wants = matches!(header.kind, Kind::Hello | Kind::SegmentAdd);
+        let Some(payload) = rest.get(..header.length as usize) else {
+            return if wants || self.gifts.is_empty() { Outcome::Unfinished } else { stray() };
+        };
         match header.kind {
             Kind::Hello => {}
             Kind::Failure => return Outcome::Refused(String::from_utf8_lossy(payload).into_owned()),

@@ -218,6 +218,12 @@ impl Connection {
     pub(crate) fn new(parts: Parts, events: Box<dyn Events>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let Parts { limits, peer, trusted, bases, dial, socket, reader } = parts;
+        // As much as we may have of the peer's in place.
+        let copies = limits.receive_max.saturating_mul(4).max(4 << 20);
+        let pool = match &bases {
+            Some(bases) => Pool::sharing(bases.account.copies(), copies),
+            None => Pool::new(copies),
+        };
         let connection = Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             process: Generation::current(),
@@ -226,8 +232,7 @@ impl Connection {
             trusted,
             shared: bases.map(|bases| Shared::new(bases, limits)),
             look_at: Mutex::default(),
-            // As much as we may have of the peer's in place.
-            pool: Pool::new(limits.receive_max.saturating_mul(4).max(4 << 20)),
+            pool,
             // One on each lane, and it is ours.
             drafts: Pool::new(u64::MAX),
             streams: Streams::new(dial),

@@ -17,6 +17,8 @@ pub mod connection;
 #[cfg(not(loom))]
 pub mod stream;
 pub mod life;
+#[cfg(not(loom))]
+pub mod places;
 pub mod shm;
 // unsafe: hands out typed references to bytes that were validated; encodes into memory that is lent.
 #[cfg(not(loom))]

@@ -19,8 +19,8 @@ pub use self::draft::Draft;
 pub use self::encode::{Buffer, Encode, EncodeError, Encoder, Grow, Nested, Sink, encode};
 pub use self::filling::Filling;
 pub use self::number::Number;
-pub use self::pool::Pool;
 use self::pool::{Copied, Lost};
+pub use self::pool::{Pool, Room};
 pub use self::recheck::Recheck;
 pub use self::refusal::Refusal;
 use crate::slot::{INLINE, INLINE_WORDS};
@@ -73,14 +73,14 @@ pub enum Invalid {
         /// What is wrong with them.
         reason: Box<str>,
     },
-    /// It was to be copied, and other messages of its connection have the room.
+    /// It was to be copied, and other messages of the process that sent it have the room.
     #[error(
-        "no room for a copy of {length} bytes: all messages that are copied for a connection may have {cap} at once; try again, or widen the receiver's `.trust(..)`"
+        "no room for a copy of {length} bytes: all messages of one process that are copied may have {cap} at once; try again, or widen the receiver's `.trust(..)`"
     )]
     NoRoom {
         /// Bytes.
         length: usize,
-        /// Bytes of copies that a connection may have.
+        /// Bytes of copies that one process may have.
         cap: u64,
     },
     /// It was to be copied, and the system has no memory.

@@ -251,9 +251,7 @@ fn check(dir: &Path, own: u32, make: impl Fn(&Path) -> io::Result<()>) -> Result
     let (true, Some(parent)) = (dir.is_absolute(), dir.parent()) else {
         return Err("it is no absolute path below `/`".into());
     };
-    if let Ok(found) = fs::metadata(parent) {
-        check_parent(&found, own).map_err(|reason| format!("{} {reason}", parent.display()))?;
-    }
+    check_way(parent, own)?;
     make(dir).map_err(|error| format!("it cannot be made: {error}"))?;
     match fs::symlink_metadata(dir) {
         // Nobody serves there. To connect says so in its own words.
@@ -281,20 +279,69 @@ fn check_dir(found: &fs::Metadata, own: u32) -> Result<(), String> {
     }
 }
 
-/// Whether nobody but us and root can exchange what is in a directory.
-fn check_parent(found: &fs::Metadata, own: u32) -> Result<(), String> {
-    /// Whoever has no number in our user namespace, as the system's own directories in a container.
+/// Symbolic links on the way to the runtime directory, as many as Linux follows.
+const LINKS_MAX: usize = 40;
+
+/// Whether nobody but us and root can exchange anything on the way from `/` to what is in `dir`: each directory and each
+/// link. Ends where something is not there.
+fn check_way(dir: &Path, own: u32) -> Result<(), String> {
+    let steps = |path: &Path| {
+        let steps = path.components().rev().map(|step| step.as_os_str().to_owned());
+        steps.collect::<Vec<_>>()
+    };
+    let strangers_are_known = all_users_have_numbers();
+    // What is still to go, the next step last.
+    let (mut rest, mut at, mut links) = (steps(dir), PathBuf::from("/"), 0);
+    while let Some(step) = rest.pop() {
+        // `/` leads to the root again, and `..` upwards: links may have both.
+        if step == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(step);
+        let found = match fs::symlink_metadata(&next) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found.map_err(|error| format!("{}: {error}", next.display()))?,
+        };
+        check_step(&found, own, strangers_are_known)
+            .map_err(|reason| format!("{} {reason}", next.display()))?;
+        if found.is_symlink() {
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(format!("{} is behind more than {LINKS_MAX} symbolic links", next.display()));
+            }
+            let target = fs::read_link(&next).map_err(|error| format!("{}: {error}", next.display()))?;
+            rest.extend(steps(&target));
+        } else {
+            at = next;
+        }
+    }
+    Ok(())
+}
+
+/// Whether every user has a number in our user namespace. If not, those that have none share one.
+fn all_users_have_numbers() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let lengths = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    // Without /proc, as if it were so: that refuses more.
+    map.is_empty() || lengths.sum::<u64>() >= u32::MAX.into()
+}
+
+/// Whether nobody but us and root can exchange this directory's entries, or this link.
+fn check_step(found: &fs::Metadata, own: u32, strangers_are_known: bool) -> Result<(), String> {
+    /// Whoever has no number in our user namespace, as the owner of the system's directories in a container.
     const UNKNOWN: u32 = 65_534;
     let mode = found.mode() & 0o7777;
-    if ![own, 0, UNKNOWN].contains(&found.uid()) {
-        Err(format!("belongs to user {}, who could exchange it", found.uid()))
-    } else if mode & 0o1002 == 0o0002 {
-        Err(format!(
-            "may be written by everybody, who could exchange it (its mode is {mode:04o}, not sticky)"
-        ))
-    } else {
-        Ok(())
+    let owner = found.uid();
+    if ![own, 0].contains(&owner) && (owner != UNKNOWN || strangers_are_known) {
+        return Err(format!("belongs to user {owner}, who could exchange it"));
     }
+    // A link's mode means nothing. In a sticky directory everybody can exchange only what is his own.
+    if found.is_symlink() || mode & 0o1000 != 0 || mode & 0o022 == 0 {
+        return Ok(());
+    }
+    let who = if mode & 0o002 != 0 { "everybody" } else { "a group" };
+    Err(format!("may be written by {who}, who could exchange it (its mode is {mode:04o}, not sticky)"))
 }
 
 #[cfg(test)]
@@ -388,8 +435,8 @@ mod tests {
         // Root may own a parent of anybody's; another user may not.
         let own = fs::metadata("/proc/self").unwrap();
         let (owner, other) = (own.uid(), own.uid() + 1);
-        let result = check_parent(&own, other);
         let refused = format!("belongs to user {owner}, who could exchange it");
-        assert_eq!(result, if owner == 0 { Ok(()) } else { Err(refused) });
+        let expected = if owner == 0 { Ok(()) } else { Err(refused) };
+        assert_eq!(check_step(&own, other, true), expected);
     }
 }

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use shmrpc_transport::connection::{Connection, Death, Events, LaneStream};
 use shmrpc_transport::lane::ServingLane;
 use shmrpc_transport::peers::{PeerInfo, Peers};
+use shmrpc_transport::places::{Limit, Place, Places};
 use shmrpc_transport::rendezvous::{Host, Policy};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork::Generation;
-use shmrpc_transport::sys::shortage::explain_thread;
+use shmrpc_transport::sys::shortage::{descriptor_limit, explain_thread};
 
 use crate::dispatch::Service;
 use crate::endpoint::Endpoint;
@@ -51,10 +52,7 @@ impl Server {
             services: Vec::new(),
             endpoints: Vec::new(),
             policy: Policy::default(),
-            limits: Limits {
-                connections: Limit { of_all: 1024, of_one: None },
-                lanes: Limit { of_all: 1024, of_one: None },
-            },
+            limits: Limits::default(),
         }
     }
 }
@@ -120,30 +118,35 @@ impl ServerBuilder {
         self
     }
 
-    /// Connections at once. 1,024 by default; one more is refused with a reason.
+    /// Connections at once; one more is refused with a reason. By default 1,024, or an eighth of the descriptors that this
+    /// process may have when it binds (`RLIMIT_NOFILE`, the soft limit: 128 connections if that is 1,024). A connection
+    /// takes three descriptors, and a fourth one at times. It counts until the last handler of it has returned.
+    ///
+    /// Other users than the server's own have half of this each, whatever their number of processes; of lanes, and of the
+    /// peers that are saying hello, too.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.limits.connections.of_all = connections;
+        self.limits.connections = Some(connections);
         self
     }
 
     /// Lanes at once of all connections: threads that serve calls. 1,024 by default. A client that is refused a
     /// lane shares those it has; one that has none gets [`CallError::Overloaded`](crate::CallError::Overloaded).
     pub fn max_lanes(mut self, lanes: usize) -> Self {
-        self.limits.lanes.of_all = lanes;
+        self.limits.lanes = Some(lanes);
         self
     }
 
     /// Connections at once of one client process. By default a quarter of [`max_connections`](Self::max_connections),
-    /// and 64 at least.
+    /// and 64 at least, but no more than half.
     pub fn max_connections_per_client(mut self, connections: usize) -> Self {
-        self.limits.connections.of_one = Some(connections);
+        self.limits.connections_of_one = Some(connections);
         self
     }
 
     /// Lanes at once of one client process, over all of its connections. By default a quarter of
-    /// [`max_lanes`](Self::max_lanes), and 64 at least.
+    /// [`max_lanes`](Self::max_lanes), and 64 at least, but no more than half.
     pub fn max_lanes_per_client(mut self, lanes: usize) -> Self {
-        self.limits.lanes.of_one = Some(lanes);
+        self.limits.lanes_of_one = Some(lanes);
         self
     }
 
@@ -187,9 +190,9 @@ impl ServerBuilder {
         let shared = Arc::new_cyclic(|this| Shared {
             this: Weak::clone(this),
             services,
-            limits,
+            places: limits.connections(),
+            lanes: limits.lanes(),
             state: Mutex::default(),
-            idle: Condvar::new(),
         });
         let mut bound = Vec::new();
         for list in &endpoints {
@@ -282,16 +285,7 @@ impl ServerHandle {
         for connection in self.shared.close() {
             connection.drain();
         }
-        let mut state = self.shared.state.lock();
-        while state.lanes > 0 {
-            match deadline {
-                None => self.shared.idle.wait(&mut state),
-                Some(deadline) if self.shared.idle.wait_until(&mut state, deadline).timed_out() => break,
-                Some(_) => {}
-            }
-        }
-        let lanes = state.lanes;
-        drop(state);
+        let lanes = self.shared.lanes.wait_until_empty(deadline);
         if lanes == 0 { Ok(()) } else { Err(ServeError::StillBusy { lanes, timeout }) }
     }
 }
@@ -322,55 +316,43 @@ const SHUT_DOWN: &str = "the server is shutting down";
 struct Shared {
     this: Weak<Shared>,
     services: Vec<Arc<dyn Service>>,
-    limits: Limits,
+    /// Of connections, until all that they had is given back.
+    places: Arc<Places>,
+    /// Of threads that serve lanes.
+    lanes: Arc<Places>,
     state: Mutex<State>,
-    /// Notified when the last lane ends.
-    idle: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     /// Nobody is let in any more. Whoever says hello later came before.
     closing: bool,
+    /// Those that live.
     connections: HashMap<u64, Arc<Connection>>,
-    /// Threads that serve lanes.
-    lanes: usize,
-    /// The same by the client's process; those that serve none are not in it.
-    lanes_of: HashMap<i32, usize>,
 }
 
-/// How many of something there may be.
-#[derive(Debug, Clone, Copy)]
-struct Limit {
-    of_all: usize,
-    /// For one client process; a share of `of_all` if it was not said.
-    of_one: Option<usize>,
-}
-
-impl Limit {
-    /// What one process may have in any case, if there is as much: all lanes of one connection, say.
-    const LEAST: usize = 64;
-
-    fn of_one(self) -> usize {
-        self.of_one.unwrap_or((self.of_all / 4).max(Self::LEAST)).min(self.of_all)
-    }
-
-    fn admit(self, all: usize, own: usize, what: &str) -> Result<(), String> {
-        if all >= self.of_all {
-            return Err(format!("{all} {what}, which is this server's limit"));
-        }
-        if own >= self.of_one() {
-            return Err(format!("{own} {what} for this process, which is this server's limit for one"));
-        }
-        Ok(())
-    }
-}
-
-/// What a server gives its clients.
-#[derive(Debug, Clone, Copy)]
+/// What a server gives its clients, as far as it was said.
+#[derive(Debug, Clone, Copy, Default)]
 struct Limits {
-    connections: Limit,
-    lanes: Limit,
+    connections: Option<usize>,
+    connections_of_one: Option<usize>,
+    lanes: Option<usize>,
+    lanes_of_one: Option<usize>,
+}
+
+/// Connections, and threads for lanes, if nothing else is said.
+const MOST: usize = 1024;
+
+impl Limits {
+    fn connections(self) -> Arc<Places> {
+        // Four descriptors for each: half of them. Other shares are `listener::arriving` and `ledger::pieces_max`.
+        let of_all = self.connections.unwrap_or_else(|| (descriptor_limit() / 8).clamp(2, MOST));
+        Places::new(Limit::new(of_all, self.connections_of_one))
+    }
+
+    fn lanes(self) -> Arc<Places> {
+        Places::new(Limit::new(self.lanes.unwrap_or(MOST), self.lanes_of_one))
+    }
 }
 
 impl Shared {
@@ -388,16 +370,13 @@ fn shut_down(connection: &Connection) {
 
 impl Host for Shared {
     fn welcome(&self, peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
-        let state = self.state.lock();
-        if state.closing {
+        if self.state.lock().closing {
             return Err(SHUT_DOWN.into());
         }
-        let own = state.connections.values().filter(|other| other.peer().pid() == peer.pid()).count();
-        self.limits.connections.admit(state.connections.len(), own, "connections are open")?;
-        drop(state);
+        let place = self.places.take(peer.party(), "connections are open")?;
         let (answer, table) = greeting::answer(&self.services, application)?;
         let shared = self.this.upgrade().ok_or(SHUT_DOWN)?;
-        Ok((answer, Box::new(Served { shared, table: Arc::new(table) })))
+        Ok((answer, Box::new(Served { shared, table: Arc::new(table), _place: place })))
     }
 
     fn connected(&self, connection: &Arc<Connection>) {
@@ -415,6 +394,8 @@ impl Host for Shared {
 struct Served {
     shared: Arc<Shared>,
     table: Arc<Table>,
+    /// Dropped with the connection, when nobody uses it any more.
+    _place: Place,
 }
 
 impl Events for Served {
@@ -428,7 +409,8 @@ impl Events for Served {
             tracing::warn!(reason, peer = ?connection.peer(), "a lane was refused");
             reason
         };
-        let place = Place::take(&self.shared, connection.peer().pid()).map_err(refused)?;
+        let place = self.shared.lanes.take(connection.peer().party(), "threads serve clients");
+        let place = place.map_err(refused)?;
         let serving = ServingLane::new(connection, lane, stream).map_err(refused)?;
         let table = Arc::clone(&self.table);
         let thread = std::thread::Builder::new().name(format!("shmrpc-lane-{lane}"));
@@ -442,36 +424,5 @@ impl Events for Served {
 
     fn closed(&self, connection: &Connection) {
         self.shared.state.lock().connections.remove(&connection.id());
-    }
-}
-
-/// One lane's place under the server's limit; given back when dropped.
-struct Place {
-    shared: Arc<Shared>,
-    pid: i32,
-}
-
-impl Place {
-    fn take(shared: &Arc<Shared>, pid: i32) -> Result<Self, String> {
-        let mut state = shared.state.lock();
-        let own = state.lanes_of.get(&pid).copied().unwrap_or(0);
-        shared.limits.lanes.admit(state.lanes, own, "threads serve clients")?;
-        state.lanes += 1;
-        state.lanes_of.insert(pid, own + 1);
-        Ok(Self { shared: Arc::clone(shared), pid })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.shared.state.lock();
-        state.lanes -= 1;
-        let own = state.lanes_of.remove(&self.pid).unwrap_or(0);
-        if own > 1 {
-            state.lanes_of.insert(self.pid, own - 1);
-        }
-        if state.lanes == 0 {
-            self.shared.idle.notify_all();
-        }
     }
 }

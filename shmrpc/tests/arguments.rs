@@ -68,7 +68,7 @@ mod liar {
 fn bad_arguments_fail_their_call_only() {
     let place = Place::new();
     let server = Server::builder().service(SwitchServer::new(Here::default())).listen(place.endpoint());
-    let _server = server.max_lanes(2).start().unwrap();
+    let _server = server.max_lanes(2).max_lanes_per_client(2).start().unwrap();
     let honest = SwitchClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
     let liar = liar::SwitchClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
     assert_eq!(liar.flip(liar::Bool(1)), Ok(liar::Bool(0)));

@@ -4,10 +4,13 @@
 
 mod support;
 
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::panic::panic_any;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shmrpc::ServerBuilder;
 use shmrpc::prelude::*;
 use support::process::{ENDPOINT, Process, say, until_orphaned};
@@ -48,6 +51,8 @@ pub trait Edge {
     fn bomb(&self, armed: bool) -> Bomb;
     fn throw(&self, deep: u32);
     fn wait(&self) -> u32;
+    /// Waits with its argument in hand.
+    fn hold(&self, bytes: &[u8]) -> u32;
 }
 
 struct Here(Gate);
@@ -68,6 +73,10 @@ impl Edge for Here {
     fn wait(&self) -> u32 {
         self.0.pass();
         42
+    }
+    fn hold(&self, bytes: &[u8]) -> u32 {
+        self.0.pass();
+        u32::try_from(bytes.len()).unwrap()
     }
 }
 
@@ -94,13 +103,34 @@ fn child_server() {
 /// A limit that is no power of two, so that blocks are larger than it.
 const LIMIT: u32 = 1_000_000;
 
+/// Has what others have at the limit: a connection, a lane, memory of both sides, a copy, a view.
 #[test]
 fn child_client() {
     let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
     let client = EdgeClient::connect(endpoint).unwrap();
     assert_eq!(client.count(b"1", b"2"), Ok(2));
+    assert_eq!(client.count(&[1; 900_000], &[]), Ok(900_000));
+    assert_eq!(client.view().bytes(900_000).map(|view| view.len()), Ok(900_000));
     say("served");
     until_orphaned();
+}
+
+fn another_is_served(place: &Place) {
+    let mut other = Process::start("child_client", place);
+    other.says("served");
+}
+
+/// Has few descriptors from the beginning on.
+#[test]
+fn child_server_with_few_descriptors() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 128, hard).unwrap();
+    let (gate, _keeper) = gate();
+    let server = Server::builder().service(EdgeServer::new(Here(gate))).listen(endpoint).start().unwrap();
+    say("ready");
+    until_orphaned();
+    drop(server);
 }
 
 #[test]
@@ -303,4 +333,107 @@ fn the_lanes_of_one_client_leave_some_for_others() {
     let mut other = Process::start("child_client", &place);
     other.says("served");
     drop(keeper);
+}
+
+// One process at its limit, and another one is served.
+
+/// What a process is told that wants one more, with as many held as it may have.
+fn as_many_as_it_may<T>(mut more: impl FnMut() -> Result<T, String>) -> (Vec<T>, String) {
+    let mut held = Vec::new();
+    loop {
+        match more() {
+            Ok(one) => held.push(one),
+            Err(refused) => return (held, refused),
+        }
+        assert!(held.len() < 10_000, "there is no limit");
+    }
+}
+
+/// Connections, memory, and peers that say nothing: all together leave descriptors for another process.
+#[test]
+fn the_descriptors_of_one_client_leave_some_for_others() {
+    let place = Place::new();
+    let mut server = Process::start("child_server_with_few_descriptors", &place);
+    server.says("ready");
+    let connect = || EdgeClient::builder().timeout(BOUND).connect(place.endpoint());
+    let (clients, refused) = as_many_as_it_may(|| connect().map_err(|error| error.to_string()));
+    assert!(refused.contains("connections are open for this process"), "{refused}");
+    assert!((4..=16).contains(&clients.len()), "{} of 128 descriptors", clients.len());
+    // Each brings memory, and takes as much as it gets.
+    let (mut views, mut lacking) = (Vec::new(), 0);
+    for client in &clients {
+        assert_eq!(client.count(&[1; 900_000], &[1; 900_000]), Ok(1_800_000));
+        let short = client.with_timeout(Duration::from_millis(100));
+        let more = (0..20).map(|_| short.view().bytes(1_100_000));
+        let lent: Vec<_> = more.take_while(Result::is_ok).flatten().collect();
+        lacking += usize::from(lent.len() < 20);
+        views.extend(lent);
+    }
+    assert!(!views.is_empty() && lacking > 0, "{} views, {lacking} refused", views.len());
+    let silent: Vec<_> = (0..100).map(|_| UnixStream::connect(place.socket()).unwrap()).collect();
+    for mut socket in &silent {
+        let _ = socket.write_all(&[1; 10]);
+    }
+    another_is_served(&place);
+    drop((views, silent));
+}
+
+#[test]
+fn a_client_that_says_no_hello_leaves_room_for_others() {
+    let (_server, _client, _keeper, place) = start(|server| server);
+    let silent: Vec<_> = (0..100).map(|_| UnixStream::connect(place.socket()).unwrap()).collect();
+    // Those above the limit are told so at once.
+    let mut refusal = Vec::new();
+    let _ = silent.last().unwrap().read_to_end(&mut refusal).unwrap();
+    let refusal = String::from_utf8_lossy(&refusal);
+    assert!(refusal.contains("32 peers are saying hello for this process"), "{refusal}");
+    another_is_served(&place);
+    let nobody_hung_up = || silent[0].set_nonblocking(true).and_then(|()| (&silent[0]).read(&mut [0]));
+    assert_eq!(nobody_hung_up().unwrap_err().kind(), ErrorKind::WouldBlock, "it was served too late");
+}
+
+/// Over all of its connections: three hold messages of 1,000,000 bytes, and a fourth one has no room for its copy.
+#[test]
+fn copies_of_one_client_leave_room_for_others() {
+    let options = |server: ServerBuilder| server.max_message(1 << 20).trust(Peers::Nobody);
+    let (_server, _client, keeper, place) = start(options);
+    let connect = || EdgeClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
+    let clients: Vec<_> = (0..5).map(|_| connect()).collect();
+    let bytes = vec![1; 1_000_000];
+    thread::scope(|scope| {
+        let holding: Vec<_> = clients[..4]
+            .iter()
+            .map(|client| {
+                let call = scope.spawn(|| client.hold(&bytes));
+                keeper.entered();
+                call
+            })
+            .collect();
+        let refused = clients[4].count(&bytes, &[]).unwrap_err();
+        assert_eq!(refused.outcome(), Outcome::NotRun);
+        assert!(matches!(&refused, CallError::Overloaded(text) if text.contains("4194304")), "{refused}");
+        another_is_served(&place);
+        holding.iter().for_each(|_| keeper.release());
+        assert!(holding.into_iter().all(|call| call.join().unwrap() == Ok(1_000_000)));
+    });
+    // What is warm makes room.
+    assert_eq!(clients[4].count(&bytes, &[]), Ok(1_000_000));
+}
+
+#[test]
+fn memory_that_one_client_holds_leaves_some_for_others() {
+    let (_server, client, _keeper, place) = start(|server| server.max_lent(8 << 20));
+    let short = client.with_timeout(Duration::from_millis(50));
+    let more = || short.view().bytes(900_000).map_err(|error| error.to_string());
+    let (views, refused) = as_many_as_it_may(more);
+    assert!((4..=12).contains(&views.len()), "{} views: {refused}", views.len());
+    another_is_served(&place);
+}
+
+#[test]
+fn blocks_that_one_client_holds_leave_some_for_others() {
+    let (_server, client, _keeper, place) = start(|server| server);
+    let (views, refused) = as_many_as_it_may(|| client.view().bytes(4200).map_err(|error| error.to_string()));
+    assert_eq!(views.len(), 4096, "{refused}");
+    another_is_served(&place);
 }

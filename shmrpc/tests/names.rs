@@ -185,8 +185,48 @@ fn a_runtime_directory_that_others_can_enter_or_exchange_is_refused() {
     fs::DirBuilder::new().mode(0o700).create(&inside).unwrap();
     refused(&inside, "may be written by everybody, who could exchange it (its mode is 0777, not sticky)");
     fs::set_permissions(&open, Permissions::from_mode(0o1777)).unwrap();
-    let ([_, server, after], _process) = in_directory("SHMRPC_RUNTIME_DIR", &inside);
+    accepted(&inside);
+    // A group may have others in it than us.
+    fs::set_permissions(&open, Permissions::from_mode(0o775)).unwrap();
+    refused(&inside, "may be written by a group, who could exchange it (its mode is 0775, not sticky)");
+    fs::set_permissions(&open, Permissions::from_mode(0o1775)).unwrap();
+    accepted(&inside);
+}
+
+fn accepted(value: impl AsRef<OsStr>) {
+    let ([_, server, after], _process) = in_directory("SHMRPC_RUNTIME_DIR", value);
     assert_eq!((server.as_str(), after.as_str()), ("server: listens", "after: 7"));
+}
+
+/// Not only where it lies: whoever can exchange anything on the way there can exchange it.
+#[test]
+fn a_runtime_directory_on_a_way_that_others_can_change_is_refused() {
+    let place = Place::new();
+    let open = folder(&place, "open", 0o777);
+    let deep = open.join("one/two/mine");
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(&deep).unwrap();
+    let why = |path: &Path| {
+        format!(
+            "{} may be written by everybody, who could exchange it (its mode is 0777, not sticky)",
+            path.display()
+        )
+    };
+    refused(&deep, &why(&open));
+    // A way that leads there through links, and one that leads through there to a safe place.
+    let good = folder(&place, "good", 0o700);
+    let inside = good.join("mine");
+    fs::DirBuilder::new().mode(0o700).create(&inside).unwrap();
+    symlink("../open/one", good.join("link")).unwrap();
+    refused(good.join("link/two/mine"), &why(&open));
+    symlink(&good, open.join("back")).unwrap();
+    refused(open.join("back/mine"), &why(&open));
+    symlink(open.join("back"), good.join("chain")).unwrap();
+    refused(good.join("chain/mine"), &why(&open));
+    symlink("circle", good.join("circle")).unwrap();
+    refused(good.join("circle/mine"), "is behind more than 40 symbolic links");
+    // Links that nobody else can change are well.
+    symlink("../good/./", good.join("self")).unwrap();
+    accepted(good.join("self/mine"));
 }
 
 #[test]
@@ -202,6 +242,20 @@ fn a_runtime_directory_of_another_user_is_refused() {
     // As with `sudo` that keeps XDG_RUNTIME_DIR: what we make there is theirs to exchange.
     refused(theirs.join("ours"), "belongs to user 12345, who could exchange it");
     assert!(!theirs.join("ours").exists());
+    // A link of theirs, in a directory where everybody may make one.
+    let sticky = folder(&place, "sticky", 0o1777);
+    let ours = folder(&place, "ours", 0o700);
+    let link = sticky.join("link");
+    symlink(&ours, &link).unwrap();
+    accepted(link.join("mine"));
+    std::os::unix::fs::lchown(&link, Some(12_345), None).unwrap();
+    refused(link.join("mine"), "link belongs to user 12345, who could exchange it");
+    // Outside of user namespaces this is a user like any other.
+    if fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.contains("4294967295")) {
+        let nobodys = folder(&place, "nobodys", 0o755);
+        chown(&nobodys, Some(65_534), None).unwrap();
+        refused(nobodys.join("mine"), "belongs to user 65534, who could exchange it");
+    }
 }
 
 // The lock.

@@ -63,10 +63,15 @@ impl Model {
         self.segments.values().sum::<u64>() + self.left.values().sum::<u64>()
     }
 
-    /// Descriptors arrive.
+    /// Descriptors arrive beside some frames, which come whole.
     pub(super) fn gifts(&mut self, gifts: &[usize]) -> Result<(), Poison> {
         self.pending.extend(gifts);
-        if self.pending.len() > 8 { Err(Poison) } else { Ok(()) }
+        if self.pending.len() > 1 { Err(Poison) } else { Ok(()) }
+    }
+
+    /// Those frames are all there: none of their descriptors is for another frame.
+    pub(super) fn no_gift_is_left(&self) -> Result<(), Poison> {
+        if self.pending.is_empty() { Ok(()) } else { Err(Poison) }
     }
 
     /// A frame arrives, while messages lie in the segments `in_use`.

@@ -76,6 +76,13 @@ impl Connection {
         }
     }
 
+    /// A message has come over a stream. What it lies in is not to stay for ever.
+    pub(crate) fn received(&self, length: u32) {
+        if length > WARM {
+            self.look_later();
+        }
+    }
+
     /// A message that lies in a block of the peer's.
     ///
     /// # Errors
@@ -358,6 +365,9 @@ unsafe impl Grow for Spill<'_> {
         // SAFETY: the old buffer has `used` bytes that were written, and is a block or the draft's.
         let buffer = unsafe { self.draft.grow(old, used, needed) }?;
         self.block = None;
+        if needed > WARM as usize {
+            self.connection.look_later();
+        }
         Ok(buffer)
     }
 }

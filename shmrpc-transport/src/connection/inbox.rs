@@ -14,6 +14,8 @@ use crate::sys::watcher::{Next, Source, Token, Watcher};
 
 /// Frames that are read before other connections have their turn.
 const AT_ONCE: u32 = 256;
+/// The same in bytes: a turn ends with the frame that goes beyond.
+const BYTES_AT_ONCE: usize = 1 << 16;
 /// How often that is done again for whoever needs to know the last frame: more than a socket holds.
 const ROUNDS: usize = 64;
 /// Rounds that an announcement may lie behind: 1,024 frames, for 256 segments and 64 lanes.
@@ -32,6 +34,9 @@ impl Connection {
             }
             Kind::LaneOpen if header.call_id == 0 && self.limits.carrier == Carrier::Streams => {
                 self.stream_sent(header.block)
+            }
+            Kind::LaneOpen if self.reader.lock().take_descriptor().is_some() => {
+                Err(Fault::Peer("a descriptor came with a lane of rings".into()))
             }
             Kind::LaneOpen if header.call_id == 0 => {
                 // A caller whose first question timed out asks again: the lane has its thread already.
@@ -82,17 +87,20 @@ impl Connection {
         }
     }
 
-    /// Handles frames that have arrived, [`AT_ONCE`] and what has been read with them. Ends the connection if the peer
-    /// closed it or broke the protocol. False if there may be more.
+    /// Handles frames that have arrived, [`AT_ONCE`] or [`BYTES_AT_ONCE`], and what has been read with them. Ends the
+    /// connection if the peer closed it or broke the protocol. False if there may be more.
     pub(super) fn read_frames(self: &Arc<Self>) -> bool {
         let _order = self.reading.lock();
+        let mut bytes = 0;
         for count in 0.. {
             if self.death().is_some() {
                 return true;
             }
             let mut reader = self.reader.lock();
             // What lies in the reader makes no descriptor readable, so it must not be left there.
-            let frame = if count < AT_ONCE { reader.next(&self.socket) } else { reader.cut() };
+            let goes_on = count < AT_ONCE && bytes < BYTES_AT_ONCE;
+            let frame = if goes_on { reader.next(&self.socket) } else { reader.cut() };
+            bytes += frame.as_ref().map_or(0, |frame| frame.as_ref().map_or(0, |frame| frame.payload.len()));
             drop(reader);
             match frame {
                 Ok(Some(frame)) => match self.handle(&frame) {
@@ -100,7 +108,7 @@ impl Connection {
                     Err(Fault::Peer(what)) => drop(self.poison(&what)),
                     Err(Fault::Ours(reason)) => self.give_up(reason),
                 },
-                Ok(None) => return count < AT_ONCE,
+                Ok(None) => return goes_on,
                 Err(error @ ReadError::OutOfDescriptors) => self.give_up(error.to_string()),
                 Err(error) => {
                     let peer_closed = matches!(error, ReadError::Closed);

@@ -275,4 +275,16 @@ mod tests {
         assert!((3..=8).contains(&turns), "2,000 frames in {turns} turns of 256 and what was read with them");
         assert_eq!(connection.death(), None);
     }
+
+    #[test]
+    fn a_flood_of_bytes_is_left_for_another_turn() {
+        let (connection, theirs) = unwatched();
+        let answer = Header { call_id: 1, ..Header::new(Kind::LaneReset) };
+        let said = frame(answer, &[b'x'; 1000]).unwrap();
+        let all = said.repeat(130);
+        assert_eq!(theirs.try_send(&all, &[]).unwrap(), all.len());
+        let turns = (1..).find(|_| connection.read_frames()).unwrap();
+        assert!((2..=4).contains(&turns), "{} bytes in {turns} turns of 64 KiB", all.len());
+        assert_eq!(connection.death(), None);
+    }
 }

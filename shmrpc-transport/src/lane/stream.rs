@@ -300,7 +300,10 @@ fn receive_block(
     message: &mut Message,
 ) -> Result<(), Box<BadBlock>> {
     match header.flags & FLAG_BLOCK {
-        0 => Ok(()),
+        0 => {
+            connection.received(header.length);
+            Ok(())
+        }
         _ => {
             let at = BlockRef::from_words(message.words_mut());
             connection.receive_block(header.block, header.length, at, message)

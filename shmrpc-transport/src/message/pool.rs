@@ -1,15 +1,37 @@
-//! Where payloads are copied to: room for so many bytes a connection, and buffers that stay warm while they are used.
+//! Where payloads are copied to: room for so many bytes a peer process, and buffers that stay warm while they are used.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::sys::fork::Generation;
 
-/// Room for payloads that are copied, and warm buffers for them. One per connection: never shared between peers.
+/// Bytes of all buffers that there are for copies of one process's messages, in use or warm, over all of its connections.
+#[derive(Debug, Default)]
+pub struct Room(AtomicU64);
+
+impl Room {
+    /// False if there would be more than `cap` bytes then.
+    fn take(&self, bytes: u64, cap: u64) -> bool {
+        let taken = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= cap);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    }
+
+    fn give(&self, bytes: u64) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn taken(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Warm buffers for payloads that are copied. One per connection: never shared between peers.
 pub struct Pool {
-    /// Bytes of copies that there may be at once; no more are kept warm.
+    /// Bytes that all buffers of the peer's process may have; the warm ones that nobody uses have half of it at most.
     cap: u64,
+    room: Arc<Room>,
     stock: Mutex<Stock>,
 }
 
@@ -17,8 +39,6 @@ pub struct Pool {
 struct Stock {
     /// Buffers that nobody uses, the warmest last.
     buffers: Vec<Vec<Line>>,
-    /// Bytes of the copies that there are.
-    copied: u64,
     /// The fewest unused buffers that there were since the last [`Pool::trim`].
     idle: usize,
 }
@@ -29,7 +49,6 @@ const KEPT: usize = 4;
 /// A payload in a buffer of our own; the buffer goes back to its pool.
 pub(super) struct Copied {
     buffer: Vec<Line>,
-    bytes: u64,
     pool: Arc<Pool>,
     process: Generation,
 }
@@ -38,6 +57,14 @@ pub(super) struct Copied {
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
+
+fn bytes(buffer: &Vec<Line>) -> u64 {
+    lines(buffer.capacity())
+}
+
+fn lines(count: usize) -> u64 {
+    (count as u64).saturating_mul(size_of::<Line>() as u64)
+}
 
 /// A payload that could not be copied.
 #[derive(Debug, Clone, Copy)]
@@ -69,37 +96,50 @@ impl Copied {
 }
 
 impl Pool {
-    /// Room for copies of `cap` bytes in all.
+    /// Room for copies of `cap` bytes in all, of one connection alone.
     pub fn new(cap: u64) -> Arc<Self> {
-        Arc::new(Self { cap, stock: Mutex::default() })
+        Self::sharing(&Arc::default(), cap)
     }
 
-    /// A buffer for `length` bytes: the warmest that is large enough, else the warmest, grown. A peer says how much is
-    /// needed, so that there is no memory may not end the process.
+    /// The same, where other connections of the peer's process have their copies too.
+    pub(crate) fn sharing(room: &Arc<Room>, cap: u64) -> Arc<Self> {
+        Arc::new(Self { cap, room: Arc::clone(room), stock: Mutex::default() })
+    }
+
+    /// A buffer for `length` bytes: the warmest that is large enough and not much larger, since all of it counts; else a
+    /// new one. A peer says how much is needed, so that there is no memory may not end the process.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> Result<Copied, Lost> {
         let units = length.div_ceil(size_of::<Line>());
-        let bytes = length as u64;
         let mut stock = self.stock.lock();
-        let copied = stock.copied.saturating_add(bytes);
-        if copied > self.cap {
-            return Err(Lost { length, cap: Some(self.cap) });
-        }
-        let fits = stock.buffers.iter().rposition(|buffer| buffer.capacity() >= units);
-        let mut buffer = match fits {
-            Some(at) => stock.buffers.remove(at),
-            None => stock.buffers.pop().unwrap_or_default(),
-        };
-        stock.idle = stock.idle.min(stock.buffers.len());
-        stock.copied = copied;
-        drop(stock);
-        if buffer.capacity() < units {
-            buffer = Vec::new();
-            if buffer.try_reserve_exact(units).is_err() {
-                self.stock.lock().copied -= bytes;
-                return Err(Lost { length, cap: None });
+        let right = units..=units.saturating_mul(2);
+        let fits = stock.buffers.iter().rposition(|buffer| right.contains(&buffer.capacity()));
+        let warm = fits.map(|at| stock.buffers.remove(at));
+        while warm.is_none() && !self.room.take(lines(units), self.cap) {
+            // What nobody uses makes room, the coldest first.
+            if stock.buffers.is_empty() {
+                return Err(Lost { length, cap: Some(self.cap) });
             }
+            self.room.give(bytes(&stock.buffers.remove(0)));
         }
-        Ok(Copied { buffer, bytes, pool: Arc::clone(self), process: Generation::current() })
+        stock.idle = stock.idle.min(stock.buffers.len());
+        drop(stock);
+        let buffer = match warm {
+            Some(buffer) => buffer,
+            None => self.fresh(units).ok_or(Lost { length, cap: None })?,
+        };
+        Ok(Copied { buffer, pool: Arc::clone(self), process: Generation::current() })
+    }
+
+    /// A buffer whose room is taken. `None` if the system has no memory; then the room is given back.
+    fn fresh(&self, units: usize) -> Option<Vec<Line>> {
+        let mut buffer = Vec::new();
+        if buffer.try_reserve_exact(units).is_err() {
+            self.room.give(lines(units));
+            return None;
+        }
+        // What the allocator adds of itself counts too, and comes to nothing in practice.
+        self.room.take(bytes(&buffer) - lines(units), u64::MAX);
+        Some(buffer)
     }
 
     /// Whether buffers are kept.
@@ -114,7 +154,13 @@ impl Pool {
         let cold: Vec<_> = stock.buffers.drain(..idle).collect();
         stock.idle = stock.buffers.len();
         drop(stock);
-        drop(cold);
+        self.room.give(cold.iter().map(bytes).sum());
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.room.give(self.stock.get_mut().buffers.iter().map(bytes).sum());
     }
 }
 
@@ -126,7 +172,7 @@ impl core::fmt::Debug for Pool {
 
 impl core::fmt::Debug for Copied {
     fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        out.debug_struct("Copied").field("bytes", &self.bytes).finish_non_exhaustive()
+        out.debug_struct("Copied").field("bytes", &bytes(&self.buffer)).finish_non_exhaustive()
     }
 }
 
@@ -136,13 +182,17 @@ impl Drop for Copied {
         if !self.process.is_current() {
             return;
         }
-        let mut stock = self.pool.stock.lock();
-        stock.copied -= self.bytes;
-        let capacity: usize = stock.buffers.iter().map(Vec::capacity).sum();
-        let bytes = (capacity + self.buffer.capacity()) * size_of::<Line>();
-        if stock.buffers.len() < KEPT && bytes as u64 <= self.pool.cap {
-            stock.buffers.push(core::mem::take(&mut self.buffer));
-        }
+        let Self { buffer, pool, .. } = self;
+        let mut stock = pool.stock.lock();
+        // Others need room too.
+        let cold = if pool.room.taken() > pool.cap / 2 {
+            Some(core::mem::take(buffer))
+        } else {
+            stock.buffers.push(core::mem::take(buffer));
+            (stock.buffers.len() > KEPT).then(|| stock.buffers.remove(0))
+        };
+        drop(stock);
+        pool.room.give(cold.as_ref().map_or(0, bytes));
     }
 }
 
@@ -151,22 +201,60 @@ mod tests {
     use super::super::Invalid;
     use super::*;
 
+    fn kept(pool: &Pool) -> u64 {
+        pool.stock.lock().buffers.iter().map(bytes).sum()
+    }
+
     #[test]
     fn copies_have_no_more_room_than_they_may() {
-        let pool = Pool::new(1000);
+        let pool = Pool::new(1024);
         let first = pool.take(600).unwrap();
+        // In lines of 64, that is 640 and 448.
         assert!(matches!(
             pool.take(401).map_err(Invalid::from),
-            Err(Invalid::NoRoom { length: 401, cap: 1000 })
+            Err(Invalid::NoRoom { length: 401, cap: 1024 })
         ));
-        let second = pool.take(400).unwrap();
+        let second = pool.take(384).unwrap();
+        assert_eq!(pool.room.taken(), 1024);
         drop(first);
-        assert!(pool.take(600).is_ok());
+        assert_eq!((pool.room.taken(), kept(&pool)), (384, 0), "half of it may stay warm");
         drop(second);
-        assert_eq!(pool.stock.lock().copied, 0);
-        // 600 and 400 bytes in lines of 64.
-        let kept: usize = pool.stock.lock().buffers.iter().map(Vec::capacity).sum();
-        assert!(kept * 64 <= 1000, "{kept}");
+        assert_eq!((pool.room.taken(), kept(&pool)), (384, 384));
+        // What is warm makes room.
+        drop(pool.take(1000).unwrap());
+        assert_eq!((pool.room.taken(), kept(&pool)), (0, 0));
+    }
+
+    /// Large buffers become warm, and then small messages come and stay.
+    #[test]
+    fn what_is_held_is_what_counts() {
+        let cap = 4 << 20;
+        let pool = Pool::new(cap);
+        let mut held = Vec::new();
+        for _ in 0..64 {
+            drop((pool.take(1 << 20), pool.take(1 << 20)));
+            held.extend(pool.take(100));
+        }
+        let really = held.iter().map(|copied| bytes(&copied.buffer)).sum::<u64>() + kept(&pool);
+        assert_eq!(held.len(), 64);
+        assert_eq!(really, pool.room.taken());
+        assert!(really <= cap, "{really} of {cap}");
+    }
+
+    #[test]
+    fn all_connections_of_a_process_have_one_room() {
+        let room = Arc::default();
+        let pools: Vec<_> = (0..4).map(|_| Pool::sharing(&room, 4096)).collect();
+        let first: Vec<_> = pools.iter().map(|pool| pool.take(1024).unwrap()).collect();
+        for pool in &pools {
+            assert!(matches!(pool.take(1), Err(Lost { cap: Some(4096), .. })));
+        }
+        drop(first);
+        // What one of them keeps warm leaves room for the others.
+        assert!(pools[0].take(2048).is_ok());
+        assert_eq!(room.taken(), pools.iter().map(|pool| kept(pool)).sum::<u64>());
+        drop(pools);
+        assert_eq!(room.taken(), 0);
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub enum HelloError {
     /// The body is not valid.
     #[error("the body is not valid: {0}")]
     Body(Box<str>),
+    /// A descriptor came with a hello that speaks of no memory.
+    #[error("the hello came with a descriptor, and speaks of no memory")]
+    Unwanted,
     /// The hello came without memory.
     #[error("the hello came without memory")]
     NoMemory,

@@ -1,6 +1,5 @@
 //! The side that listens, and the peers that are saying hello.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,14 +11,15 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::bound::{Bound, Name};
-use super::{Hello, LARGEST, MeetError, Policy, accept_base, identify, open_hello, watch};
+use super::{Hello, HelloError, LARGEST, MeetError, Policy, accept_base, identify, open_hello, watch};
 use crate::connection::{self, Bases, Carrier, Connection, Dial, Events, Limits, Parts};
 use crate::peers::PeerInfo;
+use crate::places::{Limit, Place, Places};
 use crate::shm::ledger::Route;
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
 use crate::sys::fork::{Generation, Inherited};
-use crate::sys::shortage::explain;
+use crate::sys::shortage::{descriptor_limit, explain};
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
 
@@ -34,10 +34,15 @@ pub trait Host: Send + Sync {
     fn connected(&self, connection: &Arc<Connection>);
 }
 
-/// Peers that have connected and not yet said hello, at most.
-const ARRIVING_MAX: usize = 256;
-/// The same for one process.
-const ARRIVING_OF_ONE: usize = 32;
+/// Peers that have connected and not yet said hello, at most: of all, and of one process.
+const ARRIVING: Limit = Limit { of_all: 256, of_one: 32 };
+
+/// The same if descriptors are few: each takes up to four, and together they may have a quarter.
+fn arriving(descriptors: usize) -> Limit {
+    let of_all = (descriptors / 16).clamp(2, ARRIVING.of_all);
+    Limit { of_all, of_one: (of_all / 2).min(ARRIVING.of_one) }
+}
+
 /// Peers that are let in before others have their turn.
 const AT_ONCE: usize = 32;
 /// A fresh socket takes any answer at once, and the watcher waits for nobody.
@@ -60,7 +65,7 @@ impl Listener {
         bound.keep()?;
         let Bound { socket, name } = bound;
         let spare = Mutex::new(Some(spare_descriptor()?));
-        let (arriving, rests_until) = (Arc::default(), Mutex::default());
+        let (arriving, rests_until) = (Places::new(arriving(descriptor_limit())), Mutex::default());
         let route = Route { path: name.path().to_owned(), listening: true };
         let token = watch(Arc::new(Door { socket, route, policy, host, arriving, spare, rests_until }))?;
         Ok(Self { token, process: Generation::current(), name })
@@ -97,7 +102,7 @@ struct Door {
     route: Route,
     policy: Policy,
     host: Arc<dyn Host>,
-    arriving: Arc<Mutex<Crowd>>,
+    arriving: Arc<Places>,
     /// Given up for a moment when there is no other, to tell a peer why it is not let in.
     spare: Mutex<Option<OwnedFd>>,
     rests_until: Mutex<Option<Instant>>,
@@ -181,12 +186,12 @@ impl Door {
                 return Ok(());
             }
         };
-        let Some(place) = Place::take(&self.arriving, socket.who_connected()) else {
-            turned_away(refuse(
-                &socket,
-                "too many peers are saying hello, or too many of your process; try again",
-            ));
-            return Ok(());
+        let place = match self.arriving.take(socket.who_connected(), "peers are saying hello") {
+            Ok(place) => place,
+            Err(full) => {
+                turned_away(refuse(&socket, &format!("{full}; try again")));
+                return Ok(());
+            }
         };
         let arriving = Arriving {
             place,
@@ -219,42 +224,6 @@ fn turned_away(refused: io::Result<()>) {
 
 fn refuse(socket: &Socket, reason: &str) -> io::Result<()> {
     socket.send(Header::new(Kind::Failure), reason.as_bytes(), &[], NO_WAIT)
-}
-
-/// How many are saying hello, by their process's id.
-type Crowd = HashMap<i32, usize>;
-
-/// One place among the arriving; given back when dropped.
-struct Place {
-    crowd: Arc<Mutex<Crowd>>,
-    pid: i32,
-}
-
-impl Place {
-    /// `None` if all are taken, or all that one process may have.
-    fn take(crowd: &Arc<Mutex<Crowd>>, pid: i32) -> Option<Self> {
-        let mut places = crowd.lock();
-        let all: usize = places.values().sum();
-        let own = places.entry(pid).or_default();
-        if all >= ARRIVING_MAX || *own >= ARRIVING_OF_ONE {
-            return None;
-        }
-        *own += 1;
-        Some(Self { crowd: Arc::clone(crowd), pid })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut places = self.crowd.lock();
-        let left = places.get_mut(&self.pid).map(|own| {
-            *own -= 1;
-            *own
-        });
-        if left == Some(0) {
-            places.remove(&self.pid);
-        }
-    }
 }
 
 /// A peer that has connected and not yet said hello.
@@ -379,6 +348,9 @@ impl Arriving {
 
     /// The memory of both sides; or why none is shared, if that is no fault of the peer's.
     fn share(&self, theirs: &Hello, reader: &mut FrameReader) -> Result<Result<Share, String>, MeetError> {
+        if theirs.base_len == 0 && reader.take_descriptor().is_some() {
+            return Err(HelloError::Unwanted.into());
+        }
         if theirs.base_len == 0 {
             return Ok(Err("the client shares no memory".into()));
         }

@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::memory::Witness;
-use crate::peers::PeerInfo;
+use crate::message::Room;
+use crate::peers::{PeerCredentials, PeerInfo};
 use crate::sys::fork::{Generation, PerProcess};
+use crate::sys::lease::Others;
 use crate::sys::process;
+use crate::sys::shortage::descriptor_limit;
 use crate::sys::watcher::Watcher;
 
 /// How long after the end of a segment it is asked for, at first and at most; twice as long each time.
@@ -40,12 +43,16 @@ pub(crate) struct Account {
     route: Route,
     process: Generation,
     books: Mutex<Books>,
+    /// What copies of its messages have.
+    copies: Arc<Room>,
 }
 
 #[derive(Debug, Default)]
 struct Books {
     /// Bytes of the segments that we have mapped, other than base segments.
     lent: u64,
+    /// How many they are.
+    pieces: usize,
     /// What we have given up and others may still have.
     remains: Vec<Remains>,
 }
@@ -67,14 +74,26 @@ impl Books {
     fn bytes(&self, base: bool) -> u64 {
         self.remains.iter().filter(|remains| remains.base == base).map(|remains| remains.bytes).sum()
     }
+
+    /// Segments, each of which costs a descriptor: that of its witness.
+    fn pieces(&self) -> usize {
+        self.pieces + self.remains.len()
+    }
+}
+
+/// The most segments that one process may have of us, less the base segments of its connections: an eighth of our
+/// descriptors.
+fn pieces_max() -> usize {
+    (descriptor_limit() / 8).clamp(8, 256)
 }
 
 /// Too much of our memory is with others already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{held} bytes of {cap} are held already")]
-pub(crate) struct Full {
-    held: u64,
-    cap: u64,
+pub(crate) enum Full {
+    #[error("{held} bytes of {cap} are held already")]
+    Bytes { held: u64, cap: u64 },
+    #[error("{held} pieces of {cap} are held already")]
+    Pieces { held: usize, cap: usize },
 }
 
 /// All accounts of one process of ours.
@@ -110,14 +129,20 @@ impl Account {
             return known;
         }
         let (peer, route) = (peer.clone(), route.clone());
-        let account = Arc::new(Self { peer, route, process: Generation::current(), books: Mutex::default() });
+        let (process, books, copies) = (Generation::current(), Mutex::default(), Arc::default());
+        let account = Arc::new(Self { peer, route, process, books, copies });
         ledger.accounts.lock().push(Arc::clone(&account));
         account
     }
 
+    /// Room for copies of what the process sends.
+    pub(crate) fn copies(&self) -> &Arc<Room> {
+        &self.copies
+    }
+
     /// Whether it is this very process. An id is nobody else's while the process lives.
     fn is_of(&self, peer: &PeerInfo) -> bool {
-        self.peer.pid() == peer.pid() && self.peer.uid() == peer.uid() && !self.has_ended()
+        self.peer.party() == peer.party() && !self.has_ended()
     }
 
     /// Whether the process has ended, as far as can be known.
@@ -137,10 +162,30 @@ impl Account {
         });
         let [held, bases] = dead.map(|other| other.asked()).fold(self.asked(), add);
         match (held > cap, bases > BASES) {
-            (true, _) => Err(Full { held, cap }),
-            (false, true) => Err(Full { held: bases, cap: BASES }),
-            (false, false) => Ok(()),
+            (true, _) => Err(Full::Bytes { held, cap }),
+            (false, true) => Err(Full::Bytes { held: bases, cap: BASES }),
+            (false, false) => self.has_room(),
         }
+    }
+
+    /// Whether the process may have one piece more. Dead ones of its user count with it; of another user than ours, all.
+    fn has_room(&self) -> Result<(), Full> {
+        let foreign = self.peer.uid() != PeerCredentials::own().uid;
+        let counts = |other: &&Arc<Self>| {
+            let kin = || other.peer.uid() == self.peer.uid() && (foreign || other.has_ended());
+            other.route == self.route && (core::ptr::eq(&***other, self) || kin())
+        };
+        let accounts = Ledger::get().accounts();
+        let count = || accounts.iter().filter(counts).map(|one| one.books.lock().pieces()).sum::<usize>();
+        let (cap, held) = (pieces_max(), count());
+        if held < cap {
+            return Ok(());
+        }
+        for one in accounts.iter().filter(counts) {
+            one.ask(&mut one.books.lock());
+        }
+        let held = count();
+        if held < cap { Ok(()) } else { Err(Full::Pieces { held, cap }) }
     }
 
     /// Bytes that the process may still be lent of `cap`.
@@ -155,19 +200,21 @@ impl Account {
     /// Counts a segment of `bytes` that is about to be lent.
     ///
     /// # Errors
-    /// [`Full`] if the process would have more than `cap`.
+    /// [`Full`] if the process would have more than `cap`, or too many pieces.
     pub(crate) fn lend(
         self: &Arc<Self>,
         bytes: u64,
         cap: u64,
         witness: Option<Witness>,
     ) -> Result<Lent, Full> {
+        self.has_room()?;
         let mut books = self.books.lock();
         let held = books.lent.saturating_add(books.remaining());
         if held.saturating_add(bytes) > cap {
-            return Err(Full { held, cap });
+            return Err(Full::Bytes { held, cap });
         }
         books.lent += bytes;
+        books.pieces += 1;
         Ok(Lent { account: Arc::clone(self), bytes, counted: bytes, witness })
     }
 
@@ -184,15 +231,16 @@ impl Account {
         [books.remaining(), books.bytes(true)]
     }
 
-    /// Forgets what is gone.
+    /// Forgets what is gone, and what nobody can know of: else it would count for ever.
     fn ask(&self, books: &mut Books) {
-        books.remains.retain(|remains| !remains.witness.is_alone());
+        books.remains.retain(|remains| remains.witness.others() == Others::Somebody);
     }
 
     /// A segment is over. Without a witness nobody can tell what becomes of it, and it is forgotten.
     fn bury(&self, bytes: u64, counted: u64, witness: Option<Witness>) {
         let mut books = self.books.lock();
         books.lent -= counted;
+        books.pieces -= usize::from(counted > 0);
         if let Some(witness) = witness {
             books.remains.push(Remains { bytes, base: counted == 0, witness });
             drop(books);
@@ -249,7 +297,6 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::PeerCredentials;
     use crate::shm::memory::Memory;
     use crate::shm::segment::{BASE_LEN, Handout, Segment};
     use crate::sys::process;
@@ -280,7 +327,7 @@ mod tests {
             assert_eq!(account.left(2 * MIB), MIB, "the peer has it still");
             assert!(account.lend(2 * MIB, 2 * MIB, None).is_err());
             assert_eq!(account.may_connect(MIB), Ok(()));
-            assert_eq!(account.may_connect(MIB - 1), Err(Full { held: MIB, cap: MIB - 1 }));
+            assert_eq!(account.may_connect(MIB - 1), Err(Full::Bytes { held: MIB, cap: MIB - 1 }));
             // It is the same account for whoever comes back.
             assert!(Arc::ptr_eq(&account, &self::account("keeps", true)));
             drop(theirs);
@@ -304,7 +351,7 @@ mod tests {
             .collect();
         assert_eq!(account.left(MIB), MIB, "they take nothing from messages");
         let held = (most + 1) * BASE_LEN as u64;
-        assert_eq!(account.may_connect(MIB), Err(Full { held, cap: BASES }));
+        assert_eq!(account.may_connect(MIB), Err(Full::Bytes { held, cap: BASES }));
         drop(theirs);
         assert_eq!(account.may_connect(0), Ok(()));
     }
@@ -319,6 +366,37 @@ mod tests {
         while !account.books.lock().remains.is_empty() {
             std::thread::yield_now();
         }
+    }
+
+    /// Each piece costs a descriptor.
+    #[test]
+    fn many_small_pieces_are_too_many() {
+        let account = account("pieces", true);
+        let cap = pieces_max();
+        let lend = || account.lend(1, MIB, None);
+        let mut lent: Vec<_> = (0..cap).map(|_| lend().unwrap()).collect();
+        let full = Full::Pieces { held: cap, cap };
+        assert_eq!(lend().unwrap_err(), full);
+        assert_eq!(account.may_connect(MIB), Err(full));
+        // Another process has its own.
+        let other = PeerInfo::new(PeerCredentials { pid: 1, ..PeerCredentials::own() }, None);
+        let another = Account::of(&other, &account.route);
+        drop(another.lend(1, MIB, None).unwrap());
+        lent.pop();
+        assert_eq!(account.may_connect(MIB), Ok(()));
+        assert!(lend().is_ok());
+    }
+
+    /// Else nobody could connect any more, where the kernel gives no leases.
+    #[test]
+    fn a_witness_that_cannot_know_is_none() {
+        let account = account("no leases", true);
+        let blind = || Witness(std::fs::File::open("/dev/null").unwrap());
+        drop(account.lend(MIB, MIB, Some(blind())).unwrap());
+        drop(account.lend_base(MIB, Some(blind())));
+        assert_eq!(account.may_connect(0), Ok(()));
+        assert_eq!(account.left(MIB), MIB);
+        assert_eq!(account.books.lock().remains.len(), 0, "its descriptor stays");
     }
 
     #[test]

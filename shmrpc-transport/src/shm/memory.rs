@@ -15,7 +15,7 @@ use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
-use crate::sys::lease;
+use crate::sys::lease::{self, Others};
 use crate::sys::shortage::{explain, is_shortage};
 
 /// What one side of a connection keeps its messages in, for the other side to read. Each side chooses its own.
@@ -142,7 +142,7 @@ pub(crate) struct Fresh {
 
 /// Knows whether anybody but us still has some memory of ours.
 #[derive(Debug)]
-pub(crate) struct Witness(File);
+pub(crate) struct Witness(pub(super) File);
 
 impl Witness {
     /// A second descriptor of `file`, which is open for writing, that can only read. `None` without /proc.
@@ -150,9 +150,9 @@ impl Witness {
         Ok(reopened(file)?.map(Self))
     }
 
-    /// Whether nobody has the memory mapped or open; we have unmapped it ourselves. False if that cannot be known.
-    pub(crate) fn is_alone(&self) -> bool {
-        lease::is_ours_alone(&self.0)
+    /// Who has the memory mapped or open; we have unmapped it ourselves.
+    pub(crate) fn others(&self) -> Others {
+        lease::others(&self.0)
     }
 }
 

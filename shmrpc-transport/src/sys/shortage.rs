@@ -3,6 +3,13 @@
 use std::io;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
+
+/// Descriptors that this process may have now (`RLIMIT_NOFILE`, the soft limit).
+pub fn descriptor_limit() -> usize {
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(soft).unwrap_or(usize::MAX)
+}
 
 /// What the system said, and, if it has run out of something, which limit that is.
 pub fn explain(error: &io::Error) -> String {

@@ -1,9 +1,8 @@
 //! Unix sockets that carry frames, descriptors and credentials.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -18,17 +17,19 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::closing::Foreign;
 use super::inside::Inside;
 use super::process;
 use super::shortage::is_shortage;
-use crate::peers::PeerCredentials;
+use crate::peers::{Party, PeerCredentials};
 use crate::slot::{BadHeader, HEADER, Header};
+
+pub(crate) use self::reader::FrameReader;
+
+// unsafe: recvmsg, and descriptors that it made.
+mod reader;
 
 /// Payload bytes that a control frame may have.
 pub(crate) const MAX_CONTROL: usize = 1 << 20;
-/// Descriptors that may wait to be claimed by their frames.
-const MAX_DESCRIPTORS: usize = 8;
 
 /// One end of a connected socket that carries control frames.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ pub(crate) enum ReadError {
     BadHeader(#[from] BadHeader),
     #[error("a control frame of {0} bytes is above {MAX_CONTROL}")]
     TooLong(u32),
-    #[error("more than {MAX_DESCRIPTORS} descriptors were sent that belong to no frame")]
+    #[error("descriptors came beside frames that want none")]
     Descriptors,
     #[error(
         "a descriptor was lost on its way: the process that was to receive it has none left; raise its limit (ulimit -n, LimitNOFILE=), or fs.file-max"
@@ -170,9 +171,11 @@ impl Socket {
         Self { stream: Carries::Inside(end) }
     }
 
-    /// The id of the process that connected, which need not be the one that speaks. 0 if it cannot be had.
-    pub(crate) fn who_connected(&self) -> i32 {
-        getsockopt(self, sockopt::PeerCredentials).map_or(0, |by| by.pid())
+    /// The process that connected, which need not be the one that speaks.
+    pub(crate) fn who_connected(&self) -> Party {
+        let by = getsockopt(self, sockopt::PeerCredentials).map(libc::ucred::from);
+        let by = by.unwrap_or(libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX });
+        Party::new(&PeerCredentials { pid: by.pid, uid: by.uid, gid: by.gid }, None)
     }
 
     /// The peer has said who it is: from now on frames come without a descriptor of their sender's process.
@@ -285,180 +288,6 @@ fn own_credentials() -> UnixCredentials {
     UnixCredentials::from(libc::ucred { pid, uid, gid })
 }
 
-/// Puts frames together from whatever pieces a socket delivers. Keeps its place between calls.
-#[derive(Debug, Default)]
-pub(crate) struct FrameReader {
-    bytes: Vec<u8>,
-    fds: VecDeque<Foreign>,
-    credentials: Option<PeerCredentials>,
-    /// Not all bytes came from the process that sent the first ones.
-    mixed: bool,
-    pidfd: Option<OwnedFd>,
-}
-
-impl FrameReader {
-    /// A reader that begins with bytes that have been read already.
-    pub(crate) fn after(bytes: Vec<u8>) -> Self {
-        Self { bytes, ..Self::default() }
-    }
-
-    /// The next whole frame; `None` if the socket has no more bytes for now.
-    pub(crate) fn next(&mut self, socket: &Socket) -> Result<Option<Frame>, ReadError> {
-        loop {
-            if let Some(frame) = self.cut()? {
-                return Ok(Some(frame));
-            }
-            if !self.fill(socket)? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Who sent the bytes, all of them, by the kernel's word; or why that is not known.
-    pub(crate) fn sender(&self) -> Result<PeerCredentials, &'static str> {
-        match self.credentials {
-            Some(_) if self.mixed => Err("the hello came from more than one process"),
-            Some(credentials) => Ok(credentials),
-            None => Err("the hello came without credentials"),
-        }
-    }
-
-    /// A descriptor of the process that sent the first bytes, if the kernel gave one.
-    pub(crate) fn take_pidfd(&mut self) -> Option<OwnedFd> {
-        self.pidfd.take()
-    }
-
-    /// The oldest descriptor that no frame has claimed.
-    pub(crate) fn take_descriptor(&mut self) -> Option<Foreign> {
-        self.fds.pop_front()
-    }
-
-    /// The next whole frame of those bytes that were read already.
-    pub(crate) fn cut(&mut self) -> Result<Option<Frame>, ReadError> {
-        let Some((head, rest)) = self.bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
-        let header = Header::from_frame(head)?;
-        let length = header.length as usize;
-        if length > MAX_CONTROL {
-            return Err(ReadError::TooLong(header.length));
-        }
-        let Some(payload) = rest.get(..length) else { return Ok(None) };
-        let payload = payload.to_vec();
-        self.bytes.drain(..HEADER + length);
-        Ok(Some(Frame { header, payload }))
-    }
-
-    /// Reads once. False if nothing is there.
-    fn fill(&mut self, socket: &Socket) -> Result<bool, ReadError> {
-        let mut piece = [0; 4096];
-        if let Carries::Inside(end) = &socket.stream {
-            return match end.receive(&mut piece) {
-                None => Ok(false),
-                Some(0) => Err(ReadError::Closed),
-                Some(length) => {
-                    self.bytes.extend_from_slice(piece.get(..length).unwrap_or_default());
-                    Ok(true)
-                }
-            };
-        }
-        let mut control = Control([0; CONTROL]);
-        let received = loop {
-            match receive(socket.as_fd(), &mut piece, &mut control) {
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(false),
-                Err(Errno::ECONNRESET) => return Err(ReadError::Closed),
-                Err(errno) => return Err(ReadError::System(errno.into())),
-                Ok(received) => break received,
-            }
-        };
-        for (level, kind, data) in parts(control.0.get(..received.control).unwrap_or_default()) {
-            match (level, kind) {
-                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                    let fds = data.as_chunks().0.iter().copied().map(RawFd::from_ne_bytes);
-                    // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
-                    self.fds.extend(fds.map(|fd| Foreign::new(unsafe { OwnedFd::from_raw_fd(fd) })));
-                }
-                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
-                    if let ([pid, uid, gid], _) = data.as_chunks() {
-                        let by = PeerCredentials {
-                            pid: i32::from_ne_bytes(*pid),
-                            uid: u32::from_ne_bytes(*uid),
-                            gid: u32::from_ne_bytes(*gid),
-                        };
-                        self.mixed |= *self.credentials.get_or_insert(by) != by;
-                    }
-                }
-                _ => {
-                    let pidfd = process::pidfd_in(level, kind, data);
-                    // The first one stays: it came with the hello. A later one is closed here.
-                    self.pidfd = self.pidfd.take().or(pidfd);
-                }
-            }
-        }
-        if received.lost {
-            return Err(ReadError::OutOfDescriptors);
-        }
-        if self.fds.len() > MAX_DESCRIPTORS {
-            return Err(ReadError::Descriptors);
-        }
-        if received.length == 0 {
-            return Err(ReadError::Closed);
-        }
-        self.bytes.extend_from_slice(piece.get(..received.length).unwrap_or_default());
-        Ok(true)
-    }
-}
-
-/// Bytes for all that can come beside one message: the kernel passes up to 253 descriptors, credentials, a pidfd, and
-/// their heads. So nothing is lost but what this process has no descriptor for.
-const CONTROL: usize = 1280;
-
-#[repr(C, align(16))]
-struct Control([u8; CONTROL]);
-
-/// What one read came to.
-struct Received {
-    /// Bytes.
-    length: usize,
-    /// Bytes beside them.
-    control: usize,
-    /// Whether descriptors were lost.
-    lost: bool,
-}
-
-/// Not nix's, which forgets the descriptors that arrived when others were lost.
-fn receive(socket: BorrowedFd<'_>, piece: &mut [u8], control: &mut Control) -> Result<Received, Errno> {
-    let mut part = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() };
-    // SAFETY: zeros are a message header without name, parts and control bytes.
-    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL as _;
-    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-    // SAFETY: the header names `piece` and `control` with their lengths; both are ours to write during the call.
-    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
-    let length = Errno::result(length)?;
-    Ok(Received {
-        length: usize::try_from(length).unwrap_or(0),
-        control: message.msg_controllen as _,
-        lost: message.msg_flags & libc::MSG_CTRUNC != 0,
-    })
-}
-
-/// The parts of what came beside the bytes: their level, type and data (cmsg(3)).
-fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (i32, i32, &[u8])> {
-    const WORD: usize = size_of::<usize>();
-    core::iter::from_fn(move || {
-        let (length, rest) = bytes.split_first_chunk::<WORD>()?;
-        let length = usize::from_ne_bytes(*length);
-        let (level, rest) = rest.split_first_chunk()?;
-        let kind = rest.first_chunk()?;
-        let data = bytes.get(size_of::<libc::cmsghdr>()..length)?;
-        bytes = bytes.get(length.checked_next_multiple_of(WORD)?..).unwrap_or_default();
-        Some((i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind), data))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,32 +319,6 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_above_the_limit_is_refused_before_it_is_stored() {
-        let (a, b) = pair();
-        let mut header = Header::new(Kind::Hello);
-        header.length = u32::MAX;
-        let mut stream = std::fs::File::from(a.as_fd().try_clone_to_owned().unwrap());
-        io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
-        assert!(matches!(FrameReader::default().next(&b), Err(ReadError::TooLong(u32::MAX))));
-    }
-
-    /// However many a peer sends: what is refused is closed.
-    #[test]
-    fn descriptors_that_belong_to_no_frame_are_refused_and_closed() {
-        for count in [MAX_DESCRIPTORS + 1, 60, 253] {
-            let (a, b) = pair();
-            let (mut ours, theirs) = io::pipe().unwrap();
-            a.send(Header::new(Kind::Ping), &[], &vec![theirs.as_raw_fd(); count], || None).unwrap();
-            drop(theirs);
-            let mut reader = FrameReader::default();
-            assert!(matches!(reader.next(&b), Err(ReadError::Descriptors)), "{count}");
-            drop(reader);
-            // The pipe has no writer left.
-            assert_eq!(io::Read::read(&mut ours, &mut [0]).unwrap(), 0);
-        }
-    }
-
-    #[test]
     fn connecting_ends_in_time_where_nobody_is_let_in() {
         let path = std::env::temp_dir().join(format!("shmrpc-test-{}-backlog", std::process::id()));
         let door = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
@@ -531,24 +334,5 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(refused, NoSocket::TimedOut), "{refused:?}");
         assert!(matches!(Socket::connect(&path, None), Err(NoSocket::There(_))));
-    }
-
-    /// Somebody who begins a hello and has another process end it is taken for neither.
-    #[test]
-    fn bytes_of_two_processes_have_no_sender() {
-        let (a, b) = pair();
-        let mut header = Header::new(Kind::Hello);
-        header.length = 5;
-        let mut stream = std::fs::File::from(a.as_fd().try_clone_to_owned().unwrap());
-        io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
-        let mut reader = FrameReader::default();
-        assert!(reader.next(&b).unwrap().is_none());
-        assert_eq!(reader.sender().unwrap().pid, PeerCredentials::own().pid);
-        let rest = stream.as_fd().try_clone_to_owned().unwrap();
-        let status = std::process::Command::new("echo").args(["-n", "hello"]).stdout(rest).status();
-        assert!(status.unwrap().success());
-        let frame = reader.next(&b).unwrap().unwrap();
-        assert_eq!(frame.payload, b"hello");
-        assert_eq!(reader.sender(), Err("the hello came from more than one process"));
     }
 }

@@ -3,7 +3,7 @@
 
 pub(crate) mod process;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,7 +36,8 @@ impl Place {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("shmrpc-test-{}-{number}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
+        // Whatever the umask is: nobody else may write there.
+        std::fs::DirBuilder::new().mode(0o755).create(&path).unwrap();
         Self(path)
     }
 

@@ -1,0 +1,175 @@
+//! Who has how many of what there is little of: connections, threads, places of those who say hello.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::peers::{Party, PeerCredentials, Process};
+use crate::sys::fork::Generation;
+
+/// How many of something there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Of all peers.
+    pub of_all: usize,
+    /// Of one process.
+    pub of_one: usize,
+}
+
+impl Limit {
+    /// What one process may have in any case, if that is at most half: all lanes of one connection, say.
+    const LEAST: usize = 64;
+
+    /// If nothing is said of one process, it may have a quarter, or [`Limit::LEAST`], but no more than half.
+    pub fn new(of_all: usize, of_one: Option<usize>) -> Self {
+        let share = || (of_all / 4).max(Self::LEAST).min(of_all.div_ceil(2));
+        Self { of_all, of_one: of_one.unwrap_or_else(share).min(of_all) }
+    }
+
+    /// What all processes of one user may have that is not ours. Ours can hurt us in any case.
+    fn of_user(self) -> usize {
+        self.of_all.div_ceil(2)
+    }
+}
+
+/// Places under a limit.
+#[derive(Debug)]
+pub struct Places {
+    limit: Limit,
+    taken: Mutex<Taken>,
+    /// Notified when the last one is given back.
+    empty: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    // Those that have none are not in here.
+    by_process: HashMap<Process, usize>,
+    by_user: HashMap<u32, usize>,
+}
+
+/// One place; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    places: Arc<Places>,
+    party: Party,
+    /// In a forked child the places are its parent's.
+    process: Generation,
+}
+
+impl Places {
+    /// None of them taken.
+    pub fn new(limit: Limit) -> Arc<Self> {
+        Arc::new(Self { limit, taken: Mutex::default(), empty: Condvar::new() })
+    }
+
+    /// Takes one. `what` there is then, for people.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn take(self: &Arc<Self>, party: Party, what: &str) -> Result<Place, String> {
+        let mut taken = self.taken.lock();
+        let all = taken.all;
+        let own = taken.by_process.get(&party.process()).copied().unwrap_or(0);
+        let of_user = taken.by_user.get(&party.uid()).copied().unwrap_or(0);
+        if all >= self.limit.of_all {
+            return Err(format!("{all} {what}, which is this server's limit"));
+        }
+        if own >= self.limit.of_one {
+            return Err(format!("{own} {what} for this process, which is this server's limit for one"));
+        }
+        if of_user >= self.limit.of_user() && party.uid() != PeerCredentials::own().uid {
+            let uid = party.uid();
+            return Err(format!(
+                "{of_user} {what} for user {uid}, which is this server's limit for another user"
+            ));
+        }
+        taken.all += 1;
+        *taken.by_process.entry(party.process()).or_default() += 1;
+        *taken.by_user.entry(party.uid()).or_default() += 1;
+        Ok(Place { places: Arc::clone(self), party, process: Generation::current() })
+    }
+
+    /// Waits until none is taken; without a deadline, for ever. Returns how many are.
+    pub fn wait_until_empty(&self, deadline: Option<Instant>) -> usize {
+        let mut taken = self.taken.lock();
+        while taken.all > 0 {
+            match deadline {
+                None => self.empty.wait(&mut taken),
+                Some(deadline) if self.empty.wait_until(&mut taken, deadline).timed_out() => break,
+                Some(_) => {}
+            }
+        }
+        taken.all
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            return;
+        }
+        let mut taken = self.places.taken.lock();
+        taken.all -= 1;
+        one_less(&mut taken.by_process, self.party.process());
+        one_less(&mut taken.by_user, self.party.uid());
+        if taken.all == 0 {
+            self.places.empty.notify_all();
+        }
+    }
+}
+
+fn one_less<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn party(pid: i32, uid: u32) -> Party {
+        Party::new(&PeerCredentials { pid, uid, gid: 0 }, None)
+    }
+
+    #[test]
+    fn one_process_has_a_share_and_never_more_than_half() {
+        let one = |of_all| Limit::new(of_all, None).of_one;
+        assert_eq!([0, 1, 2, 3, 40, 64, 128, 200, 1024].map(one), [0, 1, 1, 2, 20, 32, 64, 64, 256]);
+        assert_eq!(Limit::new(3, Some(2)), Limit { of_all: 3, of_one: 2 });
+        assert_eq!(Limit::new(3, Some(5)), Limit { of_all: 3, of_one: 3 });
+    }
+
+    #[test]
+    fn the_processes_of_another_user_have_half_of_all_together() {
+        let own = PeerCredentials::own().uid;
+        let places = Places::new(Limit { of_all: 8, of_one: 3 });
+        let take = |pid, uid| places.take(party(pid, uid), "are there");
+        let mut theirs: Vec<_> = (0..4).map(|at| take(1 + at / 3, own + 1).unwrap()).collect();
+        let refused = take(3, own + 1).unwrap_err();
+        let why = format!("4 are there for user {}, which is this server's limit for another user", own + 1);
+        assert_eq!(refused, why);
+        // Ours may have all that is left, and a third user too.
+        let ours: Vec<_> = (0..3).map(|_| take(10, own).unwrap()).collect();
+        assert_eq!(
+            take(10, own).unwrap_err(),
+            "3 are there for this process, which is this server's limit for one"
+        );
+        let third = take(20, own + 2).unwrap();
+        assert_eq!(take(21, own).unwrap_err(), "8 are there, which is this server's limit");
+        theirs.pop();
+        assert!(take(3, own + 1).is_ok());
+        drop((theirs, ours, third));
+        assert_eq!(places.wait_until_empty(None), 0);
+        let taken = places.taken.lock();
+        assert!(taken.by_process.is_empty() && taken.by_user.is_empty());
+    }
+}

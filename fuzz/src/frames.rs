@@ -7,11 +7,12 @@ use std::sync::{Arc, LazyLock};
 
 use shmrpc_transport::message::SMALL;
 use shmrpc_transport::peers::Peers;
-use shmrpc_transport::connection::Connection;
+use shmrpc_transport::connection::{Connection, LaneAnswer};
 use shmrpc_transport::lane::{Incoming, ServingLane};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::rendezvous::{Hello, connect};
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind};
+use shmrpc_transport::sys::futex::Until;
 
 use self::ground::{ARENA, Ground};
 use self::model::{Due, Model, Poison};
@@ -50,7 +51,7 @@ pub fn frames(data: &[u8]) {
         let (mut wire, told) = HOUSES[usize::from(!trusted)].visit();
         wire.send(&hello, &[fd.as_raw_fd()]);
         let product = meet(&mut wire);
-        Session::new(wire, own, product, told.met(), Model::new(64)).run(&mut input, &told);
+        Session::new(wire, own, product, told.met(), Model::client(64)).run(&mut input, &told);
     } else {
         let (guests, told) = Guests::new();
         let (met, (wire, product)) = TRAP.receive(
@@ -62,7 +63,7 @@ pub fn frames(data: &[u8]) {
             },
         );
         let connection = met.expect("a good hello").connection;
-        Session::new(wire, own, product, connection, Model::new(lanes)).run(&mut input, &told);
+        Session::new(wire, own, product, connection, Model::server()).run(&mut input, &told);
     }
     assert_few_descriptors();
     crate::memory::assert_bounded();
@@ -142,6 +143,12 @@ struct Lane {
     replies: u32,
 }
 
+impl Lane {
+    fn new(connection: &Arc<Connection>, lane: u32) -> Self {
+        Self { serving: ServingLane::new(connection, lane).expect("a lane"), position: 0, replies: 0 }
+    }
+}
+
 /// A request whose payload lies in the fuzzer's memory.
 struct Kept {
     incoming: Incoming,
@@ -152,7 +159,11 @@ struct Kept {
 
 impl Session {
     fn new(wire: Wire, own: Ground, product: Ground, connection: Arc<Connection>, model: Model) -> Self {
-        let (lanes, kept) = (BTreeMap::new(), Vec::new());
+        let (mut lanes, kept) = (BTreeMap::new(), Vec::new());
+        if !model.as_client {
+            // A client serves no lanes; what takes messages out of a ring and blocks is the same.
+            lanes.extend((0..4).map(|lane| (lane, Lane::new(&connection, lane))));
+        }
         Self { wire, own, product, connection, model, lanes, kept, replied: 0 }
     }
 
@@ -164,19 +175,25 @@ impl Session {
         } else {
             self.assert_ended();
         }
-        let Self { wire, connection, lanes, kept, .. } = self;
+        let Self { wire, connection, lanes, kept, model, .. } = self;
         drop((wire, kept));
         told.gone(&connection);
         let death = connection.death().expect("a reason");
-        assert_eq!(death.peer_closed, poisoned.is_ok(), "{death}");
+        assert_eq!(death.peer_closed, poisoned.is_ok() || model.gave_up, "{death}");
         drop(lanes);
     }
 
     /// The product answers what came before the fault, and nothing after it.
     fn assert_ended(&mut self) {
-        self.wire.send(&head(Kind::LaneOpen as u8, 0, BARRIER, 0), &[]);
-        let due = self.model.answers.iter().filter(|(_, number)| *number == BARRIER).count();
-        let answers = std::iter::from_fn(|| self.wire.frame()).filter(|(header, _)| header.block == BARRIER);
+        let more = if self.model.as_client {
+            head(Kind::LaneOpen as u8, 0, BARRIER, 0)
+        } else {
+            let last = self.model.segments.keys().next_back().copied().unwrap_or(0);
+            head(Kind::SegmentRetire as u8, 0, last, 0)
+        };
+        self.wire.send(&more, &[]);
+        let due = self.model.answers.len();
+        let answers = std::iter::from_fn(|| self.wire.frame()).filter(|(header, _)| header.call_id == 1);
         assert!(answers.take(due + 1).count() <= due, "served on after what no good peer says");
     }
 
@@ -224,7 +241,7 @@ impl Session {
                 12 => Kind::Ping as u8,
                 _ => input.byte(),
             };
-            let call_id = [0, 0, 0, 1, 1, 1, 2, u32::MAX][input.below(8)];
+            let call_id = [0, 0, 0, 0, 0, 1, 1, u32::MAX][input.below(8)];
             let block = match input.below(4) {
                 0 | 1 if kind == Kind::SegmentAdd as u8 => self.model.next,
                 0 => self.model.leaving.first().copied().unwrap_or(1),
@@ -233,7 +250,7 @@ impl Session {
                 _ => input.half(),
             };
             let gift = input.below(GIFTS.len());
-            let payload = match input.below(8) {
+            let payload = match input.below(16) {
                 0 => input.bytes(input.0.len().min(9)).to_vec(),
                 1 => input.word().to_le_bytes().to_vec(),
                 _ if kind == Kind::SegmentAdd as u8 => GIFTS[gift].length.to_le_bytes().to_vec(),
@@ -273,23 +290,20 @@ impl Session {
 
     /// Everything that was sent so far is handled, and has had the effect that it should.
     fn barrier(&mut self) -> Result<(), Poison> {
-        let open = head(Kind::LaneOpen as u8, 0, BARRIER, 0);
-        self.wire.send(&open, &[]);
-        self.model.frame(&open, &[], &[])?;
-        while !self.model.answers.is_empty() {
-            let frame = self.wire.frame();
-            let (header, _) =
-                frame.unwrap_or_else(|| panic!("served no more: {:?}", self.connection.death()));
-            match header.kind {
-                Kind::SegmentAdd => drop(self.wire.fds.pop_front().expect("its descriptor")),
-                Kind::SegmentRetire if header.call_id == 0 => {
-                    assert!(self.model.leaving.insert(header.block))
-                }
-                kind => {
-                    assert_eq!(header.call_id, 1);
-                    assert_eq!(Some((kind, header.block)), self.model.answers.pop_front());
-                }
-            }
+        if self.model.as_client {
+            let open = head(Kind::LaneOpen as u8, 0, BARRIER, 0);
+            self.wire.send(&open, &[]);
+            self.model.frame(&open, &[], &[])?;
+            self.hear()?;
+        } else {
+            self.model.asked = Some(BARRIER);
+            let connection = Arc::clone(&self.connection);
+            std::thread::scope(|scope| {
+                let asking = scope.spawn(move || connection.open_lane(BARRIER, &mut Until::after(BOUND)));
+                self.hear()?;
+                assert_eq!(asking.join().unwrap(), Ok(LaneAnswer::Served));
+                Ok(())
+            })?;
         }
         assert_eq!(self.connection.death(), None);
         assert_eq!(self.connection.is_going_away(), self.model.going_away);
@@ -299,8 +313,31 @@ impl Session {
         let new: BTreeSet<u32> =
             self.model.opened.iter().copied().filter(|lane| !self.lanes.contains_key(lane)).collect();
         for lane in new {
-            let serving = ServingLane::new(&self.connection, lane).expect("a lane");
-            self.lanes.insert(lane, Lane { serving, position: 0, replies: 0 });
+            self.lanes.insert(lane, Lane::new(&self.connection, lane));
+        }
+        Ok(())
+    }
+
+    /// Reads what the product must still say, and answers what it asks.
+    fn hear(&mut self) -> Result<(), Poison> {
+        while !self.model.answers.is_empty() || self.model.asked.is_some() {
+            let frame = self.wire.frame();
+            let (header, _) =
+                frame.unwrap_or_else(|| panic!("served no more: {:?}", self.connection.death()));
+            match (header.kind, header.call_id) {
+                (Kind::SegmentAdd, 0) => drop(self.wire.fds.pop_front().expect("its descriptor")),
+                (Kind::SegmentRetire, 0) => assert!(self.model.leaving.insert(header.block)),
+                (Kind::LaneOpen, 0) => {
+                    assert_eq!(self.model.asked, Some(header.block));
+                    let answer = head(Kind::LaneOpen as u8, 1, header.block, 0);
+                    self.wire.send(&answer, &[]);
+                    self.model.frame(&answer, &[], &[])?;
+                }
+                (kind, call_id) => {
+                    assert_eq!(call_id, 1);
+                    assert_eq!(Some((kind, header.block)), self.model.answers.pop_front());
+                }
+            }
         }
         Ok(())
     }

@@ -100,10 +100,13 @@ impl Plan {
         if header.length > 1 << 20 {
             return Outcome::Refused(format!("{} bytes is above 1048576", header.length));
         }
-        let wants = matches!(header.kind, Kind::Hello | Kind::SegmentAdd);
+        let wants = matches!(header.kind, Kind::Hello | Kind::LaneOpen | Kind::SegmentAdd);
         let Some(payload) = rest.get(..header.length as usize) else {
             return if wants || self.gifts.is_empty() { Outcome::Unfinished } else { stray() };
         };
+        if header != (Header { length: header.length, ..Header::new(header.kind) }) {
+            return Outcome::Refused("fields that mean nothing there".into());
+        }
         match header.kind {
             Kind::Hello => {}
             Kind::Failure => return Outcome::Refused(String::from_utf8_lossy(payload).into_owned()),

@@ -142,6 +142,8 @@ pub struct Connection {
     process: Generation,
     limits: Limits,
     peer: PeerInfo,
+    /// Whether the peer is the side that connected.
+    peer_is_client: bool,
     trusted: bool,
     shared: Option<Shared>,
     /// When to look for segments of ours that nobody needs. Not behind the lock of `sending`: the watcher asks for it
@@ -205,6 +207,7 @@ impl Shared {
 pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) peer: PeerInfo,
+    pub(crate) peer_is_client: bool,
     pub(crate) trusted: bool,
     /// None if the two share no memory.
     pub(crate) bases: Option<Bases>,
@@ -217,7 +220,7 @@ pub(crate) struct Parts {
 impl Connection {
     pub(crate) fn new(parts: Parts, events: Box<dyn Events>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let Parts { limits, peer, trusted, bases, dial, socket, reader } = parts;
+        let Parts { limits, peer, peer_is_client, trusted, bases, dial, socket, reader } = parts;
         // As much as we may have of the peer's in place.
         let copies = limits.receive_max.saturating_mul(4).max(4 << 20);
         let pool = match &bases {
@@ -229,6 +232,7 @@ impl Connection {
             process: Generation::current(),
             limits,
             peer,
+            peer_is_client,
             trusted,
             shared: bases.map(|bases| Shared::new(bases, limits)),
             look_at: Mutex::default(),

@@ -317,7 +317,7 @@ impl Attempt<'_> {
             Carrier::Rings => Dial::No,
             Carrier::Streams => Dial::Pair,
         };
-        Ok((Parts { limits, peer, trusted, bases, dial, socket, reader }, theirs))
+        Ok((Parts { limits, peer, peer_is_client: false, trusted, bases, dial, socket, reader }, theirs))
     }
 
     /// Sends the hello, with our memory.
@@ -392,6 +392,13 @@ fn watch(source: Arc<dyn Source>) -> io::Result<Token> {
 }
 
 fn open_hello(frame: &Frame) -> Result<Hello, MeetError> {
+    let plain = Header { length: frame.header.length, ..Header::new(frame.header.kind) };
+    if frame.header != plain {
+        return Err(MeetError::Ended(format!(
+            "it began with fields that mean nothing there: {:?}",
+            frame.header
+        )));
+    }
     match frame.header.kind {
         Kind::Hello => Ok(Hello::from_bytes(&frame.payload)?),
         Kind::Failure => Err(MeetError::Refused(frame.text())),

@@ -7,11 +7,14 @@ use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind, SLOTS};
 use super::ground::Ground;
 use crate::wire::{GIFTS, MAX_MESSAGE, base_len, is_served};
 
-/// The peer broke the protocol.
+/// The peer broke the protocol, or gave up: the connection ends.
 #[derive(Debug)]
 pub(super) struct Poison;
 
 pub(super) struct Model {
+    /// Whether the fuzzer is the client.
+    pub(super) as_client: bool,
+    /// Of the lanes that the product serves: how many.
     lanes: u32,
     pub(super) next: u32,
     /// Segments that the product has mapped, and their bytes.
@@ -22,8 +25,12 @@ pub(super) struct Model {
     pending: VecDeque<usize>,
     pub(super) opened: BTreeSet<u32>,
     pub(super) going_away: bool,
+    /// The fuzzer has said that it ends the connection.
+    pub(super) gave_up: bool,
     /// Segments that the product gives up, and that we have not given up yet.
     pub(super) leaving: BTreeSet<u32>,
+    /// The lane that the product asks for.
+    pub(super) asked: Option<u32>,
     /// What the product must still say.
     pub(super) answers: VecDeque<(Kind, u32)>,
 }
@@ -43,8 +50,19 @@ pub(super) struct Place {
 }
 
 impl Model {
-    pub(super) fn new(lanes: u32) -> Self {
+    /// The product serves `lanes` to a client, which the fuzzer is.
+    pub(super) fn client(lanes: u32) -> Self {
+        Self { as_client: true, ..Self::new(lanes) }
+    }
+
+    /// The product is the client.
+    pub(super) fn server() -> Self {
+        Self::new(0)
+    }
+
+    fn new(lanes: u32) -> Self {
         Self {
+            as_client: false,
             lanes,
             next: 1,
             segments: BTreeMap::from([(0, base_len())]),
@@ -52,7 +70,9 @@ impl Model {
             pending: VecDeque::new(),
             opened: BTreeSet::new(),
             going_away: false,
+            gave_up: false,
             leaving: BTreeSet::new(),
+            asked: None,
             answers: VecDeque::new(),
         }
     }
@@ -86,30 +106,39 @@ impl Model {
             // It is longer than a frame may be.
             return Err(Poison);
         }
-        let lane = header.block;
-        match header.kind {
-            Kind::SegmentAdd => self.add(header, payload, in_use),
-            Kind::SegmentRetire if header.call_id == 0 && header.block != 0 => {
-                let bytes = self.segments.remove(&header.block).ok_or(Poison)?;
-                self.left.insert(header.block, bytes);
-                self.answers.push_back((Kind::SegmentRetire, header.block));
+        let Header { call_id, method, kind, flags, length, block, timeout_ms } = header;
+        if (method, flags, timeout_ms) != (0, 0, 0) {
+            return Err(Poison);
+        }
+        match (kind, call_id, length) {
+            (Kind::SegmentAdd, 0, 8) => self.add(header, payload, in_use),
+            (Kind::SegmentRetire, 0, 0) if block != 0 => {
+                let bytes = self.segments.remove(&block).ok_or(Poison)?;
+                self.left.insert(block, bytes);
+                self.answers.push_back((Kind::SegmentRetire, block));
                 Ok(())
             }
-            Kind::SegmentRetire if self.leaving.remove(&header.block) => Ok(()),
-            Kind::LaneOpen if lane < 64 && header.call_id == 0 => {
-                let served = self.opened.contains(&lane) || lane < self.lanes && is_served(lane);
+            (Kind::SegmentRetire, 1, 0) if self.leaving.remove(&block) => Ok(()),
+            (Kind::LaneOpen, 0, 0) if block < 64 && self.as_client => {
+                let served = self.opened.contains(&block) || block < self.lanes && is_served(block);
                 if served {
-                    self.opened.insert(lane);
+                    self.opened.insert(block);
                 }
-                self.answers.push_back((if served { Kind::LaneOpen } else { Kind::LaneReset }, lane));
+                self.answers.push_back((if served { Kind::LaneOpen } else { Kind::LaneReset }, block));
                 Ok(())
             }
-            Kind::LaneOpen | Kind::LaneReset if lane < 64 => Ok(()),
-            Kind::GoAway => {
+            (Kind::LaneOpen, 1, 0) | (Kind::LaneReset, 1, _) if !self.as_client => {
+                if self.asked.take_if(|asked| *asked == block).is_some() { Ok(()) } else { Err(Poison) }
+            }
+            (Kind::GoAway, 0, 0) if block == 0 && !self.as_client => {
                 self.going_away = true;
                 Ok(())
             }
-            Kind::Ping => Ok(()),
+            (Kind::Ping, 0, 0) if block == 0 => Ok(()),
+            (Kind::Failure, 0, _) if block == 0 => {
+                self.gave_up = true;
+                Err(Poison)
+            }
             _ => Err(Poison),
         }
     }

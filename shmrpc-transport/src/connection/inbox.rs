@@ -1,6 +1,7 @@
 //! What the peer says on the socket, as the watcher reads it, and the end of the peer's process.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -26,52 +27,22 @@ const HASTE: Duration = Duration::from_millis(20);
 impl Connection {
     fn handle(self: &Arc<Self>, frame: &Frame) -> Result<(), Fault> {
         let header = frame.header;
+        in_its_place(header, self.peer_is_client)?;
         match header.kind {
             Kind::SegmentAdd => self.segment_added(frame),
             Kind::SegmentRetire => self.segment_retired(header),
-            Kind::LaneOpen | Kind::LaneReset if header.block >= MAX_LANES => {
-                Err(Fault::Peer(format!("no such lane: {}", header.block)))
-            }
-            Kind::LaneOpen if header.call_id == 0 && self.limits.carrier == Carrier::Streams => {
+            Kind::LaneOpen if self.peer_is_client && self.limits.carrier == Carrier::Streams => {
                 self.stream_sent(header.block)
             }
             Kind::LaneOpen if self.reader.lock().take_descriptor().is_some() => {
                 Err(Fault::Peer("a descriptor came with a lane of rings".into()))
             }
-            Kind::LaneOpen if header.call_id == 0 => {
-                // A caller whose first question timed out asks again: the lane has its thread already.
-                let bit = 1 << header.block;
-                let served = if self.opened.load(Ordering::Relaxed) & bit != 0 {
-                    Ok(())
-                } else if header.block < self.limits.lanes {
-                    self.events.lane_opened(self, header.block, None)
-                } else {
-                    Err(format!("{} lanes are all that a connection may have", self.limits.lanes))
-                };
-                let mut answer = Header { call_id: 1, block: header.block, ..Header::new(Kind::LaneOpen) };
-                match served {
-                    Ok(()) => {
-                        self.opened.fetch_or(bit, Ordering::Relaxed);
-                        self.tell(answer);
-                    }
-                    Err(reason) => {
-                        answer.kind = Kind::LaneReset;
-                        self.tell_why(answer, clip(&reason));
-                    }
-                }
+            Kind::LaneOpen if self.peer_is_client => {
+                self.lane_asked_for(header.block);
                 Ok(())
             }
-            Kind::LaneOpen | Kind::LaneReset => {
-                let answer = match header.kind {
-                    Kind::LaneOpen => LaneAnswer::Served,
-                    _ => LaneAnswer::Refused(frame.text()),
-                };
-                if let Some(question) = self.questions.lock().get_mut(header.block as usize) {
-                    *question = Question::Answered(answer);
-                }
-                self.answered.notify_all();
-                Ok(())
-            }
+            Kind::LaneOpen => self.lane_answered(header.block, LaneAnswer::Served),
+            Kind::LaneReset => self.lane_answered(header.block, LaneAnswer::Refused(frame.text())),
             Kind::GoAway => {
                 self.going_away.store(true, Ordering::Relaxed);
                 Ok(())
@@ -83,8 +54,40 @@ impl Connection {
                 self.die(Death { reason, peer_closed: true });
                 Ok(())
             }
-            other => Err(Fault::Peer(format!("{other:?} has no place on the socket"))),
+            other => Err(Fault::Peer(no_place(other, self.peer_is_client))),
         }
+    }
+
+    fn lane_asked_for(self: &Arc<Self>, lane: u32) {
+        // A caller whose first question timed out asks again: the lane has its thread already.
+        let bit = 1 << lane;
+        let served = if self.opened.load(Ordering::Relaxed) & bit != 0 {
+            Ok(())
+        } else if lane < self.limits.lanes {
+            self.events.lane_opened(self, lane, None)
+        } else {
+            Err(format!("{} lanes are all that a connection may have", self.limits.lanes))
+        };
+        let mut answer = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneOpen) };
+        match served {
+            Ok(()) => {
+                self.opened.fetch_or(bit, Ordering::Relaxed);
+                self.tell(answer);
+            }
+            Err(reason) => {
+                answer.kind = Kind::LaneReset;
+                self.tell_why(answer, clip(&reason));
+            }
+        }
+    }
+
+    fn lane_answered(&self, lane: u32, answer: LaneAnswer) -> Result<(), Fault> {
+        match self.questions.lock().get_mut(lane as usize) {
+            Some(question @ Question::Asked) => *question = Question::Answered(answer),
+            _ => return Err(Fault::Peer(format!("an answer about lane {lane}, which was not asked for"))),
+        }
+        self.answered.notify_all();
+        Ok(())
     }
 
     /// Handles frames that have arrived, [`AT_ONCE`] or [`BYTES_AT_ONCE`], and what has been read with them. Ends the
@@ -138,6 +141,47 @@ impl Connection {
             }
         }
     }
+}
+
+/// Refuses what the table of frame kinds (ARCHITECTURE.md) does not have on the socket: a kind from the wrong side, and
+/// any field that says more than it may.
+fn in_its_place(header: Header, from_client: bool) -> Result<(), String> {
+    const LANES: RangeInclusive<u32> = 0..=MAX_LANES - 1;
+    const SEGMENTS: RangeInclusive<u32> = 1..=u32::MAX;
+    const TEXT: RangeInclusive<u32> = 0..=u32::MAX;
+    const NO: RangeInclusive<u32> = 0..=0;
+    let Header { call_id, method, kind, flags, length, block, timeout_ms } = header;
+    let (call_ids, blocks, lengths) = match kind {
+        Kind::LaneOpen if from_client => (NO, LANES, NO),
+        Kind::LaneOpen => (1..=1, LANES, NO),
+        Kind::LaneReset if !from_client => (1..=1, LANES, TEXT),
+        Kind::SegmentAdd => (NO, SEGMENTS, 8..=8),
+        Kind::SegmentRetire => (0..=1, SEGMENTS, NO),
+        Kind::Failure => (NO, NO, TEXT),
+        Kind::GoAway if !from_client => (NO, NO, NO),
+        Kind::Ping => (NO, NO, NO),
+        other => return Err(no_place(other, from_client)),
+    };
+    let fields = [
+        ("call id", call_id, call_ids),
+        ("method", method.into(), NO),
+        ("flags", flags.into(), NO),
+        ("length", length, lengths),
+        ("block", block, blocks),
+        ("timeout_ms", timeout_ms, NO),
+    ];
+    match fields.into_iter().find(|(_, value, allowed)| !allowed.contains(value)) {
+        Some((name, value, _)) => Err(format!("{kind:?} with {name} {value} from a {}", side(from_client))),
+        None => Ok(()),
+    }
+}
+
+fn no_place(kind: Kind, from_client: bool) -> String {
+    format!("{kind:?} has no place on the socket from a {}", side(from_client))
+}
+
+fn side(is_client: bool) -> &'static str {
+    if is_client { "client" } else { "server" }
 }
 
 /// Why a frame ends the connection.
@@ -222,5 +266,62 @@ impl Source for Mourner {
             connection.die(Death { reason: "the peer's process ended".into(), peer_closed: true });
         }
         Next::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of ARCHITECTURE.md: kind, from client, from server; each with call ids, blocks and lengths.
+    #[test]
+    fn a_frame_says_what_the_table_lets_it_say() {
+        let good = |kind, call_id, length, block| Header { call_id, length, block, ..Header::new(kind) };
+        let either = [
+            good(Kind::SegmentAdd, 0, 8, 1),
+            good(Kind::SegmentRetire, 0, 0, u32::MAX),
+            good(Kind::SegmentRetire, 1, 0, 7),
+            good(Kind::Failure, 0, 99, 0),
+            good(Kind::Ping, 0, 0, 0),
+        ];
+        let of_client = [good(Kind::LaneOpen, 0, 0, 63)];
+        let of_server = [
+            good(Kind::LaneOpen, 1, 0, 0),
+            good(Kind::LaneReset, 1, 20, 63),
+            good(Kind::LaneReset, 1, 0, 0),
+            good(Kind::GoAway, 0, 0, 0),
+        ];
+        for from_client in [true, false] {
+            let [own, others]: [&[Header]; 2] =
+                if from_client { [&of_client, &of_server] } else { [&of_server, &of_client] };
+            for header in either.iter().chain(own) {
+                assert_eq!(in_its_place(*header, from_client), Ok(()), "{header:?}");
+                for (name, wrong) in [
+                    ("call id 2", Header { call_id: 2, ..*header }),
+                    ("method 1", Header { method: 1, ..*header }),
+                    ("flags 1", Header { flags: 1, ..*header }),
+                    ("timeout_ms 9", Header { timeout_ms: 9, ..*header }),
+                ] {
+                    let error = in_its_place(wrong, from_client).unwrap_err();
+                    assert!(error.contains(name) && error.contains(&format!("{:?}", header.kind)), "{error}");
+                }
+            }
+            for header in others {
+                let error = in_its_place(*header, from_client).unwrap_err();
+                assert!(error.contains(side(from_client)), "{error}");
+            }
+        }
+        for (wrong, why) in [
+            (good(Kind::LaneOpen, 0, 0, 64), "LaneOpen with block 64 from a client"),
+            (good(Kind::LaneOpen, 0, 1, 0), "LaneOpen with length 1 from a client"),
+            (good(Kind::SegmentAdd, 0, 7, 1), "SegmentAdd with length 7 from a client"),
+            (good(Kind::SegmentAdd, 0, 8, 0), "SegmentAdd with block 0 from a client"),
+            (good(Kind::SegmentRetire, 0, 0, 0), "SegmentRetire with block 0 from a client"),
+            (good(Kind::Ping, 0, 1, 0), "Ping with length 1 from a client"),
+            (good(Kind::GoAway, 0, 0, 0), "GoAway has no place on the socket from a client"),
+            (good(Kind::Hello, 0, 0, 0), "Hello has no place on the socket from a client"),
+        ] {
+            assert_eq!(in_its_place(wrong, true), Err(why.to_owned()));
+        }
     }
 }

@@ -179,7 +179,16 @@ mod tests {
         let account = Account::of(&peer, &Route { path: "outbox".into(), listening: true });
         let bases = Some(Bases { account, own: base(), peer: base() });
         let (socket, reader) = (Socket::new(ours).unwrap(), FrameReader::default());
-        let parts = Parts { limits, peer, trusted: false, bases, dial: Dial::No, socket, reader };
+        let parts = Parts {
+            limits,
+            peer,
+            peer_is_client: true,
+            trusted: false,
+            bases,
+            dial: Dial::No,
+            socket,
+            reader,
+        };
         let connection = Connection::new(parts, Box::new(Silent));
         (connection, Socket::new(theirs).unwrap())
     }

@@ -104,6 +104,8 @@ pub fn connect(
             memory: None,
         },
         peer: peer.clone(),
+        // Clients dial.
+        peer_is_client: matches!(dial, Dial::No),
         trusted: false,
         bases: None,
         dial,

@@ -351,7 +351,16 @@ impl Hall {
             memory: None,
         };
         let reader = FrameReader::after(rest);
-        let parts = Parts { limits, peer, trusted: false, bases: None, dial: Dial::No, socket, reader };
+        let parts = Parts {
+            limits,
+            peer,
+            peer_is_client: true,
+            trusted: false,
+            bases: None,
+            dial: Dial::No,
+            socket,
+            reader,
+        };
         let connection = Connection::new(parts, events);
         {
             let mut connections = self.connections.lock();
@@ -412,7 +421,8 @@ pub fn connect(
     };
     let dial = Dial::Again(Box::new(Again { address, token: theirs.token }));
     let peer = PeerInfo::remote(address);
-    let parts = Parts { limits, peer, trusted: false, bases: None, dial, socket, reader };
+    let parts =
+        Parts { limits, peer, peer_is_client: false, trusted: false, bases: None, dial, socket, reader };
     let connection = Connection::new(parts, events);
     if let Err(error) = connection::watch(&connection) {
         connection.die(Death { reason: "it cannot be watched".into(), peer_closed: false });

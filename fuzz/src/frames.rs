@@ -14,14 +14,13 @@ use shmrpc_transport::rendezvous::{Hello, connect};
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind};
 use shmrpc_transport::sys::futex::Until;
 
-use self::ground::{ARENA, Ground};
 use self::model::{Due, Model, Poison};
+use crate::ground::{ARENA, Ground};
 use crate::input::Input;
 use crate::wire::{
     BOUND, GIFTS, Guests, House, MAX_MESSAGE, Told, Trap, Wire, assert_few_descriptors, policy,
 };
 
-mod ground;
 mod model;
 
 static HOUSES: LazyLock<[House; 2]> =
@@ -145,7 +144,7 @@ struct Lane {
 
 impl Lane {
     fn new(connection: &Arc<Connection>, lane: u32) -> Self {
-        Self { serving: ServingLane::new(connection, lane).expect("a lane"), position: 0, replies: 0 }
+        Self { serving: ServingLane::new(connection, lane, None).expect("a lane"), position: 0, replies: 0 }
     }
 }
 

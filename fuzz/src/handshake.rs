@@ -84,7 +84,7 @@ impl Plan {
     }
 
     /// The rules of a hello, once more.
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self, by: Speaker) -> Outcome {
         if self.bytes.is_empty() {
             return Outcome::Unfinished;
         }
@@ -116,15 +116,35 @@ impl Plan {
             Ok(hello) => hello,
             Err(bad) => return Outcome::Refused(bad.to_string()),
         };
-        let Some(first) = self.gifts.first() else { return Outcome::Refused("without memory".into()) };
-        if hello.base_len() != base_len() {
-            return Outcome::Refused(format!("{} bytes where {}", hello.base_len(), base_len()));
+        if hello.base_len == 0 && !self.gifts.is_empty() {
+            return Outcome::Refused("speaks of no memory".into());
         }
-        match GIFTS[*first].refusal(hello.base_len()) {
+        if by == Speaker::Server && hello.carrier == Carrier::Rings && hello.base_len == 0 {
+            return Outcome::Refused("rings, and no memory".into());
+        }
+        if hello.base_len == 0 {
+            return Outcome::Welcome(hello);
+        }
+        let Some(first) = self.gifts.first() else { return Outcome::Refused("without memory".into()) };
+        if hello.base_len != base_len() {
+            return Outcome::Refused(format!("{} bytes where {}", hello.base_len, base_len()));
+        }
+        if hello.memory != Memory::Memfd {
+            // None of the gifts is that, and there are many ways not to be.
+            return Outcome::Refused(String::new());
+        }
+        match GIFTS[*first].refusal(hello.base_len) {
             Some(refusal) => Outcome::Refused(refusal),
             None => Outcome::Welcome(hello),
         }
     }
+}
+
+/// Who says a hello.
+#[derive(Clone, Copy, PartialEq)]
+enum Speaker {
+    Client,
+    Server,
 }
 
 /// A good hello, with some bytes changed, and something behind it.
@@ -134,7 +154,18 @@ fn hello(input: &mut Input<'_>) -> Vec<u8> {
         255 => b"not welcome",
         length => input.bytes(length.into()),
     };
-    let payload = Hello::new(input.word(), input.half(), Memory::Memfd, application.to_vec()).to_bytes();
+    let mut hello = Hello::new(input.word(), input.half(), Memory::Memfd, application.to_vec());
+    let kinds = input.byte();
+    if kinds & 1 != 0 {
+        hello.carrier = Carrier::Streams;
+    }
+    if kinds & 2 != 0 {
+        hello.base_len = 0;
+    }
+    if kinds & 4 != 0 {
+        hello.memory = Memory::PosixShm;
+    }
+    let payload = hello.to_bytes();
     let mut header = Header::new(Kind::Hello);
     header.length = u32::try_from(payload.len()).unwrap();
     let mut bytes = [&header.to_frame(), payload.as_slice(), input.0].concat();
@@ -148,15 +179,16 @@ fn hello(input: &mut Input<'_>) -> Vec<u8> {
 }
 
 fn assert_limits(limits: Limits, hello: &Hello) {
+    assert_eq!(limits.memory.is_some(), hello.base_len > 0);
     assert!(limits.lanes <= 64 && limits.receive_max == MAX_MESSAGE);
-    assert!(limits.send_max <= hello.max_message() && limits.send_max < 1 << 31);
+    assert!(limits.send_max <= hello.max_message && limits.send_max < 1 << 31);
 }
 
 fn visit(plan: &Plan) {
     let (mut wire, told) = HOUSE.visit();
     plan.say(&wire);
     let answer = wire.frame();
-    match plan.outcome() {
+    match plan.outcome(Speaker::Client) {
         Outcome::Unfinished => assert!(answer.is_none(), "{answer:?}"),
         Outcome::Refused(why) => {
             let (header, text) = answer.expect("a reason");
@@ -165,7 +197,7 @@ fn visit(plan: &Plan) {
             assert!(text.contains(&why), "{text:?} does not say {why:?}");
             assert!(wire.frame().is_none());
         }
-        Outcome::Welcome(hello) if hello.clone().into_application() == b"not welcome" => {
+        Outcome::Welcome(hello) if hello.application == b"not welcome" => {
             let (header, text) = answer.expect("a reason");
             assert_eq!(
                 (header.kind, text.as_slice()),
@@ -174,9 +206,13 @@ fn visit(plan: &Plan) {
         }
         Outcome::Welcome(hello) => {
             let (header, payload) = answer.expect("a hello");
-            assert_eq!((header.kind, wire.fds.len()), (Kind::Hello, 1));
+            let shares = hello.base_len > 0;
+            assert_eq!((header.kind, wire.fds.len()), (Kind::Hello, usize::from(shares)));
             let theirs = Hello::from_bytes(&payload).unwrap();
-            assert_eq!((theirs.max_message(), theirs.base_len()), (MAX_MESSAGE, base_len()));
+            let expected = if shares { base_len() } else { 0 };
+            assert_eq!((theirs.max_message, theirs.base_len), (MAX_MESSAGE, expected));
+            let rings = shares && hello.carrier == Carrier::Rings;
+            assert_eq!(theirs.carrier == Carrier::Rings, rings);
             let connection = told.met();
             assert_limits(connection.limits(), &hello);
             assert!(connection.is_trusted());
@@ -196,16 +232,16 @@ fn host(plan: &Plan) {
             let (header, payload) = wire.frame().expect("a hello");
             assert_eq!((header.kind, wire.fds.len()), (Kind::Hello, 1));
             let hello = Hello::from_bytes(&payload).unwrap();
-            assert_eq!(hello.into_application(), b"some application");
+            assert_eq!(hello.application, b"some application");
             plan.say(&wire);
             while wire.frame().is_some() {}
         },
     );
-    match (plan.outcome(), met) {
+    match (plan.outcome(Speaker::Server), met) {
         (Outcome::Welcome(hello), Ok(met)) => {
             assert_limits(met.connection.limits(), &hello);
-            assert_eq!(met.connection.limits().lanes, hello.lanes().min(64));
-            assert_eq!(met.application, hello.into_application());
+            assert_eq!(met.connection.limits().lanes, hello.lanes.min(64));
+            assert_eq!(met.application, hello.application);
             told.gone(&met.connection);
         }
         (Outcome::Refused(why), Err(error)) => {

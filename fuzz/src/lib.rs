@@ -3,8 +3,10 @@
 mod arena;
 mod endpoint;
 mod frames;
+mod ground;
 mod handshake;
 mod input;
+mod lane;
 mod memory;
 mod messages;
 mod slot;
@@ -14,6 +16,7 @@ pub use arena::arena;
 pub use endpoint::endpoint;
 pub use frames::frames;
 pub use handshake::handshake;
+pub use lane::lane;
 pub use messages::messages;
 pub use slot::slot;
 
@@ -40,5 +43,5 @@ mod tests {
         )*};
     }
 
-    replays!(arena endpoint frames handshake messages slot);
+    replays!(arena endpoint frames handshake lane messages slot);
 }

@@ -135,7 +135,7 @@ impl Gift {
 
 /// Bytes of a base segment.
 pub(crate) fn base_len() -> u64 {
-    Hello::new(0, 0, Memory::Memfd, vec![]).base_len()
+    Hello::new(0, 0, Memory::Memfd, vec![]).base_len
 }
 
 fn sealed(length: u64, seals: SealFlag) -> OwnedFd {

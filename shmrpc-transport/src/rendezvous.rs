@@ -279,6 +279,9 @@ impl Attempt<'_> {
             return Err(MeetError::NotAllowed { path, uid: peer.uid(), allow }.into());
         }
         let theirs = open_hello(&frame)?;
+        if theirs.base_len == 0 && reader.take_descriptor().is_some() {
+            return Err(HelloError::Unwanted.into());
+        }
         let shared = own.filter(|_| theirs.base_len > 0);
         match (theirs.carrier, hello.carrier, shared.is_some()) {
             (Carrier::Rings, Carrier::Streams, _) => {

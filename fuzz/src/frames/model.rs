@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind, SLOTS};
 
-use super::ground::Ground;
+use crate::ground::Ground;
 use crate::wire::{GIFTS, MAX_MESSAGE, base_len, is_served};
 
 /// The peer broke the protocol, or gave up: the connection ends.

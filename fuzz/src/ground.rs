@@ -12,20 +12,21 @@ use shmrpc_transport::slot::{HEADER, INLINE, SLOTS};
 use crate::wire::{base_len, required, seal};
 
 /// Where things lie in a base segment (ARCHITECTURE.md, segments).
-const RELEASE: usize = 64;
-const LANES: usize = 16_448;
-const LANE: usize = 8_320;
-const RING: usize = 128;
-const DONE: usize = 68;
+pub(crate) const RELEASE: usize = 64;
+pub(crate) const LANES: usize = 16_448;
+pub(crate) const LANE: usize = 8_320;
+pub(crate) const RING: usize = 128;
+pub(crate) const TAKEN: usize = 64;
+pub(crate) const DONE: usize = 68;
 /// Where the arena of a base segment begins.
-pub(super) const ARENA: usize = 552_960;
+pub(crate) const ARENA: usize = 552_960;
 
 /// A base segment, mapped.
-pub(super) struct Ground(MmapRaw);
+pub(crate) struct Ground(MmapRaw);
 
 impl Ground {
     /// The fuzzer's own, and its descriptor to send.
-    pub(super) fn own() -> (Self, OwnedFd) {
+    pub(crate) fn own() -> (Self, OwnedFd) {
         let fd = memfd_create(c"fuzz", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         let file = File::from(fd);
         file.set_len(base_len()).unwrap();
@@ -36,7 +37,7 @@ impl Ground {
     }
 
     /// The product's, to be read.
-    pub(super) fn product(fds: &mut VecDeque<OwnedFd>) -> Self {
+    pub(crate) fn product(fds: &mut VecDeque<OwnedFd>) -> Self {
         let file = File::from(fds.pop_front().expect("memory beside the hello"));
         assert_eq!(file.metadata().unwrap().len(), base_len());
         assert!(MmapOptions::new().map_raw(&file).is_err(), "others may write to the product's memory");
@@ -55,16 +56,20 @@ impl Ground {
         unsafe { &*self.0.as_mut_ptr().add(at).cast::<AtomicU64>() }
     }
 
-    pub(super) fn released(&self, id: u32) -> u32 {
+    pub(crate) fn released(&self, id: u32) -> u32 {
         self.half(RELEASE + id as usize * 4).load(Ordering::Acquire)
     }
 
-    pub(super) fn done(&self, lane: u32) -> u32 {
+    pub(crate) fn taken(&self, lane: u32) -> u32 {
+        self.half(LANES + lane as usize * LANE + TAKEN).load(Ordering::Acquire)
+    }
+
+    pub(crate) fn done(&self, lane: u32) -> u32 {
         self.half(LANES + lane as usize * LANE + DONE).load(Ordering::Acquire)
     }
 
     /// Any value, anywhere: mostly where it matters.
-    pub(super) fn scribble(&self, place: usize, at: u16, value: u64) {
+    pub(crate) fn scribble(&self, place: usize, at: u16, value: u64) {
         let at = usize::from(at);
         let at = match place % 3 {
             0 => RELEASE / 8 + at % 2048,
@@ -75,7 +80,7 @@ impl Ground {
     }
 
     /// Writes to the arena, or anywhere else.
-    pub(super) fn write(&self, at: usize, bytes: &[u8]) {
+    pub(crate) fn write(&self, at: usize, bytes: &[u8]) {
         for (step, piece) in bytes.chunks(8).enumerate() {
             let mut word = [0; 8];
             word[..piece.len()].copy_from_slice(piece);
@@ -83,16 +88,28 @@ impl Ground {
         }
     }
 
+    /// Bytes, if there are as many.
+    pub(crate) fn read(&self, at: usize, length: usize) -> Option<Vec<u8>> {
+        let end = at.checked_add(length).filter(|end| *end <= self.0.len())?;
+        let mut bytes = Vec::with_capacity(length + 16);
+        for step in at / 8..end.div_ceil(8) {
+            bytes.extend_from_slice(&self.word(step * 8).load(Ordering::Acquire).to_le_bytes());
+        }
+        bytes.drain(..at % 8);
+        bytes.truncate(length);
+        Some(bytes)
+    }
+
     fn slot(lane: u32, position: u32) -> usize {
         LANES + lane as usize * LANE + RING + (position % SLOTS) as usize * 64
     }
 
-    pub(super) fn stamp(&self, lane: u32, position: u32) -> u32 {
+    pub(crate) fn stamp(&self, lane: u32, position: u32) -> u32 {
         self.half(Self::slot(lane, position)).load(Ordering::Acquire)
     }
 
     /// The header as a frame has it, and the payload.
-    pub(super) fn read_slot(&self, lane: u32, position: u32) -> ([u8; HEADER], [u64; INLINE / 8]) {
+    pub(crate) fn read_slot(&self, lane: u32, position: u32) -> ([u8; HEADER], [u64; INLINE / 8]) {
         let at = Self::slot(lane, position);
         let word = |step: usize| self.word(at + step * 8).load(Ordering::Acquire);
         let mut head = [0; HEADER];
@@ -103,7 +120,7 @@ impl Ground {
     }
 
     /// Writes a message, its stamp last.
-    pub(super) fn write_slot(
+    pub(crate) fn write_slot(
         &self,
         lane: u32,
         position: u32,

@@ -1,0 +1,281 @@
+//! What is served and called over the hostile memory: methods whose arguments and results have many ways to be wrong.
+
+use std::sync::LazyLock;
+
+use shmrpc::{Archived, Context};
+use shmrpc_transport::rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
+use shmrpc_transport::rkyv::bytecheck::CheckBytes;
+use shmrpc_transport::rkyv::rancor::Failure;
+use shmrpc_transport::rkyv::ser::allocator::ArenaHandle;
+use shmrpc_transport::rkyv::util::AlignedVec;
+use shmrpc_transport::rkyv::{self, Archive, Deserialize, Serialize};
+
+use super::hostile;
+use crate::input::Input;
+
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub(super) enum Shape {
+    Nothing,
+    Letter(char),
+    Named { name: String, filled: bool },
+    Many(Vec<Option<u16>>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub(super) struct Refused {
+    why: String,
+    code: u32,
+}
+
+#[shmrpc::service]
+pub(super) trait Odd {
+    fn add(&self, a: u32, b: u32) -> u64;
+    fn text(&self, text: &str) -> String;
+    fn bytes(&self, bytes: &[u8], wanted: u32) -> Vec<u8>;
+    fn shape(&self, ctx: &Context, shape: Shape) -> Result<Shape, Refused>;
+    fn numbers(&self, numbers: &[u64]) -> u64;
+    #[oneway]
+    fn note(&self, text: &str);
+    fn archived(&self, shapes: &Archived<Vec<Shape>>) -> u64;
+}
+
+/// Methods of [`Odd`], by their index.
+pub(super) const METHODS: usize = 7;
+/// Of [`Odd::note`], which nobody answers.
+pub(super) const ONEWAY: u16 = 5;
+
+/// A call as a handler sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Call {
+    Add(u32, u32),
+    Text(String),
+    Bytes(Vec<u8>, u32),
+    Shape(Shape),
+    Numbers(Vec<u64>),
+    Note(String),
+    Archived(Vec<Shape>),
+}
+
+/// What comes of a call.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Answer {
+    Number(u64),
+    Text(String),
+    Bytes(Vec<u8>),
+    Shape(Shape),
+    Refused(Refused),
+    None,
+}
+
+impl Call {
+    /// What the arguments are, if they are any.
+    pub(super) fn read(method: u16, payload: &[u8]) -> Option<Self> {
+        Some(match method {
+            0 => decode::<(u32, u32)>(payload).map(|(a, b)| Self::Add(a, b))?,
+            1 => decode::<(String,)>(payload).map(|(text,)| Self::Text(text))?,
+            2 => decode::<(Vec<u8>, u32)>(payload).map(|(bytes, wanted)| Self::Bytes(bytes, wanted))?,
+            3 => decode::<(Shape,)>(payload).map(|(shape,)| Self::Shape(shape))?,
+            4 => decode::<(Vec<u64>,)>(payload).map(|(numbers,)| Self::Numbers(numbers))?,
+            5 => decode::<(String,)>(payload).map(|(text,)| Self::Note(text))?,
+            6 => decode::<(Vec<Shape>,)>(payload).map(|(shapes,)| Self::Archived(shapes))?,
+            _ => return None,
+        })
+    }
+
+    /// A good one.
+    pub(super) fn sample(method: u16, input: &mut Input<'_>) -> Self {
+        match method {
+            0 => Self::Add(input.byte().into(), u32::MAX - u32::from(input.byte())),
+            1 => Self::Text(text(input)),
+            2 => Self::Bytes(vec![3; size(input)], [0, 100, 3_000, 20_000][input.below(4)]),
+            3 => Self::Shape(shape(input)),
+            4 => Self::Numbers(vec![u64::from(input.byte()); size(input) / 8]),
+            5 => Self::Note(text(input)),
+            _ => Self::Archived((0..input.below(4)).map(|_| shape(input)).collect()),
+        }
+    }
+
+    pub(super) fn payload(&self) -> Vec<u8> {
+        match self.clone() {
+            Self::Add(a, b) => encode(&(a, b)),
+            Self::Text(text) | Self::Note(text) => encode(&(text,)),
+            Self::Bytes(bytes, wanted) => encode(&(bytes, wanted)),
+            Self::Shape(shape) => encode(&(shape,)),
+            Self::Numbers(numbers) => encode(&(numbers,)),
+            Self::Archived(shapes) => encode(&(shapes,)),
+        }
+    }
+
+    /// What the handler answers.
+    pub(super) fn answer(&self) -> Answer {
+        match self {
+            Self::Add(a, b) => Answer::Number(u64::from(*a) + u64::from(*b)),
+            Self::Text(text) => Answer::Text(text.clone()),
+            Self::Bytes(bytes, wanted) => {
+                Answer::Bytes(vec![bytes.len() as u8; (*wanted as usize).min(LARGEST)])
+            }
+            Self::Shape(Shape::Nothing) => Answer::Refused(Refused { why: "nothing".into(), code: 7 }),
+            Self::Shape(shape) => Answer::Shape(shape.clone()),
+            Self::Numbers(numbers) => {
+                Answer::Number(numbers.iter().fold(0, |sum, number| sum.wrapping_add(*number)))
+            }
+            Self::Note(_) => Answer::None,
+            Self::Archived(shapes) => Answer::Number(shapes.len() as u64),
+        }
+    }
+}
+
+/// Bytes of a result, at most: so small that what a session's results take in all can be lent.
+const LARGEST: usize = 20_000;
+
+impl Answer {
+    /// What a payload says, of a kind: [`Answer::Refused`] of errors.
+    pub(super) fn read(method: u16, is_error: bool, payload: &[u8]) -> Option<Self> {
+        Some(match (method, is_error) {
+            (3, true) => Self::Refused(decode(payload)?),
+            (_, true) => return None,
+            (0 | 4 | 6, _) => Self::Number(decode(payload)?),
+            (1, _) => Self::Text(decode(payload)?),
+            (2, _) => Self::Bytes(decode(payload)?),
+            (3, _) => Self::Shape(decode(payload)?),
+            _ => return None,
+        })
+    }
+
+    pub(super) fn sample(method: u16, input: &mut Input<'_>) -> Self {
+        match method {
+            1 => Self::Text(text(input)),
+            2 => Self::Bytes(vec![9; size(input)]),
+            3 if input.flag() => Self::Refused(Refused { why: text(input), code: input.half() }),
+            3 => Self::Shape(shape(input)),
+            _ => Self::Number(input.word()),
+        }
+    }
+
+    pub(super) fn payload(&self) -> Vec<u8> {
+        match self {
+            Self::Number(number) => encode(number),
+            Self::Text(text) => encode(text),
+            Self::Bytes(bytes) => encode(bytes),
+            Self::Shape(shape) => encode(shape),
+            Self::Refused(refused) => encode(refused),
+            Self::None => vec![],
+        }
+    }
+}
+
+fn size(input: &mut Input<'_>) -> usize {
+    [4, 24, 600, 5_000][input.below(4)] + input.below(16)
+}
+
+fn text(input: &mut Input<'_>) -> String {
+    "aeiouäöü€ 0123456".repeat(size(input) / 20)
+}
+
+fn shape(input: &mut Input<'_>) -> Shape {
+    match input.below(4) {
+        0 => Shape::Nothing,
+        1 => Shape::Letter(char::from_u32(input.short().into()).unwrap_or('x')),
+        2 => Shape::Named { name: text(input), filled: input.flag() },
+        _ => Shape::Many((0..input.below(20)).map(|_| input.flag().then_some(7)).collect()),
+    }
+}
+
+/// The failure of a call, as it travels.
+pub(super) fn failure(payload: &[u8]) -> Option<(u32, String)> {
+    decode(payload)
+}
+
+/// What an honest server says of a failure.
+pub(super) fn sample_failure(input: &mut Input<'_>) -> Vec<u8> {
+    encode(&(u32::from(input.byte() % 8), text(input)))
+}
+
+pub(super) fn encode<T>(value: &T) -> Vec<u8>
+where
+    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Failure>>,
+{
+    rkyv::to_bytes::<Failure>(value).expect("a value that can be archived").to_vec()
+}
+
+/// What rkyv's own way to read makes of a copy.
+fn decode<T>(payload: &[u8]) -> Option<T>
+where
+    T: Archive,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, Failure>> + Deserialize<T, HighDeserializer<Failure>>,
+{
+    let mut aligned = AlignedVec::<64>::with_capacity(payload.len());
+    aligned.extend_from_slice(payload);
+    rkyv::from_bytes::<T, Failure>(&aligned).ok()
+}
+
+/// Tells the memory what it was called with.
+pub(super) struct Told;
+
+impl Told {
+    fn run(&self, call: Call) -> Answer {
+        let answer = call.answer();
+        hostile::ran(call);
+        answer
+    }
+}
+
+macro_rules! answered {
+    ($answer:expr, $kind:ident) => {
+        match $answer {
+            Answer::$kind(value) => value,
+            other => unreachable!("{other:?}"),
+        }
+    };
+}
+
+impl Odd for Told {
+    fn add(&self, a: u32, b: u32) -> u64 {
+        answered!(self.run(Call::Add(a, b)), Number)
+    }
+
+    fn text(&self, text: &str) -> String {
+        answered!(self.run(Call::Text(text.to_owned())), Text)
+    }
+
+    fn bytes(&self, bytes: &[u8], wanted: u32) -> Vec<u8> {
+        answered!(self.run(Call::Bytes(bytes.to_vec(), wanted)), Bytes)
+    }
+
+    fn shape(&self, _: &Context, shape: Shape) -> Result<Shape, Refused> {
+        match self.run(Call::Shape(shape)) {
+            Answer::Refused(refused) => Err(refused),
+            answer => Ok(answered!(answer, Shape)),
+        }
+    }
+
+    fn numbers(&self, numbers: &[u64]) -> u64 {
+        answered!(self.run(Call::Numbers(numbers.to_vec())), Number)
+    }
+
+    fn note(&self, text: &str) {
+        self.run(Call::Note(text.to_owned()));
+    }
+
+    fn archived(&self, shapes: &Archived<Vec<Shape>>) -> u64 {
+        let shapes = rkyv::deserialize::<Vec<Shape>, Failure>(shapes).expect("plain data");
+        answered!(self.run(Call::Archived(shapes)), Number)
+    }
+}
+
+/// The hello's question about all methods, as `shmrpc::greeting` asks it.
+pub(super) static QUESTION: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let schema = <OddClient as shmrpc::Client>::schema();
+    let methods = schema.methods.iter();
+    let methods: Vec<_> = methods
+        .map(|method| (method.name.to_owned(), method.oneway, method.hash, method.text.clone()))
+        .collect();
+    assert_eq!(methods.len(), METHODS);
+    encode(&(schema.name.to_owned(), methods))
+});
+
+/// The answer to it.
+pub(super) static IDS: LazyLock<Vec<u8>> =
+    LazyLock::new(|| encode(&(0..METHODS as u16).collect::<Vec<u16>>()));

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, LazyLock};
 
-use shmrpc_transport::message::SMALL;
-use shmrpc_transport::peers::Peers;
 use shmrpc_transport::connection::{Connection, LaneAnswer};
 use shmrpc_transport::lane::{Incoming, ServingLane};
-use shmrpc_transport::shm::memory::Memory;
+use shmrpc_transport::message::SMALL;
+use shmrpc_transport::peers::Peers;
 use shmrpc_transport::rendezvous::{Hello, connect};
+use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind};
 use shmrpc_transport::sys::futex::Until;
 

@@ -3,10 +3,10 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::LazyLock;
 
+use shmrpc_transport::connection::{Carrier, Limits};
 use shmrpc_transport::peers::Peers;
-use shmrpc_transport::connection::Limits;
-use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::rendezvous::{Hello, MeetError, connect};
+use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{HEADER, Header, Kind};
 
 use crate::input::Input;
@@ -100,7 +100,7 @@ impl Plan {
         if header.length > 1 << 20 {
             return Outcome::Refused(format!("{} bytes is above 1048576", header.length));
         }
-        let wants = matches!(header.kind, Kind::Hello | Kind::LaneOpen | Kind::SegmentAdd);
+        let wants = matches!(header.kind, Kind::Hello | Kind::SegmentAdd);
         let Some(payload) = rest.get(..header.length as usize) else {
             return if wants || self.gifts.is_empty() { Outcome::Unfinished } else { stray() };
         };

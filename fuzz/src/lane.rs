@@ -8,8 +8,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use shmrpc::{CallError, Client, Outcome, Peers, Server, ServerHandle, View};
-use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::rendezvous::Hello;
+use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{Header, Kind};
 
 use self::script::{Due, End, Script, Tape};

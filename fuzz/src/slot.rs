@@ -4,9 +4,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::shm::consumer::Consumer;
 use shmrpc_transport::shm::producer::Producer;
-use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind, LaneSide, SLOTS};
 use shmrpc_transport::sys::futex::{Stop, Until};
 

@@ -16,10 +16,10 @@ use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg};
 use nix::sys::stat::Mode;
-use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::connection::{Connection, Events, LaneStream};
-use shmrpc_transport::shm::memory::Memory;
+use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy};
+use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{HEADER, Header};
 
 /// No step of a target takes as long: whoever waits longer hangs.

@@ -220,7 +220,10 @@ pub(crate) struct Parts {
 impl Connection {
     pub(crate) fn new(parts: Parts, events: Box<dyn Events>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let Parts { limits, peer, peer_is_client, trusted, bases, dial, socket, reader } = parts;
+        let Parts { limits, peer, peer_is_client, trusted, bases, dial, socket, mut reader } = parts;
+        if peer_is_client && limits.carrier == Carrier::Streams {
+            reader.expect_streams();
+        }
         // As much as we may have of the peer's in place.
         let copies = limits.receive_max.saturating_mul(4).max(4 << 20);
         let pool = match &bases {

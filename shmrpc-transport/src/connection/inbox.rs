@@ -34,9 +34,6 @@ impl Connection {
             Kind::LaneOpen if self.peer_is_client && self.limits.carrier == Carrier::Streams => {
                 self.stream_sent(header.block)
             }
-            Kind::LaneOpen if self.reader.lock().take_descriptor().is_some() => {
-                Err(Fault::Peer("a descriptor came with a lane of rings".into()))
-            }
             Kind::LaneOpen if self.peer_is_client => {
                 self.lane_asked_for(header.block);
                 Ok(())

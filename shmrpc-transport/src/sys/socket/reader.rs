@@ -24,12 +24,19 @@ pub(crate) struct FrameReader {
     /// Not all bytes came from the process that sent the first ones.
     mixed: bool,
     pidfd: Option<OwnedFd>,
+    /// Whether a lane comes with its stream.
+    lanes_have_streams: bool,
 }
 
 impl FrameReader {
     /// A reader that begins with bytes that have been read already.
     pub(crate) fn after(bytes: Vec<u8>) -> Self {
         Self { bytes, ..Self::default() }
+    }
+
+    /// From now on a lane comes with its stream.
+    pub(crate) fn expect_streams(&mut self) {
+        self.lanes_have_streams = true;
     }
 
     /// The next whole frame; `None` if the socket has no more bytes for now. After an error nothing is kept open.
@@ -76,7 +83,7 @@ impl FrameReader {
         self.claimed = None;
         let frame = self.whole()?;
         match &frame {
-            Some(frame) if wants_descriptor(frame.header.kind) => self.claimed = self.fds.pop_front(),
+            Some(frame) if self.wants_descriptor(frame.header.kind) => self.claimed = self.fds.pop_front(),
             Some(_) => {}
             // A descriptor comes with the first byte of its frame.
             None if self.fds.len() > usize::from(self.begun_one_that_wants()) => {
@@ -87,10 +94,19 @@ impl FrameReader {
         Ok(frame)
     }
 
+    /// The frames that have one descriptor beside them.
+    fn wants_descriptor(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Hello | Kind::SegmentAdd => true,
+            Kind::LaneOpen => self.lanes_have_streams,
+            _ => false,
+        }
+    }
+
     /// Whether the bytes that there are may be the beginning of a frame with a descriptor.
     fn begun_one_that_wants(&self) -> bool {
         match self.bytes.first_chunk() {
-            Some(head) => Header::from_frame(head).is_ok_and(|header| wants_descriptor(header.kind)),
+            Some(head) => Header::from_frame(head).is_ok_and(|header| self.wants_descriptor(header.kind)),
             None => !self.bytes.is_empty(),
         }
     }
@@ -169,11 +185,6 @@ impl FrameReader {
         self.bytes.extend_from_slice(piece.get(..received.length).unwrap_or_default());
         Ok(true)
     }
-}
-
-/// The frames that have one descriptor beside them.
-fn wants_descriptor(kind: Kind) -> bool {
-    matches!(kind, Kind::Hello | Kind::LaneOpen | Kind::SegmentAdd)
 }
 
 /// Bytes for all that can come beside one message: the kernel passes up to 253 descriptors, credentials, a pidfd, and
@@ -255,7 +266,7 @@ mod tests {
     fn descriptors_that_belong_to_no_frame_are_refused_and_closed() {
         for (kind, count) in [
             (Kind::Ping, 1),
-            (Kind::LaneReset, 1),
+            (Kind::LaneOpen, 1),
             (Kind::SegmentRetire, 1),
             (Kind::Ping, 2),
             (Kind::SegmentAdd, 2),

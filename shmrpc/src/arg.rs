@@ -8,12 +8,8 @@ use shmrpc_transport::rkyv::string::{ArchivedString, StringResolver};
 use shmrpc_transport::rkyv::vec::{ArchivedVec, VecResolver};
 use shmrpc_transport::rkyv::{self, Archive, Archived, Place, Serialize};
 
-use shmrpc_transport::connection::{ArchivedOnWire, Blob};
-
-pub use crate::blob::{BlobWire, Loan};
 pub use shmrpc_transport::message::Number;
 
-use crate::context::Context;
 use crate::{Message, Schema};
 
 /// A tuple of arguments as a client writes them.
@@ -150,14 +146,6 @@ pub fn text(archived: &ArchivedString) -> &str {
 #[inline(always)]
 pub fn slice<T: Number>(archived: &ArchivedVec<Archived<T>>) -> &[T] {
     T::slice(archived)
-}
-
-/// A blob, where it arrived.
-///
-/// # Errors
-/// [`Rejected`] if it cannot be had.
-pub fn blob<T: Number>(archived: &ArchivedOnWire, context: &Context) -> Result<Blob<T>, Rejected> {
-    context.connection().receive_blob(archived).map_err(|bad| Rejected(bad.to_string()))
 }
 
 /// An argument by value.

@@ -13,7 +13,8 @@ use shmrpc_transport::slot::Kind;
 use shmrpc_transport::sys::fork;
 use shmrpc_transport::sys::futex::Until;
 
-use crate::arg::{Args, BlobWire, Loan};
+use crate::arg::Args;
+use crate::blob::{BlobWire, Loan};
 use crate::context::TransportInfo;
 use crate::dispatch::Failure;
 use crate::error::{CallError, Outcome};

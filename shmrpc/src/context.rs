@@ -4,11 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shmrpc_transport::connection::{BlobMut, Connection};
+use shmrpc_transport::connection::{ArchivedOnWire, Blob, BlobMut, Connection};
 use shmrpc_transport::message::Number;
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::futex::Until;
+
+use crate::arg::Rejected;
 
 /// What a handler may know about the call it serves. A parameter `ctx: &Context` is not sent.
 #[derive(Debug)]
@@ -45,6 +47,14 @@ impl Context {
     pub fn timeout(&self) -> Option<Duration> {
         (self.timeout_ms != 0).then(|| Duration::from_millis(self.timeout_ms.into()))
     }
+}
+
+/// A blob, where it arrived.
+///
+/// # Errors
+/// [`Rejected`] if it cannot be had.
+pub fn blob<T: Number>(archived: &ArchivedOnWire, context: &Context) -> Result<Blob<T>, Rejected> {
+    context.connection().receive_blob(archived).map_err(|bad| Rejected(bad.to_string()))
 }
 
 /// How messages travel.

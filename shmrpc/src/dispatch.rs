@@ -8,8 +8,8 @@ use shmrpc_transport::message::{Encode, EncodeError, Invalid, Number};
 use shmrpc_transport::slot::Kind;
 
 use crate::Message;
-use crate::arg::Loan;
 use crate::arg::Rejected;
+use crate::blob::Loan;
 use crate::context::Context;
 use crate::error::CallError;
 use crate::schema::ServiceSchema;

@@ -72,9 +72,9 @@ mod dispatch;
 mod context;
 mod error;
 mod endpoint;
+mod blob;
 #[doc(hidden)]
 pub mod arg;
-mod blob;
 mod elements;
 mod schema;
 

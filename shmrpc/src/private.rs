@@ -1,7 +1,9 @@
 //! What generated code names. No part of the public interface.
 
 pub use crate::arg;
+pub use crate::blob::{BlobWire, Loan};
 pub use crate::channel::Channel;
+pub use crate::context::blob;
 pub use crate::dispatch::{Answered, Request};
 pub use crate::elements::{Look, Overlook, refuse_empty_elements};
 pub use crate::schema::{HashedKey, MethodSchema, OrderedKey, ServiceSchema};

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out_and_then_the_end() {
         let (a, b) = Pipe::pair();
-        let sent: Vec<u8> = (0..ROOM * 3).map(|at| (at % 251) as u8).collect();
+        let sent: Vec<u8> = (0..ROOM * 3).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let expected = sent.clone();
         let sender = std::thread::spawn(move || {
             let mut rest = sent.as_slice();

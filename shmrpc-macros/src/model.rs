@@ -52,6 +52,8 @@ pub(crate) enum ParamKind {
     Text,
     /// `&[n]` of plain numbers `n`: sent as `Vec<n>`, read where it arrived.
     Numbers(Type),
+    /// `Blob<n>` of plain numbers `n`: sent as it lies.
+    Blob(Type),
     /// `&Context`: made by the server, not sent.
     Context,
 }
@@ -65,6 +67,8 @@ pub(crate) enum Reply {
     Plain(Type),
     /// `Result<T, E>`.
     Fallible { ok: Type, err: Box<Type> },
+    /// `Blob<n>`, or `Result<Blob<n>, E>`.
+    Blob { number: Type, err: Option<Box<Type>> },
 }
 
 /// A message: a struct or an enum.
@@ -111,12 +115,13 @@ impl Method {
         let sent = self.params.iter().filter_map(|param| match &param.kind {
             ParamKind::Owned => Some(&param.written),
             ParamKind::Archived(inner) => Some(inner),
-            ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Context => None,
+            ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Blob(_) | ParamKind::Context => None,
         });
         let returned: Vec<&Type> = match &self.reply {
             Reply::OneWay => vec![],
             Reply::Plain(ok) => vec![ok],
             Reply::Fallible { ok, err } => vec![ok, err],
+            Reply::Blob { number: _, err } => err.iter().map(|err| &**err).collect(),
         };
         sent.chain(returned)
     }

@@ -231,7 +231,12 @@ fn param(typed: &PatType, errors: &Errors) -> Option<Param> {
 }
 
 fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
-    let Type::Reference(reference) = peel(ty) else { return Some(ParamKind::Owned) };
+    let Type::Reference(reference) = peel(ty) else {
+        return match blob(ty, errors) {
+            None => Some(ParamKind::Owned),
+            Some(number) => number.map(ParamKind::Blob),
+        };
+    };
     if let Some(token) = &reference.mutability {
         errors.refuse(
             token,
@@ -299,6 +304,9 @@ fn reference_to(ty: &Type, path: &Path, errors: &Errors) -> Option<ParamKind> {
         return Some(ParamKind::Archived(inner.clone()));
     }
     let hint = match (&last.ident, &type_arguments(last)[..]) {
+        (ident, _) if ident == "Blob" => {
+            format!("take `{}`: it is lent, and read where it arrived", text(path))
+        }
         (ident, []) if ident == "String" => "take `&str`: it is read where it arrived".to_owned(),
         (ident, [elem]) if ident == "Vec" && is_number(elem) => {
             format!("take `&[{}]`: it is read where it arrived", text(elem))
@@ -310,6 +318,19 @@ fn reference_to(ty: &Type, path: &Path, errors: &Errors) -> Option<ParamKind> {
     };
     errors.refuse(ty, hint);
     None
+}
+
+/// The numbers of a `Blob`, if it is one; `None` inside if they are none.
+fn blob(ty: &Type, errors: &Errors) -> Option<Option<Type>> {
+    let last = last_segment(ty).filter(|last| last.ident == "Blob")?;
+    match type_arguments(last)[..] {
+        [] if last.arguments.is_empty() => Some(Some(parse_quote!(u8))),
+        [number] if is_number(number) => Some(Some(number.clone())),
+        _ => {
+            errors.refuse(ty, "a blob holds plain numbers (u8 to u64, i8 to i64, f32, f64): `Blob<f32>`; `Blob` is one of bytes");
+            Some(None)
+        }
+    }
 }
 
 fn reply(output: &ReturnType, oneway: bool, errors: &Errors) -> Reply {
@@ -325,11 +346,21 @@ fn reply(output: &ReturnType, oneway: bool, errors: &Errors) -> Reply {
         }
         return Reply::OneWay;
     }
+    let plain = || Reply::Plain(parse_quote!(()));
+    if let Some(number) = blob(&written, errors) {
+        return number.map_or_else(plain, |number| Reply::Blob { number, err: None });
+    }
     let Some(result) = last_segment(&written).filter(|segment| segment.ident == "Result") else {
         return Reply::Plain(written);
     };
     match type_arguments(result)[..] {
-        [ok, err] => Reply::Fallible { ok: ok.clone(), err: Box::new(err.clone()) },
+        [ok, err] => match blob(ok, errors) {
+            None => Reply::Fallible { ok: ok.clone(), err: Box::new(err.clone()) },
+            Some(number) => number.map_or_else(plain, |number| {
+                let err = Some(Box::new(err.clone()));
+                Reply::Blob { number, err }
+            }),
+        },
         _ => {
             errors.refuse(
                 &written,

@@ -25,21 +25,26 @@ fn method_schema(service: &Service, method: &Method) -> TokenStream {
     let krate = &service.krate;
     let Method { index, name, cfgs, attrs: _, deprecated: _, params: _, reply } = method;
     let name = wire_name(name);
-    let wire = arguments(method);
+    let wire = arguments(krate, method);
     let constructor = match reply {
         Reply::OneWay => quote!(oneway::<#wire>),
         Reply::Plain(ok) => quote!(unary::<#wire, #ok>),
         Reply::Fallible { ok, err } => quote!(fallible::<#wire, #ok, #err>),
+        Reply::Blob { number, err: None } => quote!(unary::<#wire, #krate::private::BlobWire<#number>>),
+        Reply::Blob { number, err: Some(err) } => {
+            quote!(fallible::<#wire, #krate::private::BlobWire<#number>, #err>)
+        }
     };
     quote!(#(#cfgs)* #krate::private::MethodSchema::#constructor(#index, #name))
 }
 
 /// The tuple of types that a method's request carries.
-pub(crate) fn arguments(method: &Method) -> TokenStream {
+pub(crate) fn arguments(krate: &Path, method: &Method) -> TokenStream {
     let types = method.sent().map(|Param { name: _, kind, written }| match kind {
         ParamKind::Archived(inner) => quote!(#inner),
         ParamKind::Text => quote!(::std::string::String),
         ParamKind::Numbers(number) => quote!(::std::vec::Vec<#number>),
+        ParamKind::Blob(number) => quote!(#krate::private::BlobWire<#number>),
         ParamKind::Owned | ParamKind::Context => quote!(#written),
     });
     let span = arguments_span(method);

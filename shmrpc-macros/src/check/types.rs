@@ -24,7 +24,7 @@ pub(super) struct Types<'a> {
 const SHARED: [&str; 3] = ["Rc", "Arc", "Weak"];
 const INDEXED: [(&str, &str); 2] =
     [("IndexMap", "`BTreeMap`, or a `Vec` of pairs"), ("IndexSet", "`BTreeSet`, or a `Vec`")];
-const LATER: [&str; 4] = ["Streaming", "Blob", "BlobMut", "OwnedFd"];
+const LATER: [&str; 2] = ["Streaming", "OwnedFd"];
 /// Types whose first argument is held any number of times.
 const COLLECTIONS: [&str; 6] = ["Vec", "VecDeque", "HashMap", "HashSet", "BTreeMap", "BTreeSet"];
 const LONGEST_TUPLE: usize = 12;
@@ -150,6 +150,10 @@ impl Types<'_> {
             "`str` has no size of its own: use `String`".to_owned()
         } else if in_service && LATER.contains(&name.as_str()) {
             format!("`{name}` is not in this version of shmrpc yet")
+        } else if in_service && name == "BlobMut" {
+            "name a `Blob`: the caller fills a `BlobMut`, and the other side has a `Blob` of it".to_owned()
+        } else if in_service && name == "Blob" {
+            "a `Blob` is a parameter or a result of its own, and no part of another one".to_owned()
         } else if in_service && name == "Context" && !has_arguments {
             "the context is made by the server and only lent: take it as a parameter `&Context`".to_owned()
         } else if in_service && name == "Archived" && self.place == Place::Parameter {

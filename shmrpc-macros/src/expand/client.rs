@@ -4,6 +4,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
+use syn::Type;
 use syn::spanned::Spanned;
 
 use crate::model::{Method, Param, ParamKind, Reply, Service};
@@ -105,11 +106,33 @@ fn call(service: &Service, method: &Method) -> TokenStream {
     let (result, body) = match reply {
         Reply::OneWay => (quote!((), #krate::CallError), quote!(send(#index, #arguments))),
         Reply::Plain(ok) => (quote!(#ok, #krate::CallError), quote!(call::<_, #ok>(#index, #arguments))),
+        Reply::Blob { number, err } => blob_call(service, method, number, err.as_deref()),
         Reply::Fallible { ok, err } => {
             (quote!(#ok, #krate::CallError<#err>), quote!(call_fallible::<_, #ok, #err>(#index, #arguments)))
         }
     };
     quote!(#head -> ::core::result::Result<#result> { self.0.#body })
+}
+
+/// What a call that returns a blob has, and how it is made.
+fn blob_call(
+    service: &Service,
+    method: &Method,
+    number: &Type,
+    err: Option<&Type>,
+) -> (TokenStream, TokenStream) {
+    let (krate, index) = (&service.krate, method.index);
+    let arguments = arguments(service, method);
+    match err {
+        None => (
+            quote!(#krate::Blob<#number>, #krate::CallError),
+            quote!(call_blob::<_, #number>(#index, #arguments)),
+        ),
+        Some(err) => (
+            quote!(#krate::Blob<#number>, #krate::CallError<#err>),
+            quote!(call_blob_fallible::<_, #number, #err>(#index, #arguments)),
+        ),
+    }
 }
 
 /// One method of the view. A one-way method has no result to look at.
@@ -120,6 +143,8 @@ fn view_call(service: &Service, method: &Method) -> Option<TokenStream> {
     let arguments = arguments(service, method);
     let (result, body) = match reply {
         Reply::OneWay => return None,
+        // It is read where it arrived in any case.
+        Reply::Blob { number, err } => blob_call(service, method, number, err.as_deref()),
         Reply::Plain(ok) => {
             (quote!(#krate::View<#ok>, #krate::CallError), quote!(view::<_, #ok>(#index, #arguments)))
         }
@@ -146,6 +171,10 @@ fn head(service: &Service, method: &Method) -> TokenStream {
     let params = params.iter().filter_map(|Param { name, kind, written }| match kind {
         ParamKind::Context => None,
         ParamKind::Archived(inner) => Some(quote!(#name: &#inner)),
+        ParamKind::Blob(number) => {
+            let krate = &service.krate;
+            Some(quote!(#name: impl ::core::convert::Into<#krate::Blob<#number>>))
+        }
         ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Owned => Some(quote!(#name: #written)),
     });
     quote!(#(#cfgs)* #doc #(#attrs)* #[inline] #vis fn #name(&self #(, #params)*))
@@ -155,11 +184,16 @@ fn head(service: &Service, method: &Method) -> TokenStream {
 fn arguments(service: &Service, method: &Method) -> TokenStream {
     let krate = &service.krate;
     let arguments = method.sent().map(|Param { name, kind, written }| {
+        if let ParamKind::Blob(number) = kind {
+            return quote!(self.0.loan::<#number>(#name));
+        }
         let (wrapper, name) = match kind {
             ParamKind::Text => (quote!(Text), quote!(#name)),
             ParamKind::Numbers(_) => (quote!(Slice), quote!(#name)),
             ParamKind::Archived(_) => (quote!(Ref), quote!(#name)),
-            ParamKind::Owned | ParamKind::Context => (quote!(Ref), quote_spanned!(name.span()=> &#name)),
+            ParamKind::Owned | ParamKind::Blob(_) | ParamKind::Context => {
+                (quote!(Ref), quote_spanned!(name.span()=> &#name))
+            }
         };
         let call = quote!(#krate::private::arg::#wrapper(#name));
         schema::on(written.span(), call)

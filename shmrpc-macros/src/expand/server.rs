@@ -64,10 +64,10 @@ fn arm(service: &Service, method: &Method, implementation: &Ident, request: &Ide
     let Service { krate: _, item: _, cfgs: _, vis: _, name: trait_name, methods: _ } = service;
     let Method { index, name, cfgs, attrs: _, deprecated, params, reply } = method;
     let (args, ctx) = (local("args"), local("ctx"));
-    let wire = schema::arguments(method);
+    let wire = schema::arguments(&service.krate, method);
     let passed = passed(service, params, &args, &ctx);
     let args = if method.sent().next().is_none() { quote!(_) } else { quote!(#args) };
-    let ctx = if params.iter().any(|param| matches!(param.kind, ParamKind::Context)) {
+    let ctx = if params.iter().any(|param| matches!(param.kind, ParamKind::Context | ParamKind::Blob(_))) {
         quote!(#ctx)
     } else {
         quote!(_)
@@ -85,6 +85,12 @@ fn arm(service: &Service, method: &Method, implementation: &Ident, request: &Ide
         }
         Reply::Fallible { ok, err } => {
             quote!(#request.fallible::<#wire, #ok, #err>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+        }
+        Reply::Blob { number, err: None } => {
+            quote!(#request.blob::<#wire, #number>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+        }
+        Reply::Blob { number, err: Some(err) } => {
+            quote!(#request.blob_fallible::<#wire, #number, #err>(|#args, #ctx| ::core::result::Result::Ok(#call)))
         }
     };
     let allow = deprecated.then(|| quote!(#[allow(deprecated, reason = "old callers still call it")]));
@@ -111,6 +117,7 @@ fn passed<'a>(
             ParamKind::Text => quote!(#krate::private::arg::text(&#args.#index)),
             ParamKind::Numbers(_) => quote!(#krate::private::arg::slice(&#args.#index)),
             ParamKind::Archived(_) => quote!(&#args.#index),
+            ParamKind::Blob(number) => quote!(#krate::private::blob::<#number>(&#args.#index, #ctx)?),
             ParamKind::Owned => {
                 quote!(#krate::private::arg::owned::<#written>(&#args.#index)?)
             }

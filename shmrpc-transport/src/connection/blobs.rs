@@ -15,6 +15,9 @@ use crate::message::{EncodeError, Filling, Message, Number, Recheck};
 use crate::slot::BlockRef;
 use crate::sys::futex::Until;
 
+/// Bytes that a message may have besides the blob in it, by what a caller can know of it beforehand.
+const BESIDE: u64 = 64;
+
 /// Numbers in memory that is sent as it is: filled in place, and not copied on its way where memory is shared.
 ///
 /// A client's `blob(..)` or a handler's `Context::blob` makes one; so does `From<Vec<T>>`, which is copied when it is
@@ -128,7 +131,9 @@ impl Connection {
         until: &mut Until,
     ) -> Result<BlobMut<T>, EncodeError> {
         let (needed, max) = (length.saturating_mul(size_of::<T>()), self.limits.send_max);
-        if needed as u64 > max {
+        // Where no memory is shared it travels inside its message.
+        let beside = if self.shared.is_some() { 0 } else { BESIDE };
+        if (needed as u64).saturating_add(beside) > max {
             return Err(EncodeError::TooLarge { needed: needed as u64, max });
         }
         let store = match self.block_for(needed, until)? {

@@ -2,7 +2,6 @@ use shmrpc::prelude::*;
 use std::os::fd::OwnedFd;
 
 pub struct Streaming<T>(T);
-pub struct Blob;
 
 #[shmrpc::service]
 pub trait NotYet {
@@ -11,8 +10,6 @@ pub trait NotYet {
     async fn watch(&self, key: &str) -> u64;
     fn scan(&self, prefix: &str) -> Streaming<u64>;
     fn load(&self, entries: Streaming<u64>) -> u64;
-    fn checksum(&self, frame: Blob) -> u64;
-    fn render(&self, ctx: &Context) -> Blob;
     fn open(&self, path: &str) -> Result<OwnedFd, String>;
 }
 

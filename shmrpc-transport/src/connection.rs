@@ -84,6 +84,8 @@ pub struct Limits {
     pub lent_max: u64,
     /// What the memory of both sides is made of, ours first, if they share any. Not sealed only if the peer is trusted.
     pub memory: Option<[Memory; 2]>,
+    /// Bytes from which on a message of ours over a stream lies in that memory.
+    pub memory_from: u64,
 }
 
 /// What the owner of a connection does when the peer says something on the socket.

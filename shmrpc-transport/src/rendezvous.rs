@@ -30,6 +30,9 @@ mod hello;
 
 /// What is wrong with an answer that does not go with what was asked for over a network.
 const ANSWER: &str = "its lanes are no further connections";
+/// Bytes from which on a message over a Unix socket lies in shared memory, unless somebody says otherwise. The report's
+/// group `memfd` measures both ways: memory is faster for all that is larger than what a lane always has room for.
+const MEMORY_FROM: u64 = 4 << 10;
 /// The largest message that relative pointers of 32 bits can span, with room to spare.
 const LARGEST: u64 = (1 << 31) - (1 << 16);
 /// How long a peer may take to say hello.
@@ -45,6 +48,9 @@ pub struct Policy {
     pub trust: Peers,
     /// What our memory is made of.
     pub memory: Memory,
+    /// Bytes from which on a message of ours over a Unix socket lies in shared memory. [`u64::MAX`]: this side shares no
+    /// memory, and there are no rings.
+    pub memory_from: u64,
     /// What lanes are to be made of, if it can be had.
     pub carrier: Carrier,
     /// Whether plain TCP may leave this host.
@@ -66,6 +72,7 @@ impl Default for Policy {
             allow: Peers::SameUser,
             trust: Peers::SameUser,
             memory: Memory::default(),
+            memory_from: MEMORY_FROM,
             carrier: Carrier::Rings,
             plain_tcp: false,
             max_message: 64 << 20,
@@ -77,6 +84,10 @@ impl Default for Policy {
 }
 
 impl Policy {
+    fn shares_memory(&self) -> bool {
+        self.memory_from != u64::MAX
+    }
+
     /// What a process may hold that takes messages of `max_message` bytes.
     fn lent_max(&self, max_message: u64) -> u64 {
         // What a peer takes is its own word; it must not make us keep ready more than we would take.
@@ -213,8 +224,9 @@ pub fn connect(
 ) -> Result<Met, MeetError> {
     let mut until = Until::after(timeout);
     let attempt = Attempt { path, policy, application, timeout };
-    let (parts, theirs, reason) = match attempt.meet(true, &mut until) {
-        Ok((parts, theirs)) => (parts, theirs, None),
+    let unwanted = policy.carrier == Carrier::Rings && !policy.shares_memory();
+    let (parts, theirs, reason) = match attempt.meet(policy.shares_memory(), &mut until) {
+        Ok((parts, theirs)) => (parts, theirs, unwanted.then(|| "this client was told to share none".into())),
         Err(Miss::Other(error)) => return Err(error),
         Err(Miss::NoMemory(error)) => {
             tracing::warn!(%error, "no memory is shared");
@@ -315,6 +327,7 @@ impl Attempt<'_> {
             receive_max: policy.max_message.min(LARGEST),
             lent_max,
             memory,
+            memory_from: policy.memory_from,
         };
         let dial = match theirs.carrier {
             Carrier::Rings => Dial::No,

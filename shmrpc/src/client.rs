@@ -135,6 +135,14 @@ impl<C: Client> ClientBuilder<C> {
         self
     }
 
+    /// Bytes from which on a message of this client over a Unix socket lies in shared memory; smaller ones go through the
+    /// socket. 4 KiB by default, from where on the project's report finds memory faster; less makes no difference. [`u64::MAX`]: this client shares no
+    /// memory and takes none, so all goes through the socket, over `shm:` too.
+    pub fn memory_from(mut self, bytes: u64) -> Self {
+        self.policy.memory_from = bytes;
+        self
+    }
+
     /// Allows `tcp:` to addresses of other hosts. Whoever is on the way can read and change all that goes over plain TCP.
     /// Not allowed by default: then such an address is an error.
     pub fn allow_plain_tcp(mut self) -> Self {

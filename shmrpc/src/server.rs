@@ -104,6 +104,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Bytes from which on a message of this server over a Unix socket lies in shared memory; smaller ones go through the
+    /// socket. 4 KiB by default, from where on the project's report finds memory faster; less makes no difference. [`u64::MAX`]: this server shares no
+    /// memory and takes none, so all goes through the socket, over `shm:` too.
+    pub fn memory_from(mut self, bytes: u64) -> Self {
+        self.policy.memory_from = bytes;
+        self
+    }
+
     /// Allows `tcp:` at addresses that other hosts can reach. Whoever is on the way can read and change all that goes over
     /// plain TCP, and whoever reaches the port may talk: [`allow`](Self::allow) knows users of this host only. Not
     /// allowed by default: then such an address is an error.

@@ -122,6 +122,8 @@ enum Ground {
     Uds,
     UdsUntrusted,
     UdsAbstract,
+    /// Unix sockets, and all messages go through them.
+    UdsOnly,
     Tcp,
     Inproc,
 }
@@ -142,7 +144,7 @@ impl Ground {
         let (place, (gate, keeper)) = (Place::new(), gate());
         let endpoint = match self {
             Self::Shm | Self::ShmUntrusted | Self::ShmPosix => format!("shm:{}", place.socket().display()),
-            Self::Uds | Self::UdsUntrusted => format!("uds:{}", place.socket().display()),
+            Self::Uds | Self::UdsUntrusted | Self::UdsOnly => format!("uds:{}", place.socket().display()),
             Self::UdsAbstract => format!("uds:@{}", place.path().file_name().unwrap().display()),
             Self::Tcp => "tcp:127.0.0.1:0".into(),
             Self::Inproc => format!("inproc:{}", place.path().file_name().unwrap().display()),
@@ -152,6 +154,7 @@ impl Ground {
         builder = match self {
             Self::ShmUntrusted | Self::UdsUntrusted => builder.trust(Peers::Nobody),
             Self::ShmPosix => builder.memory(Memory::PosixShm),
+            Self::UdsOnly => builder.memory_from(u64::MAX),
             _ => builder,
         };
         let server = options(builder).start().unwrap();
@@ -318,11 +321,41 @@ fn the_transport_is_what_was_asked_for(ground: Ground) {
     let (expected, shares) = match ground {
         Ground::Shm | Ground::ShmUntrusted | Ground::ShmPosix => (Transport::Shm, true),
         Ground::Uds | Ground::UdsUntrusted | Ground::UdsAbstract => (Transport::Uds, true),
+        Ground::UdsOnly => (Transport::Uds, false),
         Ground::Tcp => (Transport::Tcp, false),
         Ground::Inproc => (Transport::Inproc, false),
     };
     assert_eq!(transport.transport(), expected, "{transport}");
     assert_eq!(transport.memory().is_some(), shares, "{transport}");
+}
+
+#[test]
+fn whoever_shares_no_memory_has_none_of_the_others_and_is_told_why() {
+    let place = Place::new();
+    let endpoint = format!("shm:{}", place.socket().display());
+    let start = |memory_from| {
+        let worker = Worker { count: AtomicU64::new(0), gate: gate().0 };
+        let server = Server::builder().service(WorkServer::new(worker)).listen(&endpoint);
+        server.memory_from(memory_from).start().unwrap()
+    };
+    let connect = |memory_from| WorkClient::builder().memory_from(memory_from).connect(&endpoint).unwrap();
+    for (servers, clients, why) in [
+        (0, u64::MAX, Some("this client was told to share none")),
+        (u64::MAX, 0, Some("the server was told to share none")),
+        (u64::MAX, u64::MAX, Some("this client was told to share none")),
+        (0, 0, None),
+    ] {
+        let server = start(servers);
+        let client = connect(clients);
+        let transport = client.transport();
+        assert_eq!(transport.memory().is_none(), why.is_some(), "{transport}");
+        let expected = if why.is_some() { Transport::Uds } else { Transport::Shm };
+        assert_eq!(transport.transport(), expected, "{transport}");
+        assert!(transport.reason().contains(why.unwrap_or("shares memory")), "{transport}");
+        assert_eq!(client.sum(&vec![1; 1 << 20]), Ok(1 << 20));
+        assert_eq!(client.bytes(1 << 20).map(|bytes| bytes.len()), Ok(1 << 20));
+        drop((client, server));
+    }
 }
 
 macro_rules! over_every_transport {
@@ -356,6 +389,7 @@ over_every_transport! {
     Uds = uds,
     UdsUntrusted = uds_untrusted,
     UdsAbstract = uds_abstract,
+    UdsOnly = uds_only,
     Tcp = tcp,
     Inproc = inproc,
 }

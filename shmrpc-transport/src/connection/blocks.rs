@@ -14,9 +14,6 @@ use crate::sys::futex::Until;
 
 /// Bytes of a copy above which somebody looks later whether its buffer is still needed.
 const WARM: u32 = 1 << 16;
-/// Bytes from which on a message over a Unix socket lies in shared memory, if there is any. The report's `memfd` group
-/// measures both ways.
-const IN_MEMORY: usize = 32 << 10;
 /// Room that a growing message gets beyond what it asked for, so that its root does not make it move again.
 const HEADROOM: usize = 512;
 
@@ -347,7 +344,7 @@ unsafe impl Grow for Spill<'_> {
         if needed as u64 > max {
             return Err(EncodeError::TooLarge { needed: needed as u64, max });
         }
-        if needed >= IN_MEMORY && self.connection.shared.is_some() {
+        if needed as u64 >= self.connection.limits.memory_from && self.connection.shared.is_some() {
             let enough = needed.saturating_add(HEADROOM);
             let found = [enough.next_power_of_two(), enough].into_iter().find_map(|bytes| {
                 // Whatever is lacking: the socket takes it too.

@@ -173,6 +173,7 @@ mod tests {
             send_max: 1 << 20,
             receive_max: 1 << 20,
             memory: Some([Memory::Memfd; 2]),
+            memory_from: u64::MAX,
             lent_max: 4 << 20,
         };
         let peer = PeerInfo::new(PeerCredentials::own(), None);

@@ -102,6 +102,7 @@ pub fn connect(
             receive_max: receive_max.min(LARGEST),
             lent_max: 0,
             memory: None,
+            memory_from: u64::MAX,
         },
         peer: peer.clone(),
         // Clients dial.

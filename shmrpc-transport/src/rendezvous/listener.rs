@@ -342,6 +342,7 @@ impl Arriving {
             receive_max: self.policy.max_message.min(LARGEST),
             lent_max,
             memory,
+            memory_from: self.policy.memory_from,
         };
         Ok((Agreed { limits, peer, trusted, bases }, events))
     }
@@ -359,6 +360,9 @@ impl Arriving {
             Err(MeetError::Memory(error)) if error.is_ours() => return Ok(Err(error.to_string())),
             Err(error) => return Err(error),
         };
+        if !self.policy.shares_memory() {
+            return Ok(Err("the server was told to share none".into()));
+        }
         Ok(match Segment::create(BASE_LEN, self.policy.memory) {
             Ok((own, handout)) => Ok(Share { own, handout, peers }),
             Err(error) => Err(error.to_string()),

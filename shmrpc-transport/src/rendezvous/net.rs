@@ -349,6 +349,7 @@ impl Hall {
             receive_max: self.policy.max_message.min(LARGEST),
             lent_max: 0,
             memory: None,
+            memory_from: u64::MAX,
         };
         let reader = FrameReader::after(rest);
         let parts = Parts {
@@ -418,6 +419,7 @@ pub fn connect(
         receive_max: policy.max_message.min(LARGEST),
         lent_max: 0,
         memory: None,
+        memory_from: u64::MAX,
     };
     let dial = Dial::Again(Box::new(Again { address, token: theirs.token }));
     let peer = PeerInfo::remote(address);

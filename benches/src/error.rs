@@ -4,7 +4,7 @@ use std::{fmt, io, num::ParseIntError};
 
 /// Why a measurement could not be made.
 #[derive(Debug)]
-pub(crate) enum Error {
+pub enum Error {
     /// The kernel refused something.
     Io(io::Error),
     /// The peer process said or did something unexpected.
@@ -16,7 +16,7 @@ pub(crate) enum Error {
 }
 
 /// What a step of a measurement gives.
-pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,13 +9,17 @@
 
 pub mod report;
 
+pub mod side_by_side;
+
 mod groups {
     //! What is measured, one group of figures per file.
     pub(crate) mod asleep;
     pub(crate) mod call;
+    pub(crate) mod connect;
     pub(crate) mod contended;
     pub(crate) mod idle;
     pub(crate) mod lane;
+    pub(crate) mod memfd;
     pub(crate) mod payload;
     pub(crate) mod survive;
 }

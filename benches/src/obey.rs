@@ -5,9 +5,9 @@
 //! | `spin VARIANT COUNT`, `futex COUNT`, `ring COUNT` | the peer's side of one batch |
 //! | `handoff LEN COUNT`, `handoff_copy LEN COUNT` | the same, for payloads |
 //! | `streams NAME` | accepts one Unix and one TCP connection for `uds COUNT` and `tcp COUNT` |
-//! | `serve NAME` | starts the subject's servers |
+//! | `serve NAME` | starts the subject's servers, and says their TCP port |
 //! | `echo NAME` | starts a raw echo server |
-//! | `client shm NAME MS`, `client uds NAME MS` | connects, waits for `go`, calls for that time, reports what it reached |
+//! | `client KIND NAME MS`, KIND `shm`, `uds` or `echo` | connects, waits for `go`, calls for that time, reports what it reached |
 //!
 //! The answer is `done TEXT` or `error TEXT`; before a batch there is `ready TEXT`.
 
@@ -39,7 +39,7 @@ use crate::{
     raw_lane,
     scratch::Served,
     shared::Shared,
-    subject,
+    subject::{self, Way},
 };
 
 /// The main function of a spawned process.
@@ -138,10 +138,12 @@ impl Side {
     }
 
     fn serve(&mut self, name: &str) -> Result<String> {
-        let served = Served::at(&self.scratch, name);
-        self.servers = subject::serve(&served.trusting, &served.wary)?;
+        let served = Served::at(&self.scratch, name, 0);
+        let servers = subject::serve(&served)?;
+        let port = servers.port;
+        self.servers = Some(servers);
         self.lane = Some(raw_lane::serve(&served.lane)?);
-        Ok(if self.servers.is_some() { "yes" } else { "no" }.to_owned())
+        Ok(port.to_string())
     }
 }
 
@@ -169,9 +171,9 @@ fn echo(name: &str) -> Result<()> {
 /// One of several clients that call at the same time.
 fn client(kind: &str, scratch: &Path, name: &str, time: Duration, channel: &mut Channel) -> Result<String> {
     let reached = match kind {
-        "shm" => {
-            let caller = subject::connect(&Served::at(scratch, name).trusting)?
-                .ok_or_else(|| Error::Subject("not there yet".to_owned()))?;
+        "shm" | "uds" => {
+            let way = if kind == "shm" { Way::Shm } else { Way::Uds };
+            let caller = subject::connect(&Served::at(scratch, name, 0), way)?;
             at_go(channel, time, || caller.add(1))?
         }
         _ => {

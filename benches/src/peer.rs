@@ -19,7 +19,7 @@ use nix::{
 
 use crate::{
     channel::Channel,
-    error::{Error, Result},
+    error::Result,
     scratch::{Served, leave},
     shared::Shared,
 };
@@ -103,13 +103,10 @@ impl<'a> Peer<'a> {
         Ok(value)
     }
 
-    /// Starts its two servers; none means that the subject is not there yet.
-    pub(crate) fn serve(&mut self, name: &str) -> Result<Option<Served>> {
-        match self.ask(&format!("serve {name}"))?.as_str() {
-            "yes" => Ok(Some(Served::at(self.scratch, name))),
-            "no" => Ok(None),
-            other => Err(Error::Peer(other.to_owned())),
-        }
+    /// Starts its servers.
+    pub(crate) fn serve(&mut self, name: &str) -> Result<Served> {
+        let port = self.ask(&format!("serve {name}"))?.parse()?;
+        Ok(Served::at(self.scratch, name, port))
     }
 }
 

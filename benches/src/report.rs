@@ -5,25 +5,24 @@ use std::{env, fs, path::PathBuf, process::ExitCode, time::Instant};
 use crate::{
     error::{Error, Result},
     figures::Figures,
-    groups::{asleep, call, contended, idle, lane, payload, survive},
+    groups::{asleep, call, connect, contended, idle, lane, memfd, payload, survive},
     obey,
     peer::CHILD,
-    process::{Cpus, pin},
-    scratch::Scratch,
     setup::Setup,
-    shared::Shared,
 };
 
 const USAGE: &str = "usage: report [--json FILE] [--quick] [--only GROUP[,GROUP...]]
-groups: call, asleep, payload, lane, contended, idle, survive; a part of a name is enough";
+groups: call, asleep, payload, memfd, lane, contended, connect, idle, survive; a part of a name is enough";
 
 /// The groups of figures, by the name that `--only` finds them by.
-const GROUPS: [(&str, Measure); 7] = [
+const GROUPS: [(&str, Measure); 9] = [
     ("call", call::measure),
     ("asleep", asleep::measure),
     ("payload", payload::measure),
+    ("memfd", memfd::measure),
     ("lane", lane::measure),
     ("contended", contended::measure),
+    ("connect", connect::measure),
     ("idle", idle::measure),
     ("survive", survive::measure),
 ];
@@ -50,10 +49,7 @@ pub fn main() -> ExitCode {
 /// Measures, prints, writes. False if a limit turned out to be wrong.
 fn run(options: &Options) -> Result<bool> {
     let start = Instant::now();
-    let scratch = Scratch::create()?;
-    let cpus = Cpus::of_this_process()?;
-    pin(&[cpus.caller])?;
-    let setup = Setup { cpus, shared: Shared::create()?, scratch, quick: options.quick };
+    let setup = Setup::create(options.quick)?;
     let mut figures = Figures::default();
     for (name, measure) in GROUPS {
         if options.only.is_empty() || options.only.iter().any(|part| name.contains(part.as_str())) {

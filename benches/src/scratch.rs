@@ -56,18 +56,21 @@ impl Drop for Scratch {
 /// Where a peer's servers listen.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
-    /// The one that trusts peers of the same user.
+    /// The one that trusts peers of the same user. `shm:` and `uds:` find the same socket.
     pub(crate) trusting: PathBuf,
     /// The one that trusts nobody.
     pub(crate) wary: PathBuf,
+    /// The first one's TCP port; 0 to a process that was not told.
+    pub(crate) port: u16,
     /// The one that echoes on a raw lane.
     pub(crate) lane: PathBuf,
 }
 
 impl Served {
-    /// The endpoints of the servers called `name`.
-    pub(crate) fn at(scratch: &Path, name: &str) -> Served {
+    /// The servers called `name`.
+    pub(crate) fn at(scratch: &Path, name: &str, port: u16) -> Served {
         Served {
+            port,
             trusting: scratch.join(format!("{name}.trusting")),
             wary: scratch.join(format!("{name}.wary")),
             lane: scratch.join(format!("{name}.lane")),

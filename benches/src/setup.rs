@@ -23,6 +23,14 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
+    /// Pins this process. To be called once, before any other thread runs.
+    pub(crate) fn create(quick: bool) -> Result<Setup> {
+        let scratch = Scratch::create()?;
+        let cpus = Cpus::of_this_process()?;
+        pin(&[cpus.caller])?;
+        Ok(Setup { cpus, shared: Shared::create()?, scratch, quick })
+    }
+
     /// Interleaved rounds of a group.
     pub(crate) fn rounds(&self) -> usize {
         if self.quick { 25 } else { 41 }
@@ -48,9 +56,22 @@ impl Setup {
         Peer::spawn(&[self.cpus.peer], &self.shared, self.scratch.path())
     }
 
+    /// A peer process on this process's CPU.
+    pub(crate) fn peer_beside(&self) -> Result<Peer<'_>> {
+        Peer::spawn(&[self.cpus.caller], &self.shared, self.scratch.path())
+    }
+
     /// A peer process that runs wherever the kernel puts it.
     pub(crate) fn free_peer(&self) -> Result<Peer<'_>> {
         Peer::spawn(&self.cpus.all, &self.shared, self.scratch.path())
+    }
+
+    /// Does something on the peer's CPU: what it starts stays there.
+    pub(crate) fn at_peers_cpu<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        pin(&[self.cpus.peer])?;
+        let done = work();
+        pin(&[self.cpus.caller])?;
+        done
     }
 
     /// Does something in this process wherever the kernel puts it.

@@ -6,6 +6,7 @@ use shmrpc::{Peers, ServerHandle, prelude::*};
 
 use crate::{
     error::{Error, Result},
+    scratch::Served,
     work::{LARGEST, payload, touch_lines},
 };
 
@@ -18,11 +19,33 @@ pub(crate) trait Bench {
     fn touch_lines(&self, data: &[u8]) -> u64;
     /// A reply of `len` bytes.
     fn bytes(&self, len: u32) -> Vec<u8>;
+    /// `records` again.
+    fn echo(&self, records: Vec<Record>) -> Vec<Record>;
+}
+
+/// Something with parts, for the codec.
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub struct Record {
+    /// A short text.
+    pub key: String,
+    /// Some bytes.
+    pub value: Vec<u8>,
+    /// A number.
+    pub version: u64,
+    /// Further texts.
+    pub tags: Vec<String>,
 }
 
 /// The service, with a prepared reply.
 struct Prepared {
     reply: Vec<u8>,
+}
+
+impl Default for Prepared {
+    fn default() -> Prepared {
+        Prepared { reply: payload(LARGEST, 3) }
+    }
 }
 
 impl Bench for Prepared {
@@ -38,40 +61,112 @@ impl Bench for Prepared {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         self.reply.get(..len).unwrap_or_default().to_vec()
     }
+
+    fn echo(&self, records: Vec<Record>) -> Vec<Record> {
+        records
+    }
+}
+
+/// How a client reaches the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// `shm:`
+    Shm,
+    /// `uds:`
+    Uds,
+    /// `tcp:`
+    Tcp,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Way; 3] = [Way::Shm, Way::Uds, Way::Tcp];
+
+    /// The scheme of its endpoints.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Shm => "shm",
+            Way::Uds => "uds",
+            Way::Tcp => "tcp",
+        }
+    }
 }
 
 /// Servers in this process, until dropped.
 pub(crate) struct Servers {
+    /// The TCP port of the one that trusts.
+    pub(crate) port: u16,
     _handles: [ServerHandle; 2],
 }
 
 /// A client.
-pub(crate) struct Caller {
+pub struct Caller {
     client: BenchClient,
 }
 
-/// Serves at `trusting`, where peers of the same user are trusted, and at `wary`, where nobody is.
-pub(crate) fn serve(trusting: &Path, wary: &Path) -> Result<Option<Servers>> {
-    let start = |path: &Path, trusted: Peers| {
-        shmrpc::Server::builder()
-            .service(BenchServer::new(Prepared { reply: payload(LARGEST, 3) }))
-            .listen(format!("shm:{}", path.display()))
-            .trust(trusted)
-            .start()
-            .map_err(failed)
-    };
-    Ok(Some(Servers { _handles: [start(trusting, Peers::SameUser)?, start(wary, Peers::Nobody)?] }))
+/// Serves where peers of the same user are trusted, and where nobody is.
+pub(crate) fn serve(served: &Served) -> Result<Servers> {
+    let server = || shmrpc::Server::builder().service(BenchServer::new(Prepared::default()));
+    let shm = |path: &Path| format!("shm:{}", path.display());
+    let trusting =
+        server().listen(shm(&served.trusting)).listen("tcp:127.0.0.1:0").start().map_err(failed)?;
+    let wary = server().listen(shm(&served.wary)).trust(Peers::Nobody).start().map_err(failed)?;
+    let addresses: Vec<String> = trusting.endpoints().iter().map(ToString::to_string).collect();
+    let port = addresses.iter().find_map(|at| at.strip_prefix("tcp:127.0.0.1:"));
+    let port = port.ok_or_else(|| Error::Subject(format!("listens at {addresses:?}")))?.parse()?;
+    Ok(Servers { port, _handles: [trusting, wary] })
 }
 
-/// Connects to one of the two.
-pub(crate) fn connect(path: &Path) -> Result<Option<Caller>> {
-    let client = BenchClient::connect(format!("shm:{}", path.display())).map_err(failed)?;
-    Ok(Some(Caller { client }))
+/// Serves in this process, for this process.
+pub(crate) fn serve_inside(name: &str) -> Result<ServerHandle> {
+    let service = BenchServer::new(Prepared::default());
+    shmrpc::Server::builder().service(service).listen(format!("inproc:{name}")).start().map_err(failed)
+}
+
+/// Connects to the server that trusts.
+pub(crate) fn connect(served: &Served, way: Way) -> Result<Caller> {
+    Caller::connect(&match way {
+        Way::Tcp => format!("tcp:127.0.0.1:{}", served.port),
+        _ => format!("{}:{}", way.name(), served.trusting.display()),
+    })
+}
+
+/// Connects to the server that trusts nobody; not over TCP, where nobody is trusted anyway.
+pub(crate) fn connect_wary(served: &Served, way: Way) -> Result<Caller> {
+    Caller::connect(&format!("{}:{}", way.name(), served.wary.display()))
+}
+
+/// Connects over Unix sockets, and sends messages of so many bytes or more in shared memory.
+pub(crate) fn connect_with(server: &Path, memory_from: u64) -> Result<Caller> {
+    let endpoint = format!("uds:{}", server.display());
+    let client = BenchClient::builder().memory_from(memory_from).connect(endpoint).map_err(failed)?;
+    Ok(Caller { client })
 }
 
 impl Caller {
+    /// Connects.
+    pub(crate) fn connect(endpoint: &str) -> Result<Caller> {
+        Ok(Caller { client: BenchClient::connect(endpoint).map_err(failed)? })
+    }
+
+    /// Whether there is memory for large messages.
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.client.transport().memory().is_some()
+    }
+
+    /// Sends records there and back.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub fn echo(&self, records: &[Record]) -> Result<Vec<Record>> {
+        self.client.echo(records.to_vec()).map_err(failed)
+    }
+
     /// `count` calls of `add`, in an ordinary loop.
-    pub(crate) fn add(&self, count: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of the calls, and a wrong answer.
+    pub fn add(&self, count: u64) -> Result<()> {
         for _ in 0..count {
             let sum = self.client.add(black_box(1), black_box(2)).map_err(failed)?;
             if sum != 3 {
@@ -82,7 +177,10 @@ impl Caller {
     }
 
     /// `count` calls that hand `data` over; each answer is compared with `sum`.
-    pub(crate) fn touch(&self, data: &[u8], sum: u64, count: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of the calls, and a wrong answer.
+    pub fn touch(&self, data: &[u8], sum: u64, count: u64) -> Result<()> {
         for _ in 0..count {
             let answered = self.client.touch_lines(data).map_err(failed)?;
             if answered != sum {
@@ -93,7 +191,10 @@ impl Caller {
     }
 
     /// `count` calls whose reply of `len` bytes is read where it arrived, one byte of every line.
-    pub(crate) fn view(&self, len: usize, count: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of the calls, and a wrong answer.
+    pub fn view(&self, len: usize, count: u64) -> Result<()> {
         let asked = u32::try_from(len).unwrap_or(u32::MAX);
         for _ in 0..count {
             let reply = self.client.view().bytes(asked).map_err(failed)?;

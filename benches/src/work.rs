@@ -11,11 +11,11 @@ pub(crate) const LARGEST: usize = 16 << 20;
 
 /// The sum of one byte of every cache line.
 #[inline(never)]
-pub(crate) fn touch_lines(data: &[u8]) -> u64 {
+pub fn touch_lines(data: &[u8]) -> u64 {
     data.iter().step_by(LINE).map(|byte| u64::from(*byte)).sum()
 }
 
 /// A private, warm buffer whose bytes and whose sum depend on `seed`.
-pub(crate) fn payload(size: usize, seed: u8) -> Vec<u8> {
+pub fn payload(size: usize, seed: u8) -> Vec<u8> {
     (0..size).map(|at| seed.wrapping_add((at / LINE).to_le_bytes()[0])).collect()
 }

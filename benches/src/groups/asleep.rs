@@ -11,7 +11,7 @@ use crate::{
     process::Tasks,
     samples::{interleave, median},
     setup::Setup,
-    subject::{self, Caller},
+    subject::{self, Caller, Way},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,19 +22,12 @@ enum Column {
 
 pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let mut peer = setup.pinned_peer()?;
-    let caller = match peer.serve("asleep")? {
-        Some(served) => subject::connect(&served.trusting)?,
-        None => None,
-    };
-    let mut columns = vec![Column::Futex];
-    if let Some(caller) = &caller {
-        // The first call starts whatever threads there will be.
-        caller.add(100)?;
-        columns.push(Column::Asleep);
-    }
+    let caller = subject::connect(&peer.serve("asleep")?, Way::Shm)?;
+    // The first call starts whatever threads there will be.
+    caller.add(100)?;
     let count = setup.count(200);
     let mut slept = Vec::new();
-    let samples = interleave(setup.rounds(), &columns, |column| match column {
+    let samples = interleave(setup.rounds(), &[Column::Futex, Column::Asleep], |column| match column {
         Column::Futex => {
             let sleeps = raw(&mut peer, count, futex::Caller::Sleeps)?;
             Ok(sleeps.min(raw(&mut peer, count, futex::Caller::Looks)?))
@@ -73,8 +66,7 @@ fn raw(peer: &mut Peer<'_>, count: u64, caller: futex::Caller) -> Result<f64> {
 }
 
 /// The median of `count` calls, in nanoseconds, and the share of them before which the peer slept.
-fn calls(caller: &Option<Caller>, tasks: &Tasks, count: u64) -> Result<(f64, f64)> {
-    let Some(caller) = caller else { return Ok((f64::NAN, 0.0)) };
+fn calls(caller: &Caller, tasks: &Tasks, count: u64) -> Result<(f64, f64)> {
     let mut each = Vec::new();
     let mut slept = 0_u32;
     for _ in 0..count {

@@ -1,4 +1,5 @@
-//! The smallest call with both sides awake, beside the raw round trip of a cache line; and sockets, for scale.
+//! The smallest call: over shared memory with both sides awake, beside the raw round trip of a cache line; over sockets,
+//! beside a raw echo.
 
 use std::{process, time::Instant};
 
@@ -10,7 +11,7 @@ use crate::{
     peer::Peer,
     samples::interleave,
     setup::Setup,
-    subject::{self, Caller},
+    subject::{self, Caller, Way},
 };
 
 /// Exchanges before the timer starts.
@@ -22,52 +23,78 @@ enum Column {
     Awake,
     Untrusted,
     Default,
+    RawUds,
     Uds,
+    RawTcp,
     Tcp,
+    Inproc,
 }
+
+/// Over shared memory, each limit before its subjects.
+const RINGS: [Column; 4] = [Column::Spin, Column::Awake, Column::Untrusted, Column::Default];
+
+/// Over streams, the same.
+const STREAMS: [Column; 5] = [Column::RawUds, Column::Uds, Column::RawTcp, Column::Tcp, Column::Inproc];
+
+/// For streams a round is cut into so many. What a wake-up costs here changes within milliseconds, so the two numbers of a
+/// ratio have to be taken closer to each other.
+const FINER: usize = 4;
 
 pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let mut peer = setup.pinned_peer()?;
     let mut free = setup.free_peer()?;
-    let (trusting, wary) = match peer.serve("call")? {
-        Some(served) => (subject::connect(&served.trusting)?, subject::connect(&served.wary)?),
-        None => (None, None),
-    };
-    let default = setup.unpinned(|| match free.serve("default")? {
-        Some(served) => subject::connect(&served.trusting),
-        None => Ok(None),
+    let served = peer.serve("call")?;
+    let (trusting, wary) = (subject::connect(&served, Way::Shm)?, subject::connect_wary(&served, Way::Shm)?);
+    let (our_uds, our_tcp) = (subject::connect(&served, Way::Uds)?, subject::connect(&served, Way::Tcp)?);
+    let default = setup.unpinned(|| subject::connect(&free.serve("default")?, Way::Shm))?;
+    // Threads stay where they are started: the lane's is, by the first call.
+    let name = format!("shmrpc-bench-{}", process::id());
+    let (inproc, _server) = setup.at_peers_cpu(|| {
+        let server = subject::serve_inside(&name)?;
+        let caller = Caller::connect(&format!("inproc:{name}"))?;
+        caller.add(1)?;
+        Ok((caller, server))
     })?;
-    let streams = format!("shmrpc-bench-{}-streams", process::id());
-    let port = peer.prepare(&format!("streams {streams}"))?.parse()?;
-    let mut uds = uds::connect(&streams)?;
+    let raw = format!("shmrpc-bench-{}-streams", process::id());
+    let port = peer.prepare(&format!("streams {raw}"))?.parse()?;
+    let mut uds = uds::connect(&raw)?;
     let mut tcp = tcp::connect(port)?;
     peer.finish()?;
 
-    let mut columns = vec![Column::Spin, Column::Uds, Column::Tcp];
-    if trusting.is_some() {
-        columns.splice(1..1, [Column::Awake, Column::Untrusted, Column::Default]);
-    }
     let mut message = [7; uds::MESSAGE];
-    let samples = interleave(setup.rounds(), &columns, |column| match column {
+    let count = setup.count(1_000) / FINER as u64;
+    let mut measure = |column| match column {
         Column::Spin => fastest_spin(&mut peer, setup.count(10_000)),
         Column::Awake => calls(setup, &trusting),
         Column::Untrusted => calls(setup, &wary),
         Column::Default => setup.unpinned(|| calls(setup, &default)),
-        Column::Uds => echoes(&mut peer, "uds", setup.count(2_000), || uds::call(&mut uds, &mut message)),
-        Column::Tcp => echoes(&mut peer, "tcp", setup.count(2_000), || uds::call(&mut tcp, &mut message)),
-    })?;
+        Column::RawUds => echoes(&mut peer, "uds", count, || uds::call(&mut uds, &mut message)),
+        Column::RawTcp => echoes(&mut peer, "tcp", count, || uds::call(&mut tcp, &mut message)),
+        Column::Uds => exchanges(count, |count| our_uds.add(count)),
+        Column::Tcp => exchanges(count, |count| our_tcp.add(count)),
+        Column::Inproc => exchanges(count, |count| inproc.add(count)),
+    };
+    let rings = interleave(setup.rounds(), &RINGS, &mut measure)?;
+    let streams = interleave(FINER * setup.rounds(), &STREAMS, &mut measure)?;
+    let of = |column| if RINGS.contains(&column) { &rings } else { &streams };
 
-    let mut ns = |key, column| figures.add(key, "ns", samples.of(column), Goal::None);
+    let mut ns = |key, column| figures.add(key, "ns", of(column).of(column), Goal::None);
     ns("limit.spin_ns", Column::Spin);
-    ns("limit.uds_ns", Column::Uds);
-    ns("limit.tcp_ns", Column::Tcp);
+    ns("limit.uds_ns", Column::RawUds);
+    ns("limit.tcp_ns", Column::RawTcp);
     ns("call.shm.awake_ns", Column::Awake);
     ns("call.shm.untrusted_ns", Column::Untrusted);
     ns("call.shm.default_ns", Column::Default);
-    let mut to_spin =
-        |key, column, goal| figures.add(key, "x spin", &samples.ratios(column, Column::Spin), goal);
-    to_spin("ratio.call.shm.awake", Column::Awake, Goal::AtMost(1.25));
-    to_spin("ratio.call.shm.untrusted", Column::Untrusted, Goal::AtMost(1.3));
+    ns("call.uds_ns", Column::Uds);
+    ns("call.tcp_ns", Column::Tcp);
+    ns("call.inproc_ns", Column::Inproc);
+    let mut ratio = |key, unit, subject, limit, most| {
+        figures.add(key, unit, &of(limit).ratios(subject, limit), Goal::AtMost(most));
+    };
+    ratio("ratio.call.shm.awake", "x spin", Column::Awake, Column::Spin, 1.25);
+    ratio("ratio.call.shm.untrusted", "x spin", Column::Untrusted, Column::Spin, 1.3);
+    ratio("ratio.call.uds", "x raw", Column::Uds, Column::RawUds, 1.15);
+    ratio("ratio.call.tcp", "x raw", Column::Tcp, Column::RawTcp, 1.15);
     Ok(())
 }
 
@@ -87,7 +114,7 @@ fn fastest_spin(peer: &mut Peer<'_>, count: u64) -> Result<f64> {
 }
 
 fn echoes(peer: &mut Peer<'_>, kind: &str, count: u64, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
-    let warm = WARM / 10;
+    let warm = 10;
     let time = peer.batch(&format!("{kind} {}", warm + count), |_| {
         for _ in 0..warm {
             call()?;
@@ -101,7 +128,14 @@ fn echoes(peer: &mut Peer<'_>, kind: &str, count: u64, mut call: impl FnMut() ->
     Ok(ns_each(time, count))
 }
 
-fn calls(setup: &Setup, caller: &Option<Caller>) -> Result<f64> {
-    let Some(caller) = caller else { return Ok(f64::NAN) };
+/// As many as the limit, and warmed up alike.
+fn exchanges(count: u64, run: impl Fn(u64) -> Result<()>) -> Result<f64> {
+    run(10)?;
+    let start = Instant::now();
+    run(count)?;
+    Ok(ns_each(start.elapsed(), count))
+}
+
+fn calls(setup: &Setup, caller: &Caller) -> Result<f64> {
     batch::subject(setup.batch_time(), WARM, |count| caller.add(count))
 }

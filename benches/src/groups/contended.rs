@@ -1,5 +1,5 @@
-//! Four client processes that call one server process at the same time, on whatever CPUs there are: shmrpc, and a raw
-//! blocking echo server on a Unix socket.
+//! Four client processes that call one server process at the same time, on whatever CPUs there are: over shared memory,
+//! over Unix sockets, and a raw blocking echo server on a Unix socket.
 
 use std::{process, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     setup::Setup,
 };
 
-/// Runs of each kind, interleaved.
+/// Runs of each kind, interleaved, each time in another order.
 const RUNS: usize = 5;
 
 /// Client processes.
@@ -30,28 +30,27 @@ struct Runs {
 
 pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let mut server = setup.free_peer()?;
-    let shm_served = server.serve("contended")?.is_some();
+    server.serve("contended")?;
     let mut echo_server = setup.free_peer()?;
     let echo = format!("shmrpc-bench-{}-echo", process::id());
     echo_server.ask(&format!("echo {echo}"))?;
     let mut clients = (0..CLIENTS).map(|_| setup.free_peer()).collect::<Result<Vec<_>>>()?;
 
     let ms = setup.time(Duration::from_secs(2)).as_millis();
-    let (mut shm, mut uds) = (Runs::default(), Runs::default());
-    for run in 0..2 * RUNS {
-        // Alternately the one and the other first: shm uds, uds shm, ...
-        if matches!(run % 4, 0 | 3) {
-            if shm_served {
-                shm.add(&mut clients, &format!("client shm contended {ms}"))?;
-            }
-        } else {
-            uds.add(&mut clients, &format!("client uds {echo} {ms}"))?;
+    let kinds = [format!("shm contended {ms}"), format!("uds contended {ms}"), format!("echo {echo} {ms}")];
+    let mut runs: [Runs; 3] = Default::default();
+    for run in 0..RUNS {
+        let mut turn: Vec<_> = runs.iter_mut().zip(&kinds).collect();
+        turn.rotate_left(run % 3);
+        for (runs, kind) in turn {
+            runs.add(&mut clients, &format!("client {kind}"))?;
         }
     }
 
-    for (name, runs) in [("shm", &shm), ("uds", &uds)] {
+    let [shm, uds, raw] = runs;
+    for (name, runs) in [("contended.shm", &shm), ("contended.uds", &uds), ("limit.contended.uds", &raw)] {
         let mut add = |what, unit, values| {
-            figures.add(format!("contended.{name}.{CLIENTS}.{what}"), unit, values, Goal::None);
+            figures.add(format!("{name}.{CLIENTS}.{what}"), unit, values, Goal::None);
         };
         add("total_per_s", "1/s", &runs.total);
         add("slowest_per_s", "1/s", &runs.slowest);

@@ -1,4 +1,4 @@
-//! What connections cost that do nothing: to make, in memory, and in wake-ups and CPU of the server.
+//! What connections cost that do nothing: in memory, and in wake-ups and CPU of the server.
 
 use std::{
     thread,
@@ -12,7 +12,7 @@ use crate::{
     figures::{Figures, Goal},
     process::{Used, pss_kib},
     setup::Setup,
-    subject,
+    subject::{self, Way},
 };
 
 /// Connections, each of which has made one call.
@@ -21,7 +21,6 @@ const CONNECTIONS: usize = 100;
 /// What was measured; empty where it was not.
 #[derive(Default)]
 struct Measured {
-    connect_us: Vec<f64>,
     kib: Vec<f64>,
     wakeups: Vec<f64>,
     cpu_ms: Vec<f64>,
@@ -31,7 +30,6 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let measured = setup.unpinned(|| with_connections(setup))?;
     figures.add("idle.wakeups_per_s", "1/s", &measured.wakeups, Goal::AtMost(0.0));
     figures.add("idle.cpu_ms_per_s", "ms/s", &measured.cpu_ms, Goal::AtMost(0.0));
-    figures.add("connect.shm_us", "us", &measured.connect_us, Goal::None);
     figures.add("memory.per_connection_kib", "KiB", &measured.kib, Goal::None);
     Ok(())
 }
@@ -39,15 +37,13 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
 fn with_connections(setup: &Setup) -> Result<Measured> {
     let mut server = setup.free_peer()?;
     let mut measured = Measured::default();
-    let Some(served) = server.serve("idle")? else { return Ok(measured) };
+    let served = server.serve("idle")?;
     let mut callers = Vec::with_capacity(CONNECTIONS + 1);
-    let mut connect = || -> Result<f64> {
-        let start = Instant::now();
-        let caller = subject::connect(&served.trusting)?;
-        let time = start.elapsed();
-        caller.iter().try_for_each(|caller| caller.add(1))?;
-        callers.extend(caller);
-        Ok(time.as_nanos() as f64 / 1000.0)
+    let mut connect = || -> Result<()> {
+        let caller = subject::connect(&served, Way::Shm)?;
+        caller.add(1)?;
+        callers.push(caller);
+        Ok(())
     };
 
     // What the first connection allocates once is not a connection's cost.
@@ -55,7 +51,7 @@ fn with_connections(setup: &Setup) -> Result<Measured> {
     let both = || Ok(pss_kib(server.pid())? + pss_kib(Pid::this())?);
     let before: Result<u64> = both();
     for _ in 0..CONNECTIONS {
-        measured.connect_us.push(connect()?);
+        connect()?;
     }
     let grown = both()? as f64 - before? as f64;
     measured.kib.push(grown / CONNECTIONS as f64);

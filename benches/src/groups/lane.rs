@@ -21,12 +21,8 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let mut peer = setup.pinned_peer()?;
     let count = setup.count(1_000_000);
     let served = peer.serve("lane")?;
-    let mut lane = match &served {
-        Some(served) => Some(RawLane::connect(&served.lane)?),
-        None => None,
-    };
-    let columns: &[Column] = if lane.is_some() { &[Column::Ring, Column::Lane] } else { &[Column::Ring] };
-    let samples = interleave(setup.rounds(), columns, |column| {
+    let mut lane = RawLane::connect(&served.lane)?;
+    let samples = interleave(setup.rounds(), &[Column::Ring, Column::Lane], |column| {
         let time = match column {
             Column::Ring => {
                 ring::clear(peer.shared());
@@ -37,7 +33,6 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
                 })?
             }
             Column::Lane => {
-                let Some(lane) = &mut lane else { return Ok(f64::NAN) };
                 lane.run(count / 10)?;
                 let start = Instant::now();
                 lane.run(count)?;

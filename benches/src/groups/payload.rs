@@ -1,4 +1,4 @@
-//! Payloads from 64 bytes to 16 MiB: read in place or copied first, as argument and as reply.
+//! Payloads from 64 bytes to 16 MiB: read in place or copied first, as argument and as reply; and over sockets.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::{
     peer::Peer,
     samples::interleave,
     setup::Setup,
-    subject::{self, Caller},
+    subject::{self, Caller, Way},
     work::{SIZES, payload, touch_lines},
 };
 
@@ -27,7 +27,19 @@ enum Column {
     HandoffCopy,
     Copied,
     View,
+    Uds,
+    Tcp,
 }
+
+const COLUMNS: [Column; 7] = [
+    Column::Handoff,
+    Column::InPlace,
+    Column::HandoffCopy,
+    Column::Copied,
+    Column::View,
+    Column::Uds,
+    Column::Tcp,
+];
 
 /// A source and what the reader should answer. Private and warm.
 struct Source {
@@ -41,14 +53,11 @@ struct Source {
 
 pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let mut peer = setup.pinned_peer()?;
-    let (trusting, wary) = match peer.serve("payload")? {
-        Some(served) => (subject::connect(&served.trusting)?, subject::connect(&served.wary)?),
-        None => (None, None),
-    };
-    let columns: &[Column] = match trusting {
-        Some(_) => &[Column::Handoff, Column::InPlace, Column::HandoffCopy, Column::Copied, Column::View],
-        None => &[Column::Handoff, Column::HandoffCopy],
-    };
+    let served = peer.serve("payload")?;
+    let trusting = subject::connect(&served, Way::Shm)?;
+    let wary = subject::connect_wary(&served, Way::Shm)?;
+    let uds = subject::connect(&served, Way::Uds)?;
+    let tcp = subject::connect(&served, Way::Tcp)?;
     for (seed, size) in (1..).zip(SIZES) {
         let bytes = payload(size, seed);
         let source = Source {
@@ -57,12 +66,16 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
             count: setup.count(how_many(size)),
             warm: how_many(size).div_ceil(30).max(STEADY),
         };
-        let samples = interleave(setup.rounds(), columns, |column| match column {
+        // Sockets are slower, and have no goal here.
+        let few = source.warm.div_ceil(10);
+        let samples = interleave(setup.rounds(), &COLUMNS, |column| match column {
             Column::Handoff => hand_over(&mut peer, "handoff", &source),
             Column::HandoffCopy => hand_over(&mut peer, "handoff_copy", &source),
-            Column::InPlace => calls(setup, &trusting, &source),
-            Column::Copied => calls(setup, &wary, &source),
+            Column::InPlace => calls(setup, &trusting, &source, source.warm),
+            Column::Copied => calls(setup, &wary, &source, source.warm),
             Column::View => views(setup, &trusting, &source),
+            Column::Uds => calls(setup, &uds, &source, few),
+            Column::Tcp => calls(setup, &tcp, &source, few),
         })?;
 
         let mut ns = |key, column| figures.add(key, "ns", samples.of(column), Goal::None);
@@ -71,6 +84,8 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
         ns(format!("payload.shm.{size}.inplace_ns"), Column::InPlace);
         ns(format!("payload.shm.{size}.copied_ns"), Column::Copied);
         ns(format!("view.shm.{size}_ns"), Column::View);
+        ns(format!("payload.uds.{size}_ns"), Column::Uds);
+        ns(format!("payload.tcp.{size}_ns"), Column::Tcp);
         let goal = if size >= LARGE { Goal::AtMost(1.1) } else { Goal::None };
         let in_place = samples.ratios(Column::InPlace, Column::Handoff);
         figures.add(format!("ratio.payload.shm.{size}.inplace"), "x limit", &in_place, goal);
@@ -97,12 +112,10 @@ fn hand_over(peer: &mut Peer<'_>, kind: &str, source: &Source) -> Result<f64> {
     Ok(ns_each(time, *count))
 }
 
-fn calls(setup: &Setup, caller: &Option<Caller>, source: &Source) -> Result<f64> {
-    let Some(caller) = caller else { return Ok(f64::NAN) };
-    batch::subject(setup.batch_time(), source.warm, |count| caller.touch(&source.bytes, source.sum, count))
+fn calls(setup: &Setup, caller: &Caller, source: &Source, warm: u64) -> Result<f64> {
+    batch::subject(setup.batch_time(), warm, |count| caller.touch(&source.bytes, source.sum, count))
 }
 
-fn views(setup: &Setup, caller: &Option<Caller>, source: &Source) -> Result<f64> {
-    let Some(caller) = caller else { return Ok(f64::NAN) };
+fn views(setup: &Setup, caller: &Caller, source: &Source) -> Result<f64> {
     batch::subject(setup.batch_time(), source.warm, |count| caller.view(source.bytes.len(), count))
 }

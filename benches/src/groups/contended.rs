@@ -36,7 +36,7 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     echo_server.ask(&format!("echo {echo}"))?;
     let mut clients = (0..CLIENTS).map(|_| setup.free_peer()).collect::<Result<Vec<_>>>()?;
 
-    let ms = setup.time(Duration::from_secs(2)).as_millis();
+    let ms = setup.time(Duration::from_millis(1600)).as_millis();
     let kinds = [format!("shm contended {ms}"), format!("uds contended {ms}"), format!("echo {echo} {ms}")];
     let mut runs: [Runs; 3] = Default::default();
     for run in 0..RUNS {

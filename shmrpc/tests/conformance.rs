@@ -270,6 +270,8 @@ fn sixty_four_threads_call_at_once(ground: Ground) {
 fn a_slow_call_holds_up_nobody_and_its_deadline_holds(ground: Ground) {
     let started = ground.start();
     let client = started.connect();
+    // So that there is a lane.
+    assert_eq!(client.add(1, 2), Ok(3));
     let error = client.with_timeout(Duration::from_millis(20)).wait().unwrap_err();
     assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::Unknown);
@@ -334,7 +336,7 @@ fn whoever_shares_no_memory_has_none_of_the_others_and_is_told_why() {
     let place = Place::new();
     let endpoint = format!("shm:{}", place.socket().display());
     let start = |memory_from| {
-        let worker = Worker { count: AtomicU64::new(0), gate: gate().0 };
+        let worker = Worker { count: AtomicU64::new(0), kept: Mutex::default(), gate: gate().0 };
         let server = Server::builder().service(WorkServer::new(worker)).listen(&endpoint);
         server.memory_from(memory_from).start().unwrap()
     };

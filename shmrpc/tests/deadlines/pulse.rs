@@ -28,10 +28,22 @@ fn beside_a_pulse<R>(part: impl FnOnce() -> R) -> (R, Duration) {
             }
             most
         });
-        let result = part();
-        stop.store(true, Ordering::Relaxed);
+        let result = {
+            // Also if it panics: else the pulse would go on, and the scope wait for it.
+            let _end = Stop(&stop);
+            part()
+        };
         (result, pulse.join().unwrap())
     })
+}
+
+/// Ends the pulse when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Fails if `attempt`, which returns how much later than its deadline something ended, is late again and again.

@@ -8,7 +8,7 @@ use shmrpc_transport::callers::Callers;
 use shmrpc_transport::connection::{BlobMut, Carrier, Connection, Events, LaneStream};
 use shmrpc_transport::message::Number;
 use shmrpc_transport::peers::Peers;
-use shmrpc_transport::rendezvous::{Policy, connect, inside, net};
+use shmrpc_transport::rendezvous::{MeetError, Policy, connect, inside, net};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork;
 
@@ -206,7 +206,14 @@ impl<C: Client> ClientBuilder<C> {
             Address::Net(at) => net::connect(at, &self.policy, &question, timeout, events),
             Address::Inside(name) => inside::connect(name, &self.policy, &question, events),
         };
-        let met = met.map_err(|error| ConnectError::Meet { endpoint: endpoint.to_string(), error })?;
+        let met = met.map_err(|error| {
+            // What a user knows is the time for the whole list.
+            let error = match error {
+                MeetError::TimedOut(_) => MeetError::TimedOut(self.connect_timeout),
+                error => error,
+            };
+            ConnectError::Meet { endpoint: endpoint.to_string(), error }
+        })?;
         let callers = Callers::new(met.connection);
         let methods = greeting::read_answer(&schema, &met.application)
             .map_err(|reason| ConnectError::Answer { endpoint: endpoint.to_string(), reason })?;

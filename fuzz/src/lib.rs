@@ -10,6 +10,7 @@ mod lane;
 mod memory;
 mod messages;
 mod slot;
+mod stream;
 mod wire;
 
 pub use arena::arena;
@@ -19,6 +20,7 @@ pub use handshake::handshake;
 pub use lane::lane;
 pub use messages::messages;
 pub use slot::slot;
+pub use stream::stream;
 
 #[cfg(test)]
 mod tests {
@@ -43,5 +45,5 @@ mod tests {
         )*};
     }
 
-    replays!(arena endpoint frames handshake lane messages slot);
+    replays!(arena endpoint frames handshake lane messages slot stream);
 }

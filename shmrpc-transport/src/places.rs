@@ -80,13 +80,15 @@ impl Places {
             return Err(format!("{all} {what}, which is this server's limit"));
         }
         if own >= self.limit.of_one {
-            return Err(format!("{own} {what} for this process, which is this server's limit for one"));
+            let whom = if matches!(party.process(), Process::At(_)) { "address" } else { "process" };
+            return Err(format!("{own} {what} for this {whom}, which is this server's limit for one"));
         }
         if of_user >= self.limit.of_user() && party.uid() != PeerCredentials::own().uid {
-            let uid = party.uid();
-            return Err(format!(
-                "{of_user} {what} for user {uid}, which is this server's limit for another user"
-            ));
+            let whom = match party.process() {
+                Process::At(_) => "peers of networks".to_owned(),
+                _ => format!("user {}", party.uid()),
+            };
+            return Err(format!("{of_user} {what} for {whom}, which is this server's limit for all of them"));
         }
         taken.all += 1;
         *taken.by_process.entry(party.process()).or_default() += 1;

@@ -103,9 +103,9 @@ impl FromStr for Endpoint {
                 None if scheme == "shm" => Ok(Self::ShmPath(rest.into())),
                 None => Ok(Self::UdsPath(rest.into())),
             },
-            "uds" if rest.starts_with('@') => match why_no_name(rest.trim_start_matches('@')) {
+            "uds" if let Some(name) = rest.strip_prefix('@') => match why_no_name(name) {
                 Some(reason) => Err(EndpointError::Name { text: text.to_owned(), reason }),
-                None => Ok(Self::UdsAbstract(rest.trim_start_matches('@').to_owned())),
+                None => Ok(Self::UdsAbstract(name.to_owned())),
             },
             "shm" | "uds" => match why_no_name(rest) {
                 Some(reason) => Err(EndpointError::Name { text: text.to_owned(), reason }),
@@ -133,8 +133,10 @@ fn host_port(text: &str) -> Option<HostPort> {
         None => host,
     };
     let bare = text.starts_with('[') || !host.contains(':');
-    let legal = |letter: char| letter.is_ascii_graphic() && letter != '/';
-    let sound = bare && !host.is_empty() && host.chars().all(legal);
+    let legal = |letter: char| letter.is_ascii_graphic() && !matches!(letter, '/' | ',');
+    // As it is written again.
+    let plain = port == "0" || !port.starts_with(['0', '+']);
+    let sound = bare && plain && !host.is_empty() && host.chars().all(legal);
     Some(HostPort { host: host.to_owned(), port: port.parse().ok()? }).filter(|_| sound)
 }
 
@@ -373,11 +375,14 @@ mod tests {
             "tcp:::1:80",
             "tcp:[::1:80",
             "tcp:[x]:80",
+            "tcp:a:+1",
+            "tcp:a:01",
         ] {
             assert!(matches!(error(bad), EndpointError::HostPort(_)), "{bad}");
         }
         for (bad, why) in [
             ("shm:", "it has no name"),
+            ("uds:@@a", "'@' at byte 0 of the name"),
             ("shm:a/b", "'/' at byte 1 of the name"),
             ("shm:../kv", "'/' at byte 2 of the name"),
             ("shm:..", "the name begins with `.`"),

@@ -157,7 +157,7 @@ mod tests {
         let take = |pid, uid| places.take(party(pid, uid), "are there");
         let mut theirs: Vec<_> = (0..4).map(|at| take(1 + at / 3, own + 1).unwrap()).collect();
         let refused = take(3, own + 1).unwrap_err();
-        let why = format!("4 are there for user {}, which is this server's limit for another user", own + 1);
+        let why = format!("4 are there for user {}, which is this server's limit for all of them", own + 1);
         assert_eq!(refused, why);
         // Ours may have all that is left, and a third user too.
         let ours: Vec<_> = (0..3).map(|_| take(10, own).unwrap()).collect();

@@ -140,7 +140,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
-    use super::super::{Bases, Carrier, Dial, Events, LaneStream, Limits, Parts, watch};
+    use super::super::{Bases, Carrier, Dial, Events, LaneStream, Limits, Parts, Question, watch};
     use super::*;
     use crate::peers::{PeerCredentials, PeerInfo};
     use crate::shm::ledger::{Account, Route};
@@ -289,9 +289,12 @@ mod tests {
     #[test]
     fn a_flood_of_bytes_is_left_for_another_turn() {
         let (connection, theirs) = unwatched();
-        let answer = Header { call_id: 1, ..Header::new(Kind::LaneReset) };
-        let said = frame(answer, &[b'x'; 1000]).unwrap();
-        let all = said.repeat(130);
+        connection.questions.lock().fill(Question::Asked);
+        let said = |lane| {
+            let answer = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneReset) };
+            frame(answer, &[b'x'; 2000]).unwrap()
+        };
+        let all: Vec<u8> = (0..64).flat_map(said).collect();
         assert_eq!(theirs.try_send(&all, &[]).unwrap(), all.len());
         let turns = (1..).find(|_| connection.read_frames()).unwrap();
         assert!((2..=4).contains(&turns), "{} bytes in {turns} turns of 64 KiB", all.len());

@@ -183,7 +183,7 @@ mod tests {
         let parts = Parts {
             limits,
             peer,
-            peer_is_client: true,
+            peer_is_client: false,
             trusted: false,
             bases,
             dial: Dial::No,

@@ -14,6 +14,7 @@ pub mod side_by_side;
 mod groups {
     //! What is measured, one group of figures per file.
     pub(crate) mod asleep;
+    pub(crate) mod blob;
     pub(crate) mod call;
     pub(crate) mod connect;
     pub(crate) mod contended;

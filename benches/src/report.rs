@@ -5,20 +5,21 @@ use std::{env, fs, path::PathBuf, process::ExitCode, time::Instant};
 use crate::{
     error::{Error, Result},
     figures::Figures,
-    groups::{asleep, call, connect, contended, idle, lane, memfd, payload, survive},
+    groups::{asleep, blob, call, connect, contended, idle, lane, memfd, payload, survive},
     obey,
     peer::CHILD,
     setup::Setup,
 };
 
 const USAGE: &str = "usage: report [--json FILE] [--quick] [--only GROUP[,GROUP...]]
-groups: call, asleep, payload, memfd, lane, contended, connect, idle, survive; a part of a name is enough";
+groups: call, asleep, payload, blob, memfd, lane, contended, connect, idle, survive; a part of a name is enough";
 
 /// The groups of figures, by the name that `--only` finds them by.
-const GROUPS: [(&str, Measure); 9] = [
+const GROUPS: [(&str, Measure); 10] = [
     ("call", call::measure),
     ("asleep", asleep::measure),
     ("payload", payload::measure),
+    ("blob", blob::measure),
     ("memfd", memfd::measure),
     ("lane", lane::measure),
     ("contended", contended::measure),

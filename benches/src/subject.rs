@@ -19,6 +19,8 @@ pub(crate) trait Bench {
     fn touch_lines(&self, data: &[u8]) -> u64;
     /// A reply of `len` bytes.
     fn bytes(&self, len: u32) -> Vec<u8>;
+    /// How long `frame` is; it is not read.
+    fn length(&self, frame: Blob) -> u64;
     /// `records` again.
     fn echo(&self, records: Vec<Record>) -> Vec<Record>;
 }
@@ -60,6 +62,10 @@ impl Bench for Prepared {
     fn bytes(&self, len: u32) -> Vec<u8> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         self.reply.get(..len).unwrap_or_default().to_vec()
+    }
+
+    fn length(&self, frame: Blob) -> u64 {
+        frame.len() as u64
     }
 
     fn echo(&self, records: Vec<Record>) -> Vec<Record> {
@@ -185,6 +191,24 @@ impl Caller {
             let answered = self.client.touch_lines(data).map_err(failed)?;
             if answered != sum {
                 return Err(Error::Subject(format!("answered {answered} to a payload with the sum {sum}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// `count` calls that lend `len` bytes, of which one is written.
+    ///
+    /// # Errors
+    /// Those of the calls, and a wrong answer.
+    pub fn blob(&self, len: usize, count: u64) -> Result<()> {
+        for _ in 0..count {
+            let mut frame = self.client.blob::<u8>(len).map_err(failed)?;
+            if let Some(first) = frame.first_mut() {
+                *first = 1;
+            }
+            let length = self.client.length(frame).map_err(failed)?;
+            if length != len as u64 {
+                return Err(Error::Subject(format!("{length} bytes instead of {len}")));
             }
         }
         Ok(())

@@ -144,7 +144,7 @@ fn one_process_that_says_no_hello_leaves_room_for_others() {
     let door = Door::new(Duration::from_secs(3600));
     let silent: Vec<UnixStream> = (0..OF_ONE).map(|_| door.dial()).collect();
     let refused = refusal(&door.dial());
-    assert!(refused.contains("too many of your process"), "{refused}");
+    assert!(refused.contains("for this process"), "{refused}");
     assert!(other_process(&door.path), "another process is refused, too");
     // It has its places back when the server has seen that their sockets are closed.
     drop(silent);

@@ -23,7 +23,7 @@ impl Limit {
     /// What one process may have in any case, if that is at most half: all lanes of one connection, say.
     const LEAST: usize = 64;
 
-    /// If nothing is said of one process, it may have a quarter, or [`Limit::LEAST`], but no more than half.
+    /// If nothing is said of one process, it may have a quarter, or 64, but no more than half.
     pub fn new(of_all: usize, of_one: Option<usize>) -> Self {
         let share = || (of_all / 4).max(Self::LEAST).min(of_all.div_ceil(2));
         Self { of_all, of_one: of_one.unwrap_or_else(share).min(of_all) }

@@ -81,7 +81,7 @@ impl HostPort {
             Some(beyond) => Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 format!(
-                    "{} is not an address of this host alone, and whoever is on the way can read and change what goes over plain TCP; use `tls:`, or say `.allow_plain_tcp()` on the builder",
+                    "{} is not an address of this host alone, and whoever is on the way can read and change what goes over plain TCP; if that is wanted, say `.allow_plain_tcp()` on the builder",
                     beyond.ip()
                 ),
             )),

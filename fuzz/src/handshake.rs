@@ -31,6 +31,9 @@ pub fn handshake(data: &[u8]) {
     crate::memory::assert_bounded();
 }
 
+/// Bytes of a reason that are shown.
+const REASON_MAX: usize = 1024;
+
 /// What the fuzzer says.
 struct Plan {
     bytes: Vec<u8>,
@@ -109,7 +112,10 @@ impl Plan {
         }
         match header.kind {
             Kind::Hello => {}
-            Kind::Failure => return Outcome::Refused(String::from_utf8_lossy(payload).into_owned()),
+            Kind::Failure => {
+                let reason = String::from_utf8_lossy(payload);
+                return Outcome::Refused(reason[..reason.floor_char_boundary(REASON_MAX)].to_owned());
+            }
             other => return Outcome::Refused(format!("it began with {other:?}")),
         }
         let hello = match Hello::from_bytes(payload) {

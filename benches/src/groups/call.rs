@@ -17,6 +17,9 @@ use crate::{
 /// Exchanges before the timer starts.
 const WARM: u64 = 500;
 
+/// The same over streams, where a batch is shorter.
+const STREAM_WARM: u64 = 3;
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Column {
     Spin,
@@ -37,8 +40,9 @@ const RINGS: [Column; 4] = [Column::Spin, Column::Awake, Column::Untrusted, Colu
 const STREAMS: [Column; 5] = [Column::RawUds, Column::Uds, Column::RawTcp, Column::Tcp, Column::Inproc];
 
 /// For streams a round is cut into so many. What a wake-up costs here changes within milliseconds, so the two numbers of a
-/// ratio have to be taken closer to each other.
-const FINER: usize = 4;
+/// ratio have to be taken close to each other, and often: with 164 rounds the median of a limit against itself was off
+/// by up to 8 %.
+const FINER: usize = 20;
 
 pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let mut peer = setup.pinned_peer()?;
@@ -114,7 +118,7 @@ fn fastest_spin(peer: &mut Peer<'_>, count: u64) -> Result<f64> {
 }
 
 fn echoes(peer: &mut Peer<'_>, kind: &str, count: u64, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
-    let warm = 10;
+    let warm = STREAM_WARM;
     let time = peer.batch(&format!("{kind} {}", warm + count), |_| {
         for _ in 0..warm {
             call()?;
@@ -130,7 +134,7 @@ fn echoes(peer: &mut Peer<'_>, kind: &str, count: u64, mut call: impl FnMut() ->
 
 /// As many as the limit, and warmed up alike.
 fn exchanges(count: u64, run: impl Fn(u64) -> Result<()>) -> Result<f64> {
-    run(10)?;
+    run(STREAM_WARM)?;
     let start = Instant::now();
     run(count)?;
     Ok(ns_each(start.elapsed(), count))

@@ -22,7 +22,7 @@ const MOST_VARIANTS: usize = 256;
 pub(crate) fn service(service: &Service, errors: &Errors) {
     for (position, method) in service.methods.iter().enumerate() {
         let name = wire_name(&method.name);
-        if RESERVED.contains(&name.as_str()) {
+        if is_reserved(&name) {
             errors
                 .refuse(&method.name, format!("`{name}` is the client's own: give this method another name"));
         }
@@ -47,6 +47,19 @@ pub(crate) fn service(service: &Service, errors: &Errors) {
             refuse_hidden_cfgs(&function.attrs, errors);
         }
     }
+}
+
+/// Whether it is a name of every client.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
+
+/// Whether the rules have nothing to say against what a method sends.
+pub(crate) fn is_fine_method(method: &Method) -> bool {
+    let errors = Errors::new();
+    parameters(method, &errors);
+    reply(&method.reply, &errors);
+    errors.finish().is_ok()
 }
 
 /// A `#[cfg]` has to be repeated where the thing is used, and what `#[cfg_attr]` makes of itself cannot be seen here.

@@ -30,6 +30,11 @@ impl Errors {
         }
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.found.borrow().as_ref().map_or(0, Vec::len)
+    }
+
     /// All mistakes as one error, in the order of the user's source.
     pub(crate) fn finish(self) -> Result<(), syn::Error> {
         let mut found = self.found.take().unwrap_or_default();

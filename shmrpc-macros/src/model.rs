@@ -27,6 +27,8 @@ pub(crate) struct Method {
     /// Attributes that the client's method repeats: docs, `deprecated`, `must_use`, `allow`.
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) deprecated: bool,
+    /// Whether anything of it could not be read.
+    pub(crate) refused: bool,
     /// All parameters as written, the context included.
     pub(crate) params: Vec<Param>,
     pub(crate) reply: Reply,

@@ -79,6 +79,7 @@ fn refuse_trait_parts(item: &ItemTrait, errors: &Errors) {
 }
 
 fn method(index: usize, function: &mut TraitItemFn, errors: &Errors) -> Option<Method> {
+    let before = errors.count();
     let oneway = take_markers(function, errors);
     let TraitItemFn { attrs, modifiers: _, sig, default: _, semi_token: _ } = &*function;
     refuse_signature_parts(sig, errors);
@@ -92,14 +93,16 @@ fn method(index: usize, function: &mut TraitItemFn, errors: &Errors) -> Option<M
             params.extend(param(typed, errors));
         }
     }
+    let reply = reply(&sig.output, oneway, errors);
     Some(Method {
         index,
         name: sig.ident.clone(),
         cfgs: cfgs(attrs),
         attrs: attrs.iter().filter(|attr| is_repeated(attr)).cloned().collect(),
         deprecated: attrs.iter().any(|attr| attr.path().is_ident("deprecated")),
+        refused: errors.count() > before,
         params,
-        reply: reply(&sig.output, oneway, errors),
+        reply,
     })
 }
 

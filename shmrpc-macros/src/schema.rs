@@ -1,12 +1,12 @@
 //! The parts of an expansion that describe types: `Schema` impls of messages, and the list of a service's methods.
 
-use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Attribute, Fields, GenericParam, Generics, Ident, Path, Type, WherePredicate, parse_quote};
 
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::syntax::{Part, Role, elements, end, parts, wire_name};
+use crate::syntax::{self, Part, Role, elements, end, is_known, last_segment, mentions, parts, wire_name};
 
 /// The value of `Client::schema`.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -23,7 +23,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
 
 fn method_schema(service: &Service, method: &Method) -> TokenStream {
     let krate = &service.krate;
-    let Method { index, name, cfgs, attrs: _, deprecated: _, params: _, reply } = method;
+    let Method { index, name, cfgs, attrs: _, deprecated: _, refused: _, params: _, reply } = method;
     let name = wire_name(name);
     let wire = arguments(krate, method);
     let constructor = match reply {
@@ -75,13 +75,12 @@ pub(crate) fn message(message: &Message) -> TokenStream {
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(#krate::Message));
     }
-    generics
-        .make_where_clause()
-        .predicates
-        .extend(fixed_parts(message).iter().map(|part| is_asked(krate, part)));
-    let is_message = impl_message(message);
+    let asked = parts_in_bounds(message);
+    generics.make_where_clause().predicates.extend(asked.iter().map(|part| is_asked(krate, part)));
+    let (is_message, checks) = (impl_message(message), check_parts(message));
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     let recursive = recursive(message);
+    let empty_elements = empty_elements(message);
     let wire = wire_name(name);
     let describe = match shape {
         Shape::Struct(body) => {
@@ -98,6 +97,7 @@ pub(crate) fn message(message: &Message) -> TokenStream {
         #[automatically_derived]
         impl #impl_generics #krate::Schema for #name #type_generics #where_clause {
             const RECURSIVE: bool = #recursive;
+            #empty_elements
 
             fn describe(to: &mut #krate::Describe) {
                 #describe
@@ -105,6 +105,8 @@ pub(crate) fn message(message: &Message) -> TokenStream {
         }
 
         #is_message
+
+        #checks
     }
 }
 
@@ -116,15 +118,33 @@ fn impl_message(message: &Message) -> TokenStream {
         parameter.bounds.push(parse_quote!(#krate::Message));
     }
     let predicates = &mut generics.make_where_clause().predicates;
-    predicates.extend(fixed_parts(message).iter().map(|part| is_asked(krate, part)));
+    predicates.extend(parts_in_bounds(message).iter().map(|part| is_asked(krate, part)));
     if !message.generics.params.is_empty() {
         predicates.push(parse_quote!(Self: #krate::private::Wire));
+    }
+    let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
+    let declared = declared(message);
+    quote! {
+        #(#cfgs)*
+        #[automatically_derived]
+        impl #impl_generics #krate::Message for #name #type_generics #where_clause {}
+
+        #declared
+    }
+}
+
+/// `impl Declared` of a message.
+fn declared(message: &Message) -> TokenStream {
+    let Message { krate, item: _, cfgs, name, generics, recursive: _, shape: _ } = message;
+    let mut generics = generics.clone();
+    for parameter in generics.type_params_mut() {
+        parameter.bounds.push(parse_quote!(#krate::private::Declared));
     }
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     quote! {
         #(#cfgs)*
         #[automatically_derived]
-        impl #impl_generics #krate::Message for #name #type_generics #where_clause {}
+        impl #impl_generics #krate::private::Declared for #name #type_generics #where_clause {}
     }
 }
 
@@ -159,13 +179,93 @@ pub(crate) fn messages(service: &Service, asked: impl Fn(&Type) -> bool) -> Opti
     (!predicates.is_empty()).then_some(predicates)
 }
 
-/// What the fields are made of whose types are the same for all values of the parameters, once each. A predicate cannot
-/// have a `#[cfg]`, so fields that have one are left out; and of a recursive message all are, since they would go in a
-/// circle.
-pub(crate) fn fixed_parts(message: &Message) -> Vec<Part> {
-    let fields = message.fields().into_iter().filter(|(cfgs, _)| cfgs.is_empty() && !message.recursive);
-    let types = fields.map(|(_, field)| &field.ty).filter(|ty| is_fixed(&message.generics, ty));
-    once_each(types.flat_map(parts))
+/// What the fields are made of, once each, if it stands in the bounds of all that is derived for the message, and not in
+/// [`check_parts`]: then rustc can tell everybody who uses the message what is wrong with it. So it is for those that rkyv may
+/// write many of in one piece, which it does not if anything is said of a field.
+pub(crate) fn parts_in_bounds(message: &Message) -> Vec<Part> {
+    if !may_be_copied(message) {
+        return Vec::new();
+    }
+    once_each(message.fields().iter().flat_map(|(_, field)| asked_parts(&message.generics, &field.ty)))
+}
+
+/// Asks once, beside the message, for everything that its fields are made of.
+fn check_parts(message: &Message) -> TokenStream {
+    if may_be_copied(message) {
+        return TokenStream::new();
+    }
+    let mut asked: Vec<(Vec<Attribute>, Part)> = Vec::new();
+    for (cfgs, field) in message.fields() {
+        let cfgs = [message.cfgs.clone(), cfgs].concat();
+        for part in asked_parts(&message.generics, &field.ty) {
+            if !asked.iter().any(|(others, other)| (others.is_empty() || *others == cfgs) && *other == part) {
+                asked.push((cfgs.clone(), part));
+            }
+        }
+    }
+    let lines = asked.iter().map(|(cfgs, part)| {
+        let predicate = is_asked(&message.krate, part);
+        quote! {
+            #(#cfgs)*
+            const _: () = {
+                #[allow(dead_code, reason = "only its bounds matter")]
+                fn what_is_sent() where #predicate {}
+            };
+        }
+    });
+    quote!(#(#lines)*)
+}
+
+fn may_be_copied(message: &Message) -> bool {
+    let is_struct = matches!(message.shape, Shape::Struct(_));
+    is_struct
+        && !message.recursive
+        && message.generics.params.is_empty()
+        && message.fields().iter().all(|(cfgs, field)| cfgs.is_empty() && syntax::may_be_copied(&field.ty))
+}
+
+/// What a field is made of that has to be asked about, and can be: what is the same for all values of the parameters.
+fn asked_parts(generics: &Generics, ty: &Type) -> Vec<Part> {
+    let own = Ident::new("Self", Span::call_site());
+    let mut parts = parts(ty);
+    parts.retain(|Part { ty, role }| {
+        let known = *role == Role::Message && is_known(ty);
+        is_fixed(generics, ty) && !known && !mentions(ty.to_token_stream(), &[&own])
+    });
+    parts
+}
+
+/// How a field is archived, if not just as its type says. With it, no derive fails for a field that is no message: so
+/// [`check_parts`] is all that rustc says of it.
+pub(crate) fn archived_with(krate: &Path, generics: &Generics, recursive: bool, ty: &Type) -> Option<Type> {
+    let nested = recursive.then(|| quote!(#krate::private::Nested));
+    match are(krate, generics, ty) {
+        Some(are) => {
+            let nested = nested.map(|nested| quote!(, #nested));
+            Some(parse_quote!(#krate::private::Checked<{ #are } #nested>))
+        }
+        None => nested.map(|nested| parse_quote!(#nested)),
+    }
+}
+
+/// Whether all parts of a field are what they have to be, as a constant expression.
+fn are(krate: &Path, generics: &Generics, ty: &Type) -> Option<TokenStream> {
+    let parts = asked_parts(generics, ty);
+    let asked = parts.iter().map(|Part { ty, role }| match role {
+        Role::Message => quote!(#ty: MESSAGE),
+        Role::HashedKey => quote!(#ty: HASHED_KEY),
+        Role::OrderedKey => quote!(#ty: ORDERED_KEY),
+    });
+    (!parts.is_empty()).then(|| quote!(#krate::private::are!(#(#asked),*)))
+}
+
+/// What a field is in the schema: its type, if all parts of it are what they have to be.
+fn described(message: &Message, ty: &Type) -> TokenStream {
+    let krate = &message.krate;
+    match are(krate, &message.generics, ty).filter(|_| !may_be_copied(message)) {
+        Some(are) => quote!(#krate::private::Checked<{ #are }, #ty>),
+        None => quote!(#ty),
+    }
 }
 
 pub(crate) fn once_each(parts: impl Iterator<Item = Part>) -> Vec<Part> {
@@ -183,16 +283,23 @@ pub(crate) fn refuse_empty_elements<'a>(
     krate: &Path,
     types: impl Iterator<Item = (Vec<Attribute>, &'a Type)>,
 ) -> TokenStream {
-    let elements = types.flat_map(|(cfgs, ty)| elements(ty).into_iter().map(move |ty| (cfgs.clone(), ty)));
-    let mut seen: Vec<(Vec<Attribute>, Type)> = Vec::new();
-    for one in elements {
+    let of_type = |ty: &Type| {
+        let generic = |part: &Part| last_segment(&part.ty).is_some_and(|last| !last.arguments.is_empty());
+        let inside = parts(ty).into_iter().filter(generic).map(|part| ("ELEMENTS_TAKE_BYTES", part.ty));
+        let elements = elements(ty).into_iter().map(|ty| ("TAKES_BYTES", ty));
+        elements.chain(inside).collect::<Vec<_>>()
+    };
+    let asked = types.flat_map(|(cfgs, ty)| of_type(ty).into_iter().map(move |(what, ty)| (cfgs.clone(), what, ty)));
+    let mut seen: Vec<(Vec<Attribute>, &str, Type)> = Vec::new();
+    for one in asked {
         if !seen.contains(&one) {
             seen.push(one);
         }
     }
-    let lines = seen.iter().map(|(cfgs, ty)| {
+    let lines = seen.iter().map(|(cfgs, what, ty)| {
+        let what = Ident::new(what, Span::call_site());
         let refuse = on(ty.span(), quote!(#krate::private::refuse_empty_elements));
-        let mut look = Group::new(Delimiter::Parenthesis, quote!(Look::<#ty>::TAKES_BYTES));
+        let mut look = Group::new(Delimiter::Parenthesis, quote!(Look::<#ty>::#what));
         look.set_span(end(ty));
         quote! {
             #(#cfgs)*
@@ -220,14 +327,6 @@ fn parameter_name(parameter: &GenericParam) -> Option<&Ident> {
     }
 }
 
-fn mentions(tokens: TokenStream, names: &[&Ident]) -> bool {
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Ident(ident) => names.iter().any(|name| **name == ident),
-        TokenTree::Group(group) => mentions(group.stream(), names),
-        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
-    })
-}
-
 fn variant(message: &Message, variant: &Variant) -> TokenStream {
     let Variant { name, attrs, fields: body, discriminant } = variant;
     let cfgs = cfgs(attrs);
@@ -242,7 +341,7 @@ fn variant(message: &Message, variant: &Variant) -> TokenStream {
 fn fields(message: &Message, fields: &Fields) -> TokenStream {
     let krate = &message.krate;
     let lines = fields.iter().map(|field| {
-        let (cfgs, ty) = (cfgs(&field.attrs), &field.ty);
+        let (cfgs, ty) = (cfgs(&field.attrs), described(message, &field.ty));
         match &field.ident {
             Some(name) => {
                 let name = wire_name(name);
@@ -263,9 +362,32 @@ fn recursive(message: &Message) -> TokenStream {
     }
     let krate = &message.krate;
     let parts = message.fields().into_iter().map(|(cfgs, field)| {
-        let ty = &field.ty;
+        let ty = described(message, &field.ty);
         quote!(#(#cfgs)* <#ty as #krate::Schema>::RECURSIVE)
     });
     let parts = quote!(#(#parts),*);
     if parts.is_empty() { quote!(false) } else { quote!(#krate::Describe::any(&[#parts])) }
+}
+
+/// Whether collections have elements without bytes that depend on the parameters. Of a recursive message only those are
+/// looked at that are of nothing else, since others would go in a circle.
+fn empty_elements(message: &Message) -> Option<TokenStream> {
+    let krate = &message.krate;
+    let parameters: Vec<&Ident> = message.generics.type_params().map(|parameter| &parameter.ident).collect();
+    let is_parameter = |part: &Part| match &part.ty {
+        Type::Path(path) => parameters.iter().any(|name| path.path.is_ident(*name)),
+        _ => false,
+    };
+    let looked_at = |ty: &Type| {
+        let parts = parts(ty);
+        !is_fixed(&message.generics, ty)
+            && parts.iter().all(|part| !message.recursive || is_parameter(part) || is_known(&part.ty))
+    };
+    let fields = message.fields().into_iter().filter(|(_, field)| looked_at(&field.ty)).map(|(cfgs, field)| {
+        let ty = described(message, &field.ty);
+        quote!(#(#cfgs)* <#ty as #krate::Schema>::EMPTY_ELEMENTS)
+    });
+    let fields = quote!(#(#fields),*);
+    (!fields.is_empty())
+        .then(|| quote!(const EMPTY_ELEMENTS: bool = #krate::Describe::any(&[#fields]);))
 }

@@ -98,6 +98,29 @@ pub(crate) fn parts(ty: &Type) -> Vec<Part> {
     parts.collect()
 }
 
+/// Types that are messages by their names.
+pub(crate) fn is_known(ty: &Type) -> bool {
+    const KNOWN: [&str; 17] = [
+        "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64", "bool", "char",
+        "String", "CString", "Duration",
+    ];
+    match peel(ty) {
+        Type::Path(path) => KNOWN.iter().any(|name| path.path.is_ident(name)),
+        ty => is_unit(ty),
+    }
+}
+
+/// Whether rkyv may write many of this type in one piece, as far as its spelling tells: it does not with what lies elsewhere.
+pub(crate) fn may_be_copied(ty: &Type) -> bool {
+    match peel(ty) {
+        Type::Tuple(tuple) => tuple.elems.iter().all(may_be_copied),
+        Type::Array(array) => may_be_copied(&array.elem),
+        ty => last_segment(ty).is_some_and(|last| {
+            last.arguments.is_empty() && last.ident != "String" && last.ident != "CString"
+        }),
+    }
+}
+
 /// The types that a type holds any number of, in a collection of its own or in one inside of it.
 pub(crate) fn elements(ty: &Type) -> Vec<Type> {
     match peel(ty) {
@@ -155,6 +178,15 @@ pub(crate) fn end(tokens: impl ToTokens) -> Span {
     tokens.into_iter().last().map_or(whole, |token| match token {
         TokenTree::Group(group) => group.span_close(),
         other => other.span(),
+    })
+}
+
+/// Whether any of `names` occurs in `tokens`.
+pub(crate) fn mentions(tokens: TokenStream, names: &[&Ident]) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => names.iter().any(|name| **name == ident),
+        TokenTree::Group(group) => mentions(group.stream(), names),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
     })
 }
 

@@ -1,11 +1,17 @@
-//! What the macros ask of the elements of collections when a service or a message is compiled, to say it where the user
-//! wrote them. `Schema` asks the same of those that only appear when a generic message gets its arguments.
+//! What the macros ask of types when a service or a message is compiled, to say it where the user wrote them: whether what
+//! a field is made of are messages, and whether elements of collections take bytes. `Schema` asks the latter once more, of
+//! those that only appear when a generic message gets its arguments.
 
+use std::hash::Hash;
 use std::marker::PhantomData;
 
-use shmrpc_transport::rkyv::{Archive, Archived};
+use shmrpc_transport::rkyv::rancor::Fallible;
+use shmrpc_transport::rkyv::with::{ArchiveWith, DeserializeWith, Identity, SerializeWith};
+use shmrpc_transport::rkyv::{Archive, Archived, Place};
 
-/// Looks at a type that may be no message, which is reported elsewhere.
+use crate::schema::{Declared, Describe, Schema};
+
+/// Looks at a type that may be no message, which is reported elsewhere. What does not hold for it is as in [`Overlook`].
 #[derive(Debug)]
 pub struct Look<T>(PhantomData<T>);
 
@@ -14,13 +20,115 @@ impl<T: Archive> Look<T> {
     pub const TAKES_BYTES: bool = size_of::<Archived<T>>() != 0;
 }
 
+impl<T: Schema> Look<T> {
+    /// Whether the elements of collections in it do.
+    pub const ELEMENTS_TAKE_BYTES: bool = !T::EMPTY_ELEMENTS;
+}
+
+impl<T: Declared> Look<T> {
+    /// Whether it is said to be a message.
+    pub const MESSAGE: bool = true;
+}
+
+impl<T: Declared + Hash + Eq + Archive<Archived: Hash + Eq>> Look<T> {
+    /// Whether it can be a key of a hash map.
+    pub const HASHED_KEY: bool = true;
+}
+
+impl<T: Declared + Ord + Archive<Archived: Ord>> Look<T> {
+    /// Whether it can be a key of an ordered map.
+    pub const ORDERED_KEY: bool = true;
+}
+
 /// What is seen of a type that is no message.
 pub trait Overlook {
     /// Nothing is said of it here.
     const TAKES_BYTES: bool = true;
+    /// Nor here.
+    const ELEMENTS_TAKE_BYTES: bool = true;
+    /// It is none.
+    const MESSAGE: bool = false;
+    /// It is none.
+    const HASHED_KEY: bool = false;
+    /// It is none.
+    const ORDERED_KEY: bool = false;
 }
 
 impl<T> Overlook for Look<T> {}
+
+/// Whether all of these types are what they are asked to be.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __are {
+    ($($type:ty: $what:ident),*) => {{
+        #[allow(unused_imports, reason = "of no use for types that are messages")]
+        use $crate::private::Overlook as _;
+        true $(&& $crate::private::Look::<$type>::$what)*
+    }};
+}
+
+/// How a field is archived: as `W` says, or, if anything in it is no message, not at all. What is derived for its message
+/// then compiles, and one error says where the mistake is instead of many that follow from it.
+///
+/// In the schema, `W` is the type of the field.
+#[derive(Debug)]
+pub struct Checked<const MESSAGE: bool, W = Identity>(PhantomData<W>);
+
+impl<F, W: ArchiveWith<F>> ArchiveWith<F> for Checked<true, W> {
+    type Archived = W::Archived;
+    type Resolver = W::Resolver;
+
+    #[inline(always)]
+    fn resolve_with(field: &F, resolver: W::Resolver, out: Place<W::Archived>) {
+        W::resolve_with(field, resolver, out);
+    }
+}
+
+impl<F, S: Fallible + ?Sized, W: SerializeWith<F, S>> SerializeWith<F, S> for Checked<true, W> {
+    #[inline(always)]
+    fn serialize_with(field: &F, serializer: &mut S) -> Result<W::Resolver, S::Error> {
+        W::serialize_with(field, serializer)
+    }
+}
+
+impl<A, F, D: Fallible + ?Sized, W: DeserializeWith<A, F, D>> DeserializeWith<A, F, D> for Checked<true, W> {
+    #[inline(always)]
+    fn deserialize_with(archived: &A, deserializer: &mut D) -> Result<F, D::Error> {
+        W::deserialize_with(archived, deserializer)
+    }
+}
+
+impl<F, W> ArchiveWith<F> for Checked<false, W> {
+    type Archived = ();
+    type Resolver = ();
+
+    fn resolve_with(_: &F, (): (), _: Place<()>) {}
+}
+
+impl<F, S: Fallible + ?Sized, W> SerializeWith<F, S> for Checked<false, W> {
+    fn serialize_with(_: &F, _: &mut S) -> Result<(), S::Error> {
+        Ok(())
+    }
+}
+
+impl<F, D: Fallible + ?Sized, W> DeserializeWith<(), F, D> for Checked<false, W> {
+    fn deserialize_with((): &(), _: &mut D) -> Result<F, D::Error> {
+        unreachable!("a message with such a field does not compile")
+    }
+}
+
+impl<F: Schema> Schema for Checked<true, F> {
+    const RECURSIVE: bool = F::RECURSIVE;
+    const EMPTY_ELEMENTS: bool = F::EMPTY_ELEMENTS;
+
+    fn describe(to: &mut Describe) {
+        F::describe(to);
+    }
+}
+
+impl<F: 'static> Schema for Checked<false, F> {
+    fn describe(_: &mut Describe) {}
+}
 
 /// Refuses elements of a collection, on the tokens of the call.
 ///

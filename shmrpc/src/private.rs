@@ -1,12 +1,13 @@
 //! What generated code names. No part of the public interface.
 
+pub use crate::__are as are;
 pub use crate::arg;
 pub use crate::blob::{BlobWire, Loan};
 pub use crate::channel::Channel;
 pub use crate::context::blob;
 pub use crate::dispatch::{Answered, Request};
-pub use crate::elements::{Look, Overlook, refuse_empty_elements};
-pub use crate::schema::{HashedKey, MethodSchema, OrderedKey, ServiceSchema};
+pub use crate::elements::{Checked, Look, Overlook, refuse_empty_elements};
+pub use crate::schema::{Declared, HashedKey, MethodSchema, OrderedKey, ServiceSchema};
 pub use shmrpc_macros::{Recheck, discard};
 pub use shmrpc_transport::message::{Nested, Recheck, Refusal, Wire};
 pub use shmrpc_transport::rkyv;

@@ -37,10 +37,16 @@ use crate::{Archived, Message};
 pub trait Schema: 'static {
     /// Whether a value can contain values of its own type, so that its depth is not bounded by its type.
     const RECURSIVE: bool = false;
+    /// Whether it has collections, of what a generic message got as its arguments, whose elements take no bytes.
+    const EMPTY_ELEMENTS: bool = false;
 
     /// Writes the canonical text of the type.
     fn describe(to: &mut Describe);
 }
+
+/// A type that is said to be a message, whatever it is made of: nothing is asked of the fields of a struct or an enum. So
+/// the macros can ask for it where anything else would go in a circle, or be refused a second time.
+pub trait Declared {}
 
 /// What all methods of a service look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,6 +259,7 @@ macro_rules! primitives {
         }
 
         impl Message for $type {}
+        impl Declared for $type {}
     )* };
 }
 
@@ -265,6 +272,7 @@ macro_rules! generics {
     ($($type:ident<$($parameter:ident),*>)*) => { $(
         impl<$($parameter: Schema),*> Schema for $type<$($parameter),*> {
             const RECURSIVE: bool = Describe::any(&[$($parameter::RECURSIVE),*]);
+            const EMPTY_ELEMENTS: bool = Describe::any(&[$($parameter::EMPTY_ELEMENTS),*]);
 
             fn describe(to: &mut Describe) {
                 to.generic(stringify!($type), &[$($parameter::describe),*]);
@@ -272,6 +280,7 @@ macro_rules! generics {
         }
 
         impl<$($parameter: Message),*> Message for $type<$($parameter),*> {}
+        impl<$($parameter: Declared),*> Declared for $type<$($parameter),*> {}
     )* };
 }
 
@@ -283,6 +292,8 @@ macro_rules! collections {
     ($($type:ident<$($parameter:ident),*> $([$key:ident: $bound:ident])? $(($hasher:ident))?;)*) => { $(
         impl<$($parameter: Message,)* $($hasher: 'static)?> Schema for $type<$($parameter,)* $($hasher)?> {
             const RECURSIVE: bool = Describe::any(&[$($parameter::RECURSIVE),*]);
+            const EMPTY_ELEMENTS: bool = !Describe::any(&[$(size_of::<Archived<$parameter>>() != 0),*])
+                || Describe::any(&[$($parameter::EMPTY_ELEMENTS),*]);
 
             fn describe(to: &mut Describe) {
                 const { assert_takes_bytes(&[$(size_of::<Archived<$parameter>>()),*]) };
@@ -295,6 +306,8 @@ macro_rules! collections {
         $(where $key: $bound)?
         {
         }
+
+        impl<$($parameter: Declared,)* $($hasher)?> Declared for $type<$($parameter,)* $($hasher)?> {}
     )* };
 }
 
@@ -321,6 +334,7 @@ impl Schema for str {
 
 impl<T: Message> Schema for [T] {
     const RECURSIVE: bool = T::RECURSIVE;
+    const EMPTY_ELEMENTS: bool = size_of::<Archived<T>>() == 0 || T::EMPTY_ELEMENTS;
 
     fn describe(to: &mut Describe) {
         const { assert_takes_bytes(&[size_of::<Archived<T>>()]) };
@@ -332,6 +346,7 @@ impl<T: Message> Schema for [T] {
 
 impl<T: Schema, const N: usize> Schema for [T; N] {
     const RECURSIVE: bool = T::RECURSIVE;
+    const EMPTY_ELEMENTS: bool = T::EMPTY_ELEMENTS;
 
     fn describe(to: &mut Describe) {
         to.text.push('[');
@@ -341,9 +356,11 @@ impl<T: Schema, const N: usize> Schema for [T; N] {
 }
 
 impl<T: Message, const N: usize> Message for [T; N] {}
+impl<T: Declared, const N: usize> Declared for [T; N] {}
 
 impl<T: Schema + ?Sized> Schema for Box<T> {
     const RECURSIVE: bool = T::RECURSIVE;
+    const EMPTY_ELEMENTS: bool = T::EMPTY_ELEMENTS;
 
     fn describe(to: &mut Describe) {
         to.generic("Box", &[T::describe]);
@@ -353,6 +370,9 @@ impl<T: Schema + ?Sized> Schema for Box<T> {
 impl<T: Message> Message for Box<T> {}
 impl<T: Message> Message for Box<[T]> {}
 impl Message for Box<str> {}
+impl<T: Declared> Declared for Box<T> {}
+impl<T: Declared> Declared for Box<[T]> {}
+impl Declared for Box<str> {}
 
 impl Schema for () {
     fn describe(to: &mut Describe) {
@@ -361,11 +381,13 @@ impl Schema for () {
 }
 
 impl Message for () {}
+impl Declared for () {}
 
 macro_rules! tuples {
     ($($first:ident $($rest:ident)*)?) => { $(
         impl<$first: Schema, $($rest: Schema),*> Schema for ($first, $($rest,)*) {
             const RECURSIVE: bool = Describe::any(&[$first::RECURSIVE, $($rest::RECURSIVE),*]);
+            const EMPTY_ELEMENTS: bool = Describe::any(&[$first::EMPTY_ELEMENTS, $($rest::EMPTY_ELEMENTS),*]);
 
             fn describe(to: &mut Describe) {
                 to.list(|to| {
@@ -376,6 +398,7 @@ macro_rules! tuples {
         }
 
         impl<$first: Message, $($rest: Message),*> Message for ($first, $($rest,)*) {}
+        impl<$first: Declared, $($rest: Declared),*> Declared for ($first, $($rest,)*) {}
 
         tuples! { $($rest)* }
     )? };
@@ -396,95 +419,4 @@ const fn assert_takes_bytes(sizes: &[usize]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Node {
-        _value: u32,
-    }
-
-    impl Schema for Node {
-        const RECURSIVE: bool = true;
-
-        fn describe(to: &mut Describe) {
-            to.structure::<Self>("Node", |to| {
-                to.field::<u32>("value");
-                to.field::<Option<Box<Node>>>("child");
-            });
-        }
-    }
-
-    struct Shape {
-        _kind: u8,
-    }
-
-    impl Schema for Shape {
-        fn describe(to: &mut Describe) {
-            to.enumeration::<Self>("Shape", |to| {
-                to.variant("Dot", |_| {});
-                to.variant("Round", |to| to.field::<f32>("radius"));
-                to.variant("Path", |to| {
-                    to.element::<Node>();
-                    to.element::<(u8,)>();
-                });
-            });
-        }
-    }
-
-    #[test]
-    fn types_of_the_standard_library() {
-        assert_eq!(Describe::text_of::<Vec<Option<(u8, ())>>>(), "Vec<Option<(u8,())>>");
-        assert_eq!(Describe::text_of::<HashMap<String, [bool; 4]>>(), "HashMap<String,[bool;4]>");
-        assert_eq!(Describe::text_of::<Result<Box<[u8]>, Box<str>>>(), "Result<Box<[u8]>,Box<str>>");
-        assert_eq!(Describe::text_of::<(Range<u64>, NonZeroU8)>(), "(Range<u64>,NonZeroU8)");
-    }
-
-    #[test]
-    fn a_type_is_defined_once() {
-        assert_eq!(Describe::text_of::<Node>(), "struct Node{value:u32,child:Option<Box<Node#1>>}");
-        assert_eq!(
-            Describe::text_of::<(Shape, Shape, Node)>(),
-            "(enum Shape{Dot,Round{radius:f32},Path(struct Node{value:u32,child:Option<Box<Node#2>>},(u8))},Shape#1,Node#2)"
-        );
-    }
-
-    #[test]
-    fn types_of_one_name_stay_apart() {
-        mod other {
-            pub(super) struct Node {
-                _value: bool,
-            }
-        }
-        impl Schema for other::Node {
-            fn describe(to: &mut Describe) {
-                to.structure::<Self>("Node", |to| to.element::<bool>());
-            }
-        }
-        assert_eq!(
-            Describe::text_of::<(Node, other::Node, other::Node, Node)>(),
-            "(struct Node{value:u32,child:Option<Box<Node#1>>},struct Node(bool),Node#2,Node#1)"
-        );
-    }
-
-    #[test]
-    fn methods() {
-        let put = MethodSchema::unary::<(String, Vec<u8>), u64>(1, "put");
-        assert_eq!((put.text.as_str(), put.oneway, put.index), ("put(String,Vec<u8>)->u64", false, 1));
-        // Both sides of a connection must come to the same number, whenever they were built.
-        assert_eq!(put.hash, 0xea01_5f1f_8f76_f109);
-        assert_eq!(MethodSchema::fallible::<(), (), String>(0, "f").text, "f()->Result<(),String>");
-        assert_eq!(MethodSchema::oneway::<(u8,)>(0, "touch").text, "oneway touch(u8)");
-    }
-
-    #[test]
-    fn recursion_is_seen_through_containers() {
-        const { assert!(<Result<u8, Option<Box<(u8, Node)>>> as Schema>::RECURSIVE) };
-        const { assert!(!<HashMap<u8, Option<Box<(u8, String)>>> as Schema>::RECURSIVE) };
-    }
-
-    #[test]
-    fn fnv() {
-        assert_eq!(hash(""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(hash("foobar"), 0x8594_4171_f739_67e8);
-    }
-}
+mod tests;

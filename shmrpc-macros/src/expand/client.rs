@@ -22,8 +22,7 @@ fn client(service: &Service) -> TokenStream {
     let Service { krate, item: _, cfgs, vis, name, methods } = service;
     let (client, view) = (format_ident!("{name}Client"), format_ident!("{name}View"));
     let doc = format!(" Blocking client of the [`{name}`] service.");
-    let connect_doc =
-        format!(" Connects to the first of the comma-separated endpoints that serves [`{name}`].");
+    let connecting = connecting(service);
     let calls = methods.iter().map(|method| call(service, method));
     let schema = schema::service(service);
     let bounds = bounds(service);
@@ -57,22 +56,32 @@ fn client(service: &Service) -> TokenStream {
         #(#cfgs)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
         impl #client #bounds {
-            #[doc = #connect_doc]
-            ///
-            /// # Errors
-            /// If no endpoint can be reached, or if what serves it is not this service.
-            #vis fn connect(
-                endpoint: impl ::core::convert::AsRef<str>,
-            ) -> ::core::result::Result<Self, #krate::ConnectError> {
-                #krate::ClientBuilder::<Self>::new().connect(endpoint)
-            }
-
-            /// Sets options before connecting.
-            #vis fn builder() -> #krate::ClientBuilder<Self> {
-                #krate::ClientBuilder::new()
-            }
+            #connecting
 
             #(#calls)*
+        }
+    }
+}
+
+/// How a client comes to be.
+pub(crate) fn connecting(service: &Service) -> TokenStream {
+    let Service { krate, item: _, cfgs: _, vis, name, methods: _ } = service;
+    let connect_doc =
+        format!(" Connects to the first of the comma-separated endpoints that serves [`{name}`].");
+    quote! {
+        #[doc = #connect_doc]
+        ///
+        /// # Errors
+        /// If no endpoint can be reached, or if what serves it is not this service.
+        #vis fn connect(
+            endpoint: impl ::core::convert::AsRef<str>,
+        ) -> ::core::result::Result<Self, #krate::ConnectError> {
+            #krate::ClientBuilder::<Self>::new().connect(endpoint)
+        }
+
+        /// Sets options before connecting.
+        #vis fn builder() -> #krate::ClientBuilder<Self> {
+            #krate::ClientBuilder::new()
         }
     }
 }
@@ -98,9 +107,9 @@ fn view(service: &Service) -> TokenStream {
 }
 
 /// One method of the client.
-fn call(service: &Service, method: &Method) -> TokenStream {
+pub(crate) fn call(service: &Service, method: &Method) -> TokenStream {
     let krate = &service.krate;
-    let Method { index, name: _, cfgs: _, attrs: _, deprecated: _, params: _, reply } = method;
+    let Method { index, name: _, cfgs: _, attrs: _, deprecated: _, refused: _, params: _, reply } = method;
     let head = head(service, method);
     let arguments = arguments(service, method);
     let (result, body) = match reply {
@@ -136,9 +145,9 @@ fn blob_call(
 }
 
 /// One method of the view. A one-way method has no result to look at.
-fn view_call(service: &Service, method: &Method) -> Option<TokenStream> {
+pub(crate) fn view_call(service: &Service, method: &Method) -> Option<TokenStream> {
     let krate = &service.krate;
-    let Method { index, name: _, cfgs: _, attrs: _, deprecated: _, params: _, reply } = method;
+    let Method { index, name: _, cfgs: _, attrs: _, deprecated: _, refused: _, params: _, reply } = method;
     let head = head(service, method);
     let arguments = arguments(service, method);
     let (result, body) = match reply {
@@ -163,7 +172,7 @@ fn bounds(service: &Service) -> Option<TokenStream> {
 /// Docs, attributes and signature up to the result.
 fn head(service: &Service, method: &Method) -> TokenStream {
     let Service { krate: _, item: _, cfgs: _, vis, name: service_name, methods: _ } = service;
-    let Method { index: _, name, cfgs, attrs, deprecated: _, params, reply: _ } = method;
+    let Method { index: _, name, cfgs, attrs, deprecated: _, refused: _, params, reply: _ } = method;
     let doc = (!attrs.iter().any(|attr| attr.path().is_ident("doc"))).then(|| {
         let doc = format!(" Calls `{service_name}::{}`.", wire_name(name));
         quote!(#[doc = #doc])

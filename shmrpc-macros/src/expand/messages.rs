@@ -8,7 +8,7 @@ use syn::{
     WherePredicate, parse_quote,
 };
 
-use crate::model::{Message, Shape, cfgs};
+use crate::model::{Message, Shape};
 use crate::schema;
 use crate::syntax::rkyv_derive;
 
@@ -82,12 +82,13 @@ fn derives(message: &Message) -> Vec<Attribute> {
     let krate = &message.krate;
     let rkyv: Path = parse_quote!(#krate::private::rkyv);
     let recursive = message.recursive.then(|| quote!(, recursive));
+    let bounded = (!schema::parts_in_bounds(message).is_empty()).then(|| quote!(, bounded));
     let mut derives = vec![
         parse_quote!(
             #[derive(#rkyv::Archive, #rkyv::Serialize, #rkyv::Deserialize, #krate::private::Recheck)]
         ),
         parse_quote!(#[rkyv(crate = #rkyv)]),
-        parse_quote!(#[recheck(crate = #krate #recursive)]),
+        parse_quote!(#[recheck(crate = #krate #recursive #bounded)]),
     ];
     derives.push(bounds(message, &rkyv));
     derives
@@ -95,9 +96,9 @@ fn derives(message: &Message) -> Vec<Attribute> {
 
 /// The bounds that rkyv would have taken from the fields.
 ///
-/// What fields are made of is asked to be a message, by each derive and in the same words: so rustc has one thing to say of
-/// a part that is none, where it was written. Those of a recursive message would go in a circle; its parameters are asked
-/// to be archived.
+/// What stands in the bounds of a message is asked by each derive and in the same words: so rustc has one thing to say of a
+/// part that is no message, where it was written. Those of a recursive message would go in a circle; its parameters are
+/// asked to be archived.
 fn bounds(message: &Message, rkyv: &Path) -> Attribute {
     let (types, asked): (Vec<Type>, Vec<WherePredicate>) = if message.recursive {
         let parameters = message.generics.type_params();
@@ -105,7 +106,7 @@ fn bounds(message: &Message, rkyv: &Path) -> Attribute {
             .map(|TypeParam { ident, .. }| (parse_quote!(#ident), parse_quote!(#ident: #rkyv::Archive)))
             .unzip()
     } else {
-        let parts = schema::fixed_parts(message);
+        let parts = schema::parts_in_bounds(message);
         parts.iter().map(|part| (part.ty.clone(), schema::is_asked(&message.krate, part))).unzip()
     };
     // It implies that the type is archived. rustc takes that for a part of what was asked if it stands at the same place.
@@ -133,15 +134,17 @@ fn bounds(message: &Message, rkyv: &Path) -> Attribute {
     }
 }
 
-/// Says of fields whose bounds stand on the message. Those of a recursive message count their depth while they are
-/// encoded.
+/// Says how fields are archived, and of which rkyv takes no bounds: those that are the same for all values of the
+/// parameters.
 fn mark_fields(message: &Message, item: &mut DeriveInput) {
-    let krate = &message.krate;
+    let Message { krate, item: _, cfgs: _, name: _, generics, recursive, shape: _ } = message;
+    let in_bounds = !schema::parts_in_bounds(message).is_empty();
     for field in fields_mut(item) {
-        if message.recursive {
-            field.attrs.push(parse_quote!(#[rkyv(omit_bounds, with = #krate::private::Nested)]));
-        } else if schema::is_fixed(&message.generics, &field.ty) && cfgs(&field.attrs).is_empty() {
-            field.attrs.push(parse_quote!(#[rkyv(omit_bounds)]));
+        let omitted = (*recursive || schema::is_fixed(generics, &field.ty)).then(|| quote!(omit_bounds));
+        let with = schema::archived_with(krate, generics, *recursive, &field.ty).filter(|_| !in_bounds);
+        let said: Vec<TokenStream> = omitted.into_iter().chain(with.map(|with| quote!(with = #with))).collect();
+        if !said.is_empty() {
+            field.attrs.push(parse_quote!(#[rkyv(#(#said),*)]));
         }
     }
 }
@@ -166,6 +169,7 @@ pub(crate) fn refused(message: &Message) -> TokenStream {
     let (resolver, value) = (result(quote!(()), quote!(__S)), result(quote!(#ty), quote!(__D)));
     let impls = [
         quote!(impl #impl_generics #krate::Message for #ty #where_clause {}),
+        quote!(impl #impl_generics #krate::private::Declared for #ty #where_clause {}),
         quote!(impl #impl_generics #krate::Schema for #ty #where_clause {
             fn describe(_: &mut #krate::Describe) {}
         }),

@@ -4,6 +4,7 @@
 mod client;
 mod messages;
 mod recheck;
+mod refused;
 mod server;
 
 use proc_macro2::TokenStream;
@@ -35,18 +36,8 @@ pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
         let refused = schema::refuse_empty_elements(&service.krate, sent);
         quote!(#client #server #refused)
     } else {
-        // What rustc has to say of the other types comes in the same go.
-        let bounds = schema::messages(&service, check::is_fine);
-        let cfgs = &service.cfgs;
-        bounds.map_or(TokenStream::new(), |bounds| {
-            quote! {
-                #(#cfgs)*
-                const _: () = {
-                    #[allow(dead_code, reason = "only its bounds matter")]
-                    fn what_is_sent() where #bounds {}
-                };
-            }
-        })
+        // With what rustc has to say of the other types, in the same go.
+        refused::expand(&service)
     };
     quote!(#item #refused #generated)
 }

@@ -3,17 +3,15 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::ext::IdentExt;
-use syn::{Data, DeriveInput, Fields, Member, Path, WherePredicate, parse_quote};
+use syn::{Data, DeriveInput, Fields, Member, Path, Type, WherePredicate, parse_quote};
 
-use crate::args::{self, Args};
-use crate::errors::Errors;
 use crate::schema;
 use crate::syntax::{Part, parts};
 
 /// The impl.
 pub(super) fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {
     let item: DeriveInput = syn::parse2(tokens)?;
-    let Args { krate, recursive } = arguments(&item)?;
+    let Args { krate, recursive, bounded } = arguments(&item)?;
     let DeriveInput { attrs: _, vis: _, ident, mut generics, data } = item;
     let archived = format_ident!("Archived{}", ident.unraw());
     let cases: Vec<(TokenStream, &Fields)> = match &data {
@@ -27,19 +25,25 @@ pub(super) fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {
         }
         Data::Union(data) => return Err(syn::Error::new_spanned(data.union_token, "a union is no message")),
     };
-    let types: Vec<_> = cases.iter().flat_map(|(_, fields)| *fields).map(|field| &field.ty).collect();
+    let types: Vec<&Type> = cases.iter().flat_map(|(_, fields)| *fields).map(|field| &field.ty).collect();
+    let parameters = generics.clone();
+    let with = |ty: &Type| schema::archived_with(&krate, &parameters, recursive, ty).filter(|_| !bounded);
     let mut bounds: Vec<WherePredicate> = Vec::new();
     bounds.extend(generics.type_params().map(|parameter| {
         let name = &parameter.ident;
         parse_quote!(#name: #krate::Message)
     }));
     // What rkyv asks of the fields for the archived type to exist. Of a recursive one's it asks nothing.
-    if !recursive {
-        let asked = types.iter().flat_map(|ty| match schema::is_fixed(&generics, ty) {
-            true => parts(ty),
-            false => vec![Part::whole(ty)],
-        });
-        bounds.extend(schema::once_each(asked).iter().map(|part| schema::is_asked(&krate, part)));
+    for ty in types.iter().filter(|_| !recursive) {
+        match (schema::is_fixed(&generics, ty), with(ty)) {
+            (true, _) if !bounded => {}
+            (true, _) => bounds.extend(parts(ty).iter().map(|part| schema::is_asked(&krate, part))),
+            (false, None) => bounds.push(schema::is_asked(&krate, &Part::whole(ty))),
+            (false, Some(with)) => bounds.extend::<[WherePredicate; 2]>([
+                parse_quote!(#with: #krate::private::rkyv::with::ArchiveWith<#ty>),
+                parse_quote!(<#with as #krate::private::rkyv::with::ArchiveWith<#ty>>::Archived: #krate::private::Recheck),
+            ]),
+        }
     }
     generics.make_where_clause().predicates.extend(bounds);
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
@@ -47,9 +51,11 @@ pub(super) fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {
     let needed = if recursive {
         quote!(true)
     } else {
-        quote!(#krate::Describe::any(&[
-            #(<#krate::Archived<#types> as #krate::private::Recheck>::NEEDED),*
-        ]))
+        let archived = types.iter().map(|ty| match with(ty) {
+            None => quote!(#krate::Archived<#ty>),
+            Some(with) => quote!(<#with as #krate::private::rkyv::with::ArchiveWith<#ty>>::Archived),
+        });
+        quote!(#krate::Describe::any(&[#(<#archived as #krate::private::Recheck>::NEEDED),*]))
     };
     let arms = cases.iter().map(|(path, fields)| arm(&krate, path, fields));
     Ok(quote! {
@@ -67,14 +73,26 @@ pub(super) fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {
     })
 }
 
+/// What `#[recheck(..)]` says.
+struct Args {
+    krate: Path,
+    recursive: bool,
+    /// What the fields are made of stands in the bounds of what was derived.
+    bounded: bool,
+}
+
 fn arguments(item: &DeriveInput) -> syn::Result<Args> {
-    let tokens = match item.attrs.iter().find(|attr| attr.path().is_ident("recheck")) {
-        Some(attr) => attr.meta.require_list()?.tokens.clone(),
-        None => TokenStream::new(),
-    };
-    let errors = Errors::new();
-    let args = args::message(tokens, &errors);
-    errors.finish()?;
+    let mut args = Args { krate: parse_quote!(::shmrpc), recursive: false, bounded: false };
+    for attr in item.attrs.iter().filter(|attr| attr.path().is_ident("recheck")) {
+        attr.parse_nested_meta(|meta| {
+            args.recursive |= meta.path.is_ident("recursive");
+            args.bounded |= meta.path.is_ident("bounded");
+            if meta.path.is_ident("crate") {
+                args.krate = meta.value()?.call(Path::parse_mod_style)?;
+            }
+            Ok(())
+        })?;
+    }
     Ok(args)
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
 
 fn arm(service: &Service, method: &Method, implementation: &Ident, request: &Ident) -> TokenStream {
     let Service { krate: _, item: _, cfgs: _, vis: _, name: trait_name, methods: _ } = service;
-    let Method { index, name, cfgs, attrs: _, deprecated, params, reply } = method;
+    let Method { index, name, cfgs, attrs: _, deprecated, refused: _, params, reply } = method;
     let (args, ctx) = (local("args"), local("ctx"));
     let wire = schema::arguments(&service.krate, method);
     let passed = passed(service, params, &args, &ctx);

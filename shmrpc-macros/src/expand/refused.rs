@@ -1,0 +1,151 @@
+//! What stands in the place of the client, the view and the server of a service that was refused, so that it is refused once,
+//! and not once more wherever somebody names them. Methods that were not refused are as always; the others take anything.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, format_ident, quote};
+use syn::{FnArg, ReturnType, Signature, TraitItem, Type};
+
+use crate::check;
+use crate::expand::client;
+use crate::model::{Method, Service};
+use crate::schema;
+use crate::syntax::{last_segment, mentions, peel, type_arguments, wire_name};
+
+/// All of them.
+pub(crate) fn expand(service: &Service) -> TokenStream {
+    let Service { krate, item: _, cfgs, vis, name, methods: _ } = service;
+    let (client, view) = (format_ident!("{name}Client"), format_ident!("{name}View"));
+    let server = format_ident!("{name}Server");
+    let connecting = client::connecting(service);
+    let bounds = schema::messages(service, check::is_fine).map(|bounds| quote!(where #bounds));
+    let calls = calls(service, client::call);
+    let view_calls = calls_of_view(service);
+    let schema = quote!(#krate::private::ServiceSchema { name: "", methods: ::std::vec::Vec::new() });
+    let allow = quote! {
+        #[allow(missing_docs, unused_variables, dead_code, reason = "it was refused")]
+    };
+    quote! {
+        #(#cfgs)*
+        #allow
+        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+        #vis struct #client(#krate::private::Channel);
+
+        #(#cfgs)*
+        #allow
+        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+        #vis struct #view(#krate::private::Channel);
+
+        #(#cfgs)*
+        #allow
+        #[derive(::core::fmt::Debug)]
+        #vis struct #server<Implementation>(Implementation);
+
+        #(#cfgs)*
+        impl #krate::Client for #client {
+            type View = #view;
+            fn from_channel(channel: #krate::private::Channel) -> Self { Self(channel) }
+            fn channel(&self) -> &#krate::private::Channel { &self.0 }
+            fn view(&self) -> #view { #view(::core::clone::Clone::clone(&self.0)) }
+            fn schema() -> #krate::private::ServiceSchema { #schema }
+        }
+
+        #(#cfgs)*
+        #allow
+        impl #client {
+            #connecting
+        }
+
+        #(#cfgs)*
+        #allow
+        impl #client #bounds {
+            #calls
+        }
+
+        #(#cfgs)*
+        #allow
+        impl #view #bounds {
+            #view_calls
+        }
+
+        #(#cfgs)*
+        #allow
+        impl<Implementation> #server<Implementation> {
+            #vis fn new(service: Implementation) -> Self { Self(service) }
+        }
+
+        #(#cfgs)*
+        #allow
+        impl<Implementation> #krate::Service for #server<Implementation>
+        where
+            Implementation: ::core::marker::Send + ::core::marker::Sync + 'static,
+        {
+            fn schema(&self) -> #krate::private::ServiceSchema { #schema }
+            fn dispatch(&self, _: u16, _: #krate::private::Request<'_>) -> #krate::private::Answered {
+                ::core::unreachable!()
+            }
+        }
+    }
+}
+
+fn calls_of_view(service: &Service) -> TokenStream {
+    calls(service, |service, method| client::view_call(service, method).unwrap_or_default())
+}
+
+/// The methods that the client can have: the first one of each name.
+fn calls(service: &Service, call: impl Fn(&Service, &Method) -> TokenStream) -> TokenStream {
+    let functions = service.item.items.iter().filter_map(|item| match item {
+        TraitItem::Fn(function) => Some(&function.sig),
+        _ => None,
+    });
+    let written = service.methods.iter().zip(functions).filter(|(method, _)| {
+        let name = wire_name(&method.name);
+        let before = service.methods.iter().take_while(|other| other.index < method.index);
+        let again = before.filter(|other| wire_name(&other.name) == name);
+        !check::is_reserved(&name)
+            && !again.into_iter().any(|other| other.cfgs.is_empty() || method.cfgs.is_empty())
+    });
+    let calls = written.map(|(method, written)| match method.refused || !check::is_fine_method(method) {
+        true => anything(service, method, written),
+        false => call(service, method),
+    });
+    quote!(#(#calls)*)
+}
+
+/// A method that takes what it is given, and returns what was written, if that can stand there.
+fn anything(service: &Service, method: &Method, written: &Signature) -> TokenStream {
+    let (krate, vis) = (&service.krate, &service.vis);
+    let Method { index: _, name, cfgs, attrs: _, deprecated: _, refused: _, params: _, reply: _ } = method;
+    let (generics, clause) = (&written.generics, &written.generics.where_clause);
+    let params = written.inputs.iter().filter(|input| matches!(input, FnArg::Typed(_)));
+    let params = (0..params.count()).map(|position| {
+        let name = format_ident!("_{position}");
+        quote!(#name: impl ::core::marker::Sized)
+    });
+    let result = match &written.output {
+        ReturnType::Type(_, ty) => ty.to_token_stream(),
+        ReturnType::Default => quote!(()),
+    };
+    let types: Vec<Type> = match &written.output {
+        ReturnType::Default => Vec::new(),
+        ReturnType::Type(_, ty) => match last_segment(ty).filter(|last| last.ident == "Result") {
+            Some(last) => type_arguments(last).into_iter().cloned().collect(),
+            None => vec![(**ty).clone()],
+        },
+    };
+    let own = |ty: &Type| mentions(ty.to_token_stream(), &[&format_ident!("Self")]);
+    let stands = service.item.generics.params.is_empty()
+        && types.iter().all(|ty| {
+            !own(ty) && matches!(peel(ty), Type::Path(_) | Type::Tuple(_) | Type::Array(_) | Type::Reference(_))
+        });
+    let result = match &types[..] {
+        _ if !stands => quote!((), #krate::CallError),
+        [ok, err] => quote!(#ok, #krate::CallError<#err>),
+        _ => quote!(#result, #krate::CallError),
+    };
+    quote! {
+        #(#cfgs)*
+        #vis fn #name #generics(&self #(, #params)*) -> ::core::result::Result<#result> #clause {
+            ::core::unreachable!()
+        }
+    }
+}

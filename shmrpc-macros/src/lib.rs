@@ -73,6 +73,14 @@ pub fn discard(_: TokenStream, _: TokenStream) -> TokenStream {
     TokenStream::new()
 }
 
+/// What belongs to a service some of whose methods have a `#[cfg]`. Only for the expansion of [`macro@service`]; a derive,
+/// because it sees the variants, one for each method, that `#[cfg]` leaves.
+#[doc(hidden)]
+#[proc_macro_derive(Methods, attributes(service))]
+pub fn methods(item: TokenStream) -> TokenStream {
+    expand::methods(item.into()).into()
+}
+
 /// What rkyv's derives leave to us, of the archive that they make. Only for the expansion of [`macro@message`]; a derive,
 /// because it sees the fields that `#[cfg]` leaves.
 #[doc(hidden)]

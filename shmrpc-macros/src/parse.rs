@@ -10,7 +10,7 @@ use syn::{
 use crate::args::Args;
 use crate::errors::Errors;
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::syntax::{cut_off, fixed_width, head, is_unit, last_segment, peel, text, type_arguments};
+use crate::syntax::{cut_off, fixed_width, head, is_unit, last_segment, owned, peel, text, type_arguments};
 
 const NOT_YET: &str = "not in this version of shmrpc yet";
 
@@ -28,6 +28,7 @@ pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<
         }
     };
     refuse_trait_parts(&item, errors);
+    refuse_twice(&mut item.attrs, "service", errors);
     let mut methods = Vec::new();
     for part in &mut item.items {
         match part {
@@ -58,6 +59,19 @@ pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<
         methods,
         item,
     })
+}
+
+/// Takes a second one of our attributes off an item, which would repeat everything.
+fn refuse_twice(attrs: &mut Vec<Attribute>, name: &str, errors: &Errors) {
+    attrs.retain(|attr| {
+        let segments: Vec<String> =
+            attr.path().segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let again = segments == ["shmrpc", name];
+        if again {
+            errors.refuse(attr, format!("`#[shmrpc::{name}]` is given twice"));
+        }
+        !again
+    });
 }
 
 fn refuse_trait_parts(item: &ItemTrait, errors: &Errors) {
@@ -258,6 +272,13 @@ fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
     match peel(&reference.elem) {
         Type::Slice(slice) if is_number(&slice.elem) => Some(ParamKind::Numbers((*slice.elem).clone())),
         Type::Slice(slice) => {
+            if let Type::Reference(inner) = peel(&slice.elem) {
+                errors.refuse(
+                    ty,
+                    format!("no references inside a parameter: use `Vec<{}>`", owned(&inner.elem)),
+                );
+                return None;
+            }
             // `&[usize]` is refused for its numbers, as everywhere.
             if let Some(instead) = last_segment(&slice.elem).and_then(|last| fixed_width(&last.ident)) {
                 errors.refuse(&slice.elem, cut_off(text(&slice.elem), instead));
@@ -280,6 +301,10 @@ fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
         }
         Type::TraitObject(_) => {
             errors.refuse(ty, "a trait object cannot be sent to another process: name a message");
+            None
+        }
+        Type::ImplTrait(_) => {
+            errors.refuse(ty, "`impl Trait` does not say what is sent: name a message");
             None
         }
         other => {
@@ -311,6 +336,9 @@ fn reference_to(ty: &Type, path: &Path, errors: &Errors) -> Option<ParamKind> {
             format!("take `{}`: it is lent, and read where it arrived", text(path))
         }
         (ident, []) if ident == "String" => "take `&str`: it is read where it arrived".to_owned(),
+        (ident, []) if ident == "Path" || ident == "OsStr" => {
+            "a path is sent as text: take `&str`, or `&[u8]` if it may not be UTF-8".to_owned()
+        }
         (ident, [elem]) if ident == "Vec" && is_number(elem) => {
             format!("take `&[{}]`: it is read where it arrived", text(elem))
         }
@@ -383,10 +411,11 @@ pub(crate) fn message(args: Args, item: TokenStream, errors: &Errors) -> Option<
             return None;
         }
     };
-    let Ok(item) = syn::parse2::<DeriveInput>(item) else {
+    let Ok(mut item) = syn::parse2::<DeriveInput>(item) else {
         errors.refuse(head(&whole), "`#[shmrpc::message]` goes on a struct or an enum");
         return None;
     };
+    refuse_twice(&mut item.attrs, "message", errors);
     let shape = match &item.data {
         Data::Struct(data) => Shape::Struct(data.fields.clone()),
         Data::Enum(data) => {

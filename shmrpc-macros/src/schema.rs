@@ -6,7 +6,9 @@ use syn::spanned::Spanned;
 use syn::{Attribute, Fields, GenericParam, Generics, Ident, Path, Type, WherePredicate, parse_quote};
 
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::syntax::{self, Part, Role, elements, end, is_known, last_segment, mentions, parts, wire_name};
+use crate::syntax::{
+    self, Part, Role, elements, end, is_float, is_known, last_segment, mentions, parts, wire_name,
+};
 
 /// The value of `Client::schema`.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -140,6 +142,12 @@ fn declared(message: &Message) -> TokenStream {
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(#krate::private::Declared));
     }
+    // Others have to see it if what stands in the bounds is no message; with `for`, rustc does not say so here.
+    let asked = parts_in_bounds(message);
+    let types = asked.iter().map(|part| &part.ty);
+    generics.make_where_clause().predicates.extend::<Vec<WherePredicate>>(
+        types.map(|ty| parse_quote!(for<'__a> #ty: #krate::private::Declared)).collect(),
+    );
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     quote! {
         #(#cfgs)*
@@ -154,8 +162,8 @@ pub(crate) fn is_asked(krate: &Path, part: &Part) -> WherePredicate {
         &part.ty,
         match part.role {
             Role::Message => quote!(#krate::Message),
-            Role::HashedKey => quote!(#krate::private::HashedKey),
-            Role::OrderedKey => quote!(#krate::private::OrderedKey),
+            Role::HashedKey => quote!(#krate::private::IsHashedKey),
+            Role::OrderedKey => quote!(#krate::private::IsOrderedKey),
         },
     )
 }
@@ -174,9 +182,21 @@ pub(crate) fn messages(service: &Service, asked: impl Fn(&Type) -> bool) -> Opti
     let krate = &service.krate;
     let always = service.methods.iter().filter(|method| method.cfgs.is_empty());
     let types = always.flat_map(Method::messages).filter(|ty| asked(ty));
-    let predicates = once_each(types.flat_map(parts)).into_iter().map(|part| is_asked(krate, &part));
+    let parts = once_each(types.flat_map(parts));
+    let predicates = parts.iter().map(|part| is_asked(krate, part)).chain(assumed_keys(krate, &parts));
     let predicates = quote!(#(#predicates),*);
     (!predicates.is_empty()).then_some(predicates)
+}
+
+/// What is asked of a key in one piece stands for more, which rustc has to be told. With `for`, it does not say what of it does
+/// not hold.
+fn assumed_keys(krate: &Path, parts: &[Part]) -> Vec<WherePredicate> {
+    let assumed = parts.iter().filter_map(|Part { ty, role }| match role {
+        Role::Message => None,
+        Role::HashedKey => Some(parse_quote!(for<'__a> #ty: #krate::private::HashedKey)),
+        Role::OrderedKey => Some(parse_quote!(for<'__a> #ty: #krate::private::OrderedKey)),
+    });
+    assumed.collect()
 }
 
 /// What the fields are made of, once each, if it stands in the bounds of all that is derived for the message, and not in
@@ -229,7 +249,7 @@ fn asked_parts(generics: &Generics, ty: &Type) -> Vec<Part> {
     let own = Ident::new("Self", Span::call_site());
     let mut parts = parts(ty);
     parts.retain(|Part { ty, role }| {
-        let known = *role == Role::Message && is_known(ty);
+        let known = is_known(ty) && (*role == Role::Message || !is_float(ty));
         is_fixed(generics, ty) && !known && !mentions(ty.to_token_stream(), &[&own])
     });
     parts
@@ -289,7 +309,8 @@ pub(crate) fn refuse_empty_elements<'a>(
         let elements = elements(ty).into_iter().map(|ty| ("TAKES_BYTES", ty));
         elements.chain(inside).collect::<Vec<_>>()
     };
-    let asked = types.flat_map(|(cfgs, ty)| of_type(ty).into_iter().map(move |(what, ty)| (cfgs.clone(), what, ty)));
+    let asked =
+        types.flat_map(|(cfgs, ty)| of_type(ty).into_iter().map(move |(what, ty)| (cfgs.clone(), what, ty)));
     let mut seen: Vec<(Vec<Attribute>, &str, Type)> = Vec::new();
     for one in asked {
         if !seen.contains(&one) {
@@ -362,8 +383,15 @@ fn recursive(message: &Message) -> TokenStream {
     }
     let krate = &message.krate;
     let parts = message.fields().into_iter().map(|(cfgs, field)| {
+        let fixed = is_fixed(&message.generics, &field.ty);
         let ty = described(message, &field.ty);
-        quote!(#(#cfgs)* <#ty as #krate::Schema>::RECURSIVE)
+        // Of what depends on the parameters, `describe` says that it is no message.
+        let is = if fixed {
+            quote!(<#ty as #krate::Schema>::RECURSIVE)
+        } else {
+            quote!(#krate::private::are!(#ty: RECURSIVE))
+        };
+        quote!(#(#cfgs)* #is)
     });
     let parts = quote!(#(#parts),*);
     if parts.is_empty() { quote!(false) } else { quote!(#krate::Describe::any(&[#parts])) }
@@ -383,11 +411,11 @@ fn empty_elements(message: &Message) -> Option<TokenStream> {
         !is_fixed(&message.generics, ty)
             && parts.iter().all(|part| !message.recursive || is_parameter(part) || is_known(&part.ty))
     };
-    let fields = message.fields().into_iter().filter(|(_, field)| looked_at(&field.ty)).map(|(cfgs, field)| {
-        let ty = described(message, &field.ty);
-        quote!(#(#cfgs)* <#ty as #krate::Schema>::EMPTY_ELEMENTS)
-    });
+    let fields =
+        message.fields().into_iter().filter(|(_, field)| looked_at(&field.ty)).map(|(cfgs, field)| {
+            let ty = described(message, &field.ty);
+            quote!(#(#cfgs)* #krate::private::are!(#ty: EMPTY_ELEMENTS))
+        });
     let fields = quote!(#(#fields),*);
-    (!fields.is_empty())
-        .then(|| quote!(const EMPTY_ELEMENTS: bool = #krate::Describe::any(&[#fields]);))
+    (!fields.is_empty()).then(|| quote!(const EMPTY_ELEMENTS: bool = #krate::Describe::any(&[#fields]);))
 }

@@ -110,6 +110,11 @@ pub(crate) fn is_known(ty: &Type) -> bool {
     }
 }
 
+/// Numbers that cannot be keys.
+pub(crate) fn is_float(ty: &Type) -> bool {
+    matches!(peel(ty), Type::Path(path) if path.path.is_ident("f32") || path.path.is_ident("f64"))
+}
+
 /// Whether rkyv may write many of this type in one piece, as far as its spelling tells: it does not with what lies elsewhere.
 pub(crate) fn may_be_copied(ty: &Type) -> bool {
     match peel(ty) {
@@ -164,10 +169,26 @@ pub(crate) fn cut_off(name: impl Display, instead: &str) -> String {
     format!("`{name}` would be cut to 32 bits on its way: use `{instead}`")
 }
 
+/// What is sent in place of a reference to this type, for a message.
+pub(crate) fn owned(ty: &Type) -> String {
+    match peel(ty) {
+        Type::Path(path) if path.path.is_ident("str") => "String".to_owned(),
+        Type::Slice(slice) => format!("Vec<{}>", text(&slice.elem)),
+        other => text(other),
+    }
+}
+
 /// The user's own text, for a message.
 pub(crate) fn text(tokens: impl ToTokens) -> String {
     let tokens = tokens.into_token_stream();
-    let written = tokens.span().source_text().unwrap_or_else(|| tokens.to_string());
+    // The span of more than one token is that of the first.
+    let one = tokens.clone().into_iter().nth(1).is_none();
+    let written = tokens.span().source_text().filter(|_| one).unwrap_or_else(|| {
+        let spaced = tokens.to_string();
+        let close =
+            [(" <", "<"), ("< ", "<"), (" >", ">"), (" ::", "::"), (":: ", "::"), (" ,", ","), ("& ", "&")];
+        close.iter().fold(spaced, |text, (apart, close)| text.replace(apart, close))
+    });
     written.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

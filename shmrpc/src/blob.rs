@@ -7,6 +7,7 @@ use shmrpc_transport::message::{Decoder, Encoder, Number, Refusal};
 use shmrpc_transport::rkyv::{Archive, Deserialize, Place, Resolver, Serialize};
 
 use crate::arg::Arg;
+use crate::schema::Declared;
 use crate::{Describe, Message, Schema};
 
 /// A blob inside a message, as its receiver validates it.
@@ -26,6 +27,7 @@ impl<T: 'static + Schema> Schema for BlobWire<T> {
 }
 
 impl<T: 'static + Schema + Number> Message for BlobWire<T> {}
+impl<T> Declared for BlobWire<T> {}
 
 impl Arg for Loan {
     fn settle(&self, published: bool) {

@@ -23,6 +23,10 @@ impl<T: Archive> Look<T> {
 impl<T: Schema> Look<T> {
     /// Whether the elements of collections in it do.
     pub const ELEMENTS_TAKE_BYTES: bool = !T::EMPTY_ELEMENTS;
+    /// As in its schema.
+    pub const EMPTY_ELEMENTS: bool = T::EMPTY_ELEMENTS;
+    /// As in its schema.
+    pub const RECURSIVE: bool = T::RECURSIVE;
 }
 
 impl<T: Declared> Look<T> {
@@ -46,6 +50,10 @@ pub trait Overlook {
     const TAKES_BYTES: bool = true;
     /// Nor here.
     const ELEMENTS_TAKE_BYTES: bool = true;
+    /// It has no schema.
+    const EMPTY_ELEMENTS: bool = false;
+    /// It has no schema.
+    const RECURSIVE: bool = false;
     /// It is none.
     const MESSAGE: bool = false;
     /// It is none.

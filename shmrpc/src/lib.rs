@@ -108,7 +108,7 @@ pub type Archived<T> = shmrpc_transport::rkyv::Archived<T>;
     label = "cannot be sent to another process",
     note = "add `#[shmrpc::message]` to the struct or enum, or send a type that is made of messages"
 )]
-pub trait Message: Schema + shmrpc_transport::message::Wire {}
+pub trait Message: Schema + private::Declared + shmrpc_transport::message::Wire {}
 
 /// Everything that a service, its server and its clients need.
 pub mod prelude {

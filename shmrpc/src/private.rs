@@ -7,7 +7,9 @@ pub use crate::channel::Channel;
 pub use crate::context::blob;
 pub use crate::dispatch::{Answered, Request};
 pub use crate::elements::{Checked, Look, Overlook, refuse_empty_elements};
-pub use crate::schema::{Declared, HashedKey, MethodSchema, OrderedKey, ServiceSchema};
-pub use shmrpc_macros::{Recheck, discard};
+pub use crate::schema::{
+    Declared, HashedKey, IsHashedKey, IsOrderedKey, MethodSchema, OrderedKey, ServiceSchema,
+};
+pub use shmrpc_macros::{Methods, Recheck, discard};
 pub use shmrpc_transport::message::{Nested, Recheck, Refusal, Wire};
 pub use shmrpc_transport::rkyv;

@@ -45,7 +45,8 @@ pub trait Schema: 'static {
 }
 
 /// A type that is said to be a message, whatever it is made of: nothing is asked of the fields of a struct or an enum. So
-/// the macros can ask for it where anything else would go in a circle, or be refused a second time.
+/// the macros can ask for it where anything else would go in a circle, or be refused a second time. Each [`Message`] is
+/// one, or a field of it would not be sent.
 pub trait Declared {}
 
 /// What all methods of a service look like.
@@ -316,10 +317,32 @@ pub trait HashedKey: Message<Archived: Hash + Eq> + Hash + Eq {}
 
 impl<T: Message<Archived: Hash + Eq> + Hash + Eq> HashedKey for T {}
 
+/// A [`HashedKey`], asked for in one piece: rustc would say of the parts of that what each of them lacks.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key of a hash map, or an element of a hash set",
+    label = "not a message, or not `Hash` and `Eq`, or its archive is not",
+    note = "on a message, write `#[derive(PartialEq, Eq, Hash)]` and `#[rkyv(derive(PartialEq, Eq, Hash))]`"
+)]
+pub trait IsHashedKey {}
+
+#[diagnostic::do_not_recommend]
+impl<T: HashedKey> IsHashedKey for T {}
+
 /// A key of an ordered map, or an element of an ordered set.
 pub trait OrderedKey: Message<Archived: Ord> + Ord {}
 
 impl<T: Message<Archived: Ord> + Ord> OrderedKey for T {}
+
+/// An [`OrderedKey`], asked for in one piece.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key of an ordered map, or an element of an ordered set",
+    label = "not a message, or not `Ord`, or its archive is not",
+    note = "on a message, write `#[derive(PartialEq, Eq, PartialOrd, Ord)]` and `#[rkyv(derive(PartialEq, Eq, PartialOrd, Ord))]`"
+)]
+pub trait IsOrderedKey {}
+
+#[diagnostic::do_not_recommend]
+impl<T: OrderedKey> IsOrderedKey for T {}
 
 collections! {
     Vec<T>; VecDeque<T>; BTreeSet<T> [T: OrderedKey]; BTreeMap<K, V> [K: OrderedKey];

@@ -4,7 +4,7 @@ use quote::ToTokens;
 use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeReference};
 
 use crate::errors::Errors;
-use crate::syntax::{cut_off, fixed_width, is_unit, last_segment, peel, text, type_arguments};
+use crate::syntax::{cut_off, fixed_width, is_unit, last_segment, owned, peel, text, type_arguments};
 
 /// Where a type stands, which decides what to do about a mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,11 +76,7 @@ impl Types<'_> {
     }
 
     fn reference(&self, reference: &TypeReference) {
-        let owned = match peel(&reference.elem) {
-            Type::Path(path) if path.path.is_ident("str") => "String".to_owned(),
-            Type::Slice(slice) => format!("Vec<{}>", text(&slice.elem)),
-            other => text(other),
-        };
+        let owned = owned(&reference.elem);
         self.refuse(
             reference,
             match self.place {

@@ -142,7 +142,8 @@ fn mark_fields(message: &Message, item: &mut DeriveInput) {
     for field in fields_mut(item) {
         let omitted = (*recursive || schema::is_fixed(generics, &field.ty)).then(|| quote!(omit_bounds));
         let with = schema::archived_with(krate, generics, *recursive, &field.ty).filter(|_| !in_bounds);
-        let said: Vec<TokenStream> = omitted.into_iter().chain(with.map(|with| quote!(with = #with))).collect();
+        let said: Vec<TokenStream> =
+            omitted.into_iter().chain(with.map(|with| quote!(with = #with))).collect();
         if !said.is_empty() {
             field.attrs.push(parse_quote!(#[rkyv(#(#said),*)]));
         }

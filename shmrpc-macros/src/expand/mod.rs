@@ -7,11 +7,14 @@ mod recheck;
 mod refused;
 mod server;
 
-use proc_macro2::TokenStream;
-use quote::quote;
-use syn::Item;
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
+use syn::parse::ParseStream;
+use syn::{Item, ItemEnum, Path, Token};
 
+use crate::args::Args;
 use crate::errors::Errors;
+use crate::model::{Method, Service};
 use crate::{args, check, parse, schema};
 
 /// All of `#[shmrpc::service]`.
@@ -25,21 +28,69 @@ pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
     }
     let refused = errors.finish().err().map(|error| error.into_compile_error());
     let Some(service) = parsed else { return quote!(#written #refused) };
-    let item = &service.item;
-    let generated = if refused.is_none() {
-        let client = client::expand(&service);
-        let server = server::expand(&service);
-        let sent = service.methods.iter().flat_map(|method| {
-            let cfgs = [service.cfgs.clone(), method.cfgs.clone()].concat();
-            method.messages().map(move |ty| (cfgs.clone(), ty))
-        });
-        let refused = schema::refuse_empty_elements(&service.krate, sent);
-        quote!(#client #server #refused)
-    } else {
+    if refused.is_some() {
         // With what rustc has to say of the other types, in the same go.
-        refused::expand(&service)
+        let (item, stubs) = (refused::item(&service), refused::expand(&service));
+        return quote!(#item #refused #stubs);
+    }
+    let item = &service.item;
+    let sometimes = service.methods.iter().any(|method| !method.cfgs.is_empty());
+    let generated = if sometimes { when_cfgs_are_known(&service, written) } else { generated(&service) };
+    quote!(#item #generated)
+}
+
+/// Client, view and server of a service whose methods are all there.
+fn generated(service: &Service) -> TokenStream {
+    let client = client::expand(service);
+    let server = server::expand(service);
+    let sent = service.methods.iter().flat_map(Method::messages).map(|ty| (service.cfgs.clone(), ty));
+    let refused = schema::refuse_empty_elements(&service.krate, sent);
+    quote!(#client #server #refused)
+}
+
+/// The same later, by a derive, since a bound cannot have a `#[cfg]`.
+fn when_cfgs_are_known(service: &Service, written: Option<TokenStream>) -> TokenStream {
+    let Service { krate, item: _, cfgs, vis: _, name, methods } = service;
+    let variants = methods.iter().map(|method| {
+        let (cfgs, variant) = (&method.cfgs, variant_of(method));
+        quote!(#(#cfgs)* #variant)
+    });
+    quote! {
+        #(#cfgs)*
+        #[derive(#krate::private::Methods)]
+        #[service(#krate; #written)]
+        #[#krate::private::discard]
+        enum #name {
+            #(#variants,)*
+        }
+    }
+}
+
+fn variant_of(method: &Method) -> Ident {
+    format_ident!("Method{}", method.index)
+}
+
+/// All of `#[derive(Methods)]`.
+pub(crate) fn methods(tokens: TokenStream) -> TokenStream {
+    let read = || {
+        let item: ItemEnum = syn::parse2(tokens)?;
+        let said = item.attrs.iter().find(|attr| attr.path().is_ident("service"));
+        let said = said.ok_or_else(|| syn::Error::new_spanned(&item.ident, "no service"))?;
+        let (krate, written) = said.parse_args_with(|input: ParseStream<'_>| {
+            let krate = Path::parse_mod_style(input)?;
+            input.parse::<Token![;]>()?;
+            Ok((krate, input.parse::<TokenStream>()?))
+        })?;
+        let errors = Errors::new();
+        let service = parse::service(Args { krate, recursive: false }, written, &errors);
+        errors.finish()?;
+        let mut service = service.ok_or_else(|| syn::Error::new_spanned(&item.ident, "no service"))?;
+        service.cfgs.clear();
+        service.methods.retain(|method| item.variants.iter().any(|left| left.ident == variant_of(method)));
+        service.methods.iter_mut().for_each(|method| method.cfgs.clear());
+        Ok(generated(&service))
     };
-    quote!(#item #refused #generated)
+    read().unwrap_or_else(|error: syn::Error| error.into_compile_error())
 }
 
 /// All of `#[shmrpc::message]`.
@@ -94,6 +145,17 @@ mod tests {
     #[test]
     fn service() {
         pinned("service", "", super::service);
+    }
+
+    /// Methods that are there sometimes: a derive sees which.
+    #[test]
+    fn service_cfg() {
+        pinned("service_cfg", "", super::service);
+    }
+
+    #[test]
+    fn service_refused() {
+        pinned("service_refused", "", super::service);
     }
 
     #[test]

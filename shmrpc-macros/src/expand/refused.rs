@@ -3,13 +3,35 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote};
-use syn::{FnArg, ReturnType, Signature, TraitItem, Type};
+use syn::{FnArg, ItemTrait, Pat, ReturnType, Signature, TraitItem, Type, parse_quote};
 
 use crate::check;
 use crate::expand::client;
-use crate::model::{Method, Service};
+use crate::model::{Method, Service, cfgs};
 use crate::schema;
 use crate::syntax::{last_segment, mentions, peel, type_arguments, wire_name};
+
+/// The trait, less what rustc would refuse once more: patterns, and second methods of one name.
+pub(crate) fn item(service: &Service) -> ItemTrait {
+    let mut item = service.item.clone();
+    let mut names: Vec<String> = Vec::new();
+    item.items.retain_mut(|item| {
+        let TraitItem::Fn(function) = item else { return true };
+        for input in &mut function.sig.inputs {
+            if let FnArg::Typed(typed) = input
+                && function.default.is_none()
+                && !matches!(&*typed.pat, Pat::Ident(pat) if pat.by_ref.is_none() && pat.subpat.is_none())
+            {
+                *typed.pat = parse_quote!(_);
+            }
+        }
+        let name = wire_name(&function.sig.ident);
+        let again = names.contains(&name) && cfgs(&function.attrs).is_empty();
+        names.push(name);
+        !again
+    });
+    item
+}
 
 /// All of them.
 pub(crate) fn expand(service: &Service) -> TokenStream {
@@ -135,7 +157,8 @@ fn anything(service: &Service, method: &Method, written: &Signature) -> TokenStr
     let own = |ty: &Type| mentions(ty.to_token_stream(), &[&format_ident!("Self")]);
     let stands = service.item.generics.params.is_empty()
         && types.iter().all(|ty| {
-            !own(ty) && matches!(peel(ty), Type::Path(_) | Type::Tuple(_) | Type::Array(_) | Type::Reference(_))
+            !own(ty)
+                && matches!(peel(ty), Type::Path(_) | Type::Tuple(_) | Type::Array(_) | Type::Reference(_))
         });
     let result = match &types[..] {
         _ if !stands => quote!((), #krate::CallError),

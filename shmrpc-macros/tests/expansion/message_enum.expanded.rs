@@ -1,9 +1,5 @@
 #[automatically_derived]
-impl ::shmrpc::Schema for KvError
-where
-    String: ::shmrpc::Message,
-    u64: ::shmrpc::Message,
-{
+impl ::shmrpc::Schema for KvError {
     const RECURSIVE: bool = ::shmrpc::Describe::any(
         &[<String as ::shmrpc::Schema>::RECURSIVE, <u64 as ::shmrpc::Schema>::RECURSIVE],
     );
@@ -36,11 +32,9 @@ where
     }
 }
 #[automatically_derived]
-impl ::shmrpc::Message for KvError
-where
-    String: ::shmrpc::Message,
-    u64: ::shmrpc::Message,
-{}
+impl ::shmrpc::Message for KvError {}
+#[automatically_derived]
+impl ::shmrpc::private::Declared for KvError {}
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum KvError {
@@ -67,39 +61,21 @@ const _: () = {
     #[rkyv(crate = ::shmrpc::private::rkyv)]
     #[recheck(crate = ::shmrpc)]
     #[rkyv(
-        archive_bounds(String:::shmrpc::Message, u64:::shmrpc::Message),
+        archive_bounds(),
         serialize_bounds(
             __S:::shmrpc::private::rkyv::ser::Writer+::shmrpc::private::rkyv::ser::Allocator,
             <__S
-            as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
-            String:::shmrpc::Message,
-            String:::shmrpc::private::rkyv::Serialize<__S>,
-            u64:::shmrpc::Message,
-            u64:::shmrpc::private::rkyv::Serialize<__S>
+            as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source
         ),
         deserialize_bounds(
             <__D
-            as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
-            String:::shmrpc::Message,
-            <String
-            as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::Deserialize<String,
-            __D>,
-            u64:::shmrpc::Message,
-            <u64
-            as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::Deserialize<u64,
-            __D>
+            as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source
         ),
         bytecheck(
             bounds(
                 __C:::shmrpc::private::rkyv::validation::ArchiveContext,
                 <__C
-                as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
-                String:::shmrpc::Message,
-                <String
-                as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::bytecheck::CheckBytes<__C>,
-                u64:::shmrpc::Message,
-                <u64
-                as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::bytecheck::CheckBytes<__C>
+                as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source
             )
         ),
     )]

@@ -1,6 +1,9 @@
 #[automatically_derived]
 impl<T: ::shmrpc::Message> ::shmrpc::Schema for Tree<T> {
     const RECURSIVE: bool = true;
+    const EMPTY_ELEMENTS: bool = ::shmrpc::Describe::any(
+        &[::shmrpc::private::are!(T : EMPTY_ELEMENTS)],
+    );
     fn describe(to: &mut ::shmrpc::Describe) {
         to.structure::<
                 Self,
@@ -18,6 +21,8 @@ impl<T: ::shmrpc::Message> ::shmrpc::Message for Tree<T>
 where
     Self: ::shmrpc::private::Wire,
 {}
+#[automatically_derived]
+impl<T: ::shmrpc::private::Declared> ::shmrpc::private::Declared for Tree<T> {}
 #[derive(
     ::shmrpc::private::rkyv::Archive,
     ::shmrpc::private::rkyv::Serialize,

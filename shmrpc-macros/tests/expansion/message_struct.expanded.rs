@@ -1,15 +1,15 @@
 #[automatically_derived]
-impl<T: ::shmrpc::Message> ::shmrpc::Schema for Entry<T>
-where
-    String: ::shmrpc::Message,
-{
+impl<T: ::shmrpc::Message> ::shmrpc::Schema for Entry<T> {
     const RECURSIVE: bool = ::shmrpc::Describe::any(
         &[
             <String as ::shmrpc::Schema>::RECURSIVE,
-            <Vec<T> as ::shmrpc::Schema>::RECURSIVE,
+            ::shmrpc::private::are!(Vec < T > : RECURSIVE),
             #[cfg(feature = "version")]
             <u64 as ::shmrpc::Schema>::RECURSIVE,
         ],
+    );
+    const EMPTY_ELEMENTS: bool = ::shmrpc::Describe::any(
+        &[::shmrpc::private::are!(Vec < T > : EMPTY_ELEMENTS)],
     );
     fn describe(to: &mut ::shmrpc::Describe) {
         to.structure::<
@@ -27,9 +27,10 @@ where
 #[automatically_derived]
 impl<T: ::shmrpc::Message> ::shmrpc::Message for Entry<T>
 where
-    String: ::shmrpc::Message,
     Self: ::shmrpc::private::Wire,
 {}
+#[automatically_derived]
+impl<T: ::shmrpc::private::Declared> ::shmrpc::private::Declared for Entry<T> {}
 #[derive(
     ::shmrpc::private::rkyv::Archive,
     ::shmrpc::private::rkyv::Serialize,
@@ -39,30 +40,21 @@ where
 #[rkyv(crate = ::shmrpc::private::rkyv)]
 #[recheck(crate = ::shmrpc)]
 #[rkyv(
-    archive_bounds(String:::shmrpc::Message),
+    archive_bounds(),
     serialize_bounds(
         __S:::shmrpc::private::rkyv::ser::Writer+::shmrpc::private::rkyv::ser::Allocator,
         <__S
-        as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
-        String:::shmrpc::Message,
-        String:::shmrpc::private::rkyv::Serialize<__S>
+        as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source
     ),
     deserialize_bounds(
         <__D
-        as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
-        String:::shmrpc::Message,
-        <String
-        as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::Deserialize<String,
-        __D>
+        as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source
     ),
     bytecheck(
         bounds(
             __C:::shmrpc::private::rkyv::validation::ArchiveContext,
             <__C
-            as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source,
-            String:::shmrpc::Message,
-            <String
-            as::shmrpc::private::rkyv::Archive>::Archived:::shmrpc::private::rkyv::bytecheck::CheckBytes<__C>
+            as::shmrpc::private::rkyv::rancor::Fallible>::Error:::shmrpc::private::rkyv::rancor::Source
         )
     ),
 )]
@@ -74,5 +66,6 @@ pub struct Entry<T> {
     pub key: String,
     value: Vec<T>,
     #[cfg(feature = "version")]
+    #[rkyv(omit_bounds)]
     version: u64,
 }

@@ -5,5 +5,5 @@ pub struct Entry<T> {
     pub key: String,
     value: Vec<T>,
     #[cfg(feature = "version")]
-    version: u64,
+    version: Version,
 }

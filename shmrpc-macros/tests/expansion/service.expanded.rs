@@ -11,7 +11,6 @@ pub trait Kv {
         expected: u64,
     ) -> Result<u64, KvError>;
     fn touch(&self, key: &str);
-    #[cfg(feature = "clear")]
     #[deprecated]
     fn r#clear(&self) {
         let _ = self;
@@ -25,6 +24,7 @@ where
     Entry: ::shmrpc::Message,
     KvError: ::shmrpc::Message,
     u64: ::shmrpc::Message,
+    (): ::shmrpc::Message,
 {
     type View = KvView;
     fn from_channel(channel: ::shmrpc::private::Channel) -> Self {
@@ -61,7 +61,6 @@ where
                 ::shmrpc::private::MethodSchema::oneway::<
                     (::std::string::String,),
                 >(4u16, "touch"),
-                #[cfg(feature = "clear")]
                 ::shmrpc::private::MethodSchema::unary::<(), ()>(5u16, "clear"),
             ]),
         }
@@ -73,6 +72,7 @@ where
     Entry: ::shmrpc::Message,
     KvError: ::shmrpc::Message,
     u64: ::shmrpc::Message,
+    (): ::shmrpc::Message,
 {
     /// Connects to the first of the comma-separated endpoints that serves [`Kv`].
     ///
@@ -152,7 +152,6 @@ where
     pub fn touch(&self, key: &str) -> ::core::result::Result<(), ::shmrpc::CallError> {
         self.0.send(4u16, &(::shmrpc::private::arg::Text(key),))
     }
-    #[cfg(feature = "clear")]
     /// Calls `Kv::clear`.
     #[deprecated]
     #[inline]
@@ -169,6 +168,7 @@ where
     Entry: ::shmrpc::Message,
     KvError: ::shmrpc::Message,
     u64: ::shmrpc::Message,
+    (): ::shmrpc::Message,
 {
     /// Reads an entry.
     #[inline]
@@ -230,7 +230,6 @@ where
                 ),
             )
     }
-    #[cfg(feature = "clear")]
     /// Calls `Kv::clear`.
     #[deprecated]
     #[inline]
@@ -263,6 +262,7 @@ where
     Entry: ::shmrpc::Message,
     KvError: ::shmrpc::Message,
     u64: ::shmrpc::Message,
+    (): ::shmrpc::Message,
 {
     fn schema(&self) -> ::shmrpc::private::ServiceSchema {
         <KvClient as ::shmrpc::Client>::schema()
@@ -335,7 +335,6 @@ where
                         ::core::result::Result::Ok(())
                     })
             }
-            #[cfg(feature = "clear")]
             #[allow(deprecated, reason = "old callers still call it")]
             5u16 => {
                 request

@@ -7,7 +7,6 @@ pub trait Kv {
     fn compare_and_put(&self, ctx: &Context, entry: Entry, expected: u64) -> Result<u64, KvError>;
     #[oneway]
     fn touch(&self, key: &str);
-    #[cfg(feature = "clear")]
     #[deprecated]
     fn r#clear(&self) {
         let _ = self;

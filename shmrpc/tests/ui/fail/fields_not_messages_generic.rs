@@ -11,4 +11,12 @@ pub struct Pairs<T> {
     pairs: Vec<(T, Version)>,
 }
 
+pub struct Other<T>(T);
+
+#[shmrpc::message]
+pub enum Others<T: Clone> {
+    Some(Option<Other<T>>),
+    None { all: Vec<T> },
+}
+
 fn main() {}

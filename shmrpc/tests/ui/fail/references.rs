@@ -20,6 +20,10 @@ pub trait References {
     fn forever(&self, key: &'static str) -> u64;
     fn inside(&self, keys: Vec<&str>, values: Option<&[u8]>) -> u64;
     fn dynamic(&self, entry: &dyn Send) -> u64;
+    fn texts(&self, keys: &[&str], lists: &[&[u8]]) -> u64;
+    fn map(&self, map: &std::collections::HashMap<String, Option<u8>>, maybe: &Option<String>) -> u64;
+    fn path(&self, path: &std::path::Path) -> u64;
+    fn hidden(&self, key: &impl AsRef<str>) -> u64;
     fn fine(&self, entry: &Archived<Entry>, key: &str, value: &[u8]) -> u64;
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 
 use shmrpc::private::rkyv::{self, rancor::Error};
-use shmrpc::private::{Recheck, Refusal};
+use shmrpc::private::{Declared, Recheck, Refusal};
 use shmrpc::{Archived, Describe, Message};
 
 /// One value of it is refused by its own check, and none by rkyv.
@@ -30,6 +30,7 @@ impl Recheck for ArchivedOdd {
 }
 
 impl Message for Odd {}
+impl Declared for Odd {}
 
 /// Fields with names.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use syn::meta::ParseNestedMeta;
 use syn::{Attribute, Meta, Token, TraitItem, Type};
 
 use crate::errors::Errors;
-use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant};
+use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant, cfgs};
 use crate::syntax::{rkyv_derive, wire_name};
 
 use types::{Place, Types};
@@ -150,6 +150,15 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
                 format!("a message has at most {MOST_VARIANTS} variants: the variant is sent as one byte"),
             );
         }
+        let named = variants.iter().zip(numbers(variants));
+        if let Some((Variant { name, .. }, _)) = named.into_iter().find(|(_, number)| *number == 256)
+            && variants.iter().any(|variant| variant.discriminant.is_some())
+        {
+            errors.refuse(
+                name,
+                "its discriminant would be 256: it is sent as one byte, so 255 is the last one",
+            );
+        }
         for variant in variants {
             refuse_hidden_cfgs(&variant.attrs, errors);
             for attr in variant.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
@@ -175,6 +184,27 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             );
         }
     }
+}
+
+/// Whether two variants have the same number.
+pub(crate) fn repeats_a_number(message: &Message) -> bool {
+    let Shape::Enum(variants) = &message.shape else { return false };
+    let mut numbers = numbers(variants);
+    numbers.sort_unstable();
+    numbers.windows(2).any(|pair| matches!(pair, [one, other] if one == other))
+}
+
+/// The number of each variant: its own, or the next one. None if `#[cfg]` decides which there are.
+fn numbers(variants: &[Variant]) -> Vec<u16> {
+    if variants.iter().any(|variant| !cfgs(&variant.attrs).is_empty()) {
+        return Vec::new();
+    }
+    let number = |next: &mut u16, variant: &Variant| {
+        let number = variant.discriminant.map_or(*next, u16::from);
+        *next = number.saturating_add(1);
+        Some(number)
+    };
+    variants.iter().scan(0, number).collect()
 }
 
 fn item_attribute(attr: &Attribute, errors: &Errors) {

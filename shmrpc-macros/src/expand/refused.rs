@@ -11,7 +11,7 @@ use crate::model::{Method, Service, cfgs};
 use crate::schema;
 use crate::syntax::{last_segment, mentions, peel, type_arguments, wire_name};
 
-/// The trait, less what rustc would refuse once more: patterns, and second methods of one name.
+/// The trait, less what rustc would refuse once more: patterns, results of any size, and second methods of one name.
 pub(crate) fn item(service: &Service) -> ItemTrait {
     let mut item = service.item.clone();
     let mut names: Vec<String> = Vec::new();
@@ -24,6 +24,10 @@ pub(crate) fn item(service: &Service) -> ItemTrait {
             {
                 *typed.pat = parse_quote!(_);
             }
+        }
+        // `Self` may be without a size there.
+        if mentions(function.sig.output.to_token_stream(), &[&format_ident!("Self")]) {
+            function.sig.generics.make_where_clause().predicates.push(parse_quote!(Self: Sized));
         }
         let name = wire_name(&function.sig.ident);
         let again = names.contains(&name) && cfgs(&function.attrs).is_empty();

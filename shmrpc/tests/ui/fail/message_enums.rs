@@ -12,6 +12,13 @@ pub enum Discriminants {
 }
 
 #[shmrpc::message]
+pub enum Last {
+    Fine = 254,
+    Last,
+    TooMany,
+}
+
+#[shmrpc::message]
 #[repr(C, packed(4))]
 pub struct Packed {
     a: u8,

@@ -8,6 +8,7 @@ pub trait Kv {
     fn put(&self, (a, b): (u8, u8)) -> u64;
     fn text(&self) -> &str;
     fn own(&self) -> Self;
+    fn all(&self) -> Vec<Self>;
     fn fine(&self, key: &str) -> Result<u64, String>;
     fn connect(&self);
 }
@@ -25,6 +26,9 @@ impl Kv for MyKv {
         todo!()
     }
     fn own(&self) -> Self {
+        todo!()
+    }
+    fn all(&self) -> Vec<Self> {
         todo!()
     }
     fn fine(&self, _key: &str) -> Result<u64, String> {

@@ -56,6 +56,8 @@ mod liar {
     impl shmrpc::private::Recheck for ArchivedBool {}
     impl shmrpc::Message for Bool {}
 
+    impl shmrpc::private::Declared for Bool {}
+
     #[shmrpc::service]
     pub(crate) trait Switch {
         fn flip(&self, on: Bool) -> Bool;

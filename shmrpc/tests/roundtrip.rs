@@ -10,7 +10,10 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ffi::CString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::{NonZeroI128, NonZeroU8};
+use std::ops::{Bound, Range, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -70,6 +73,33 @@ pub struct Everything {
     pub queue: VecDeque<i32>,
     pub time: Duration,
     pub addresses: Vec<IpAddr>,
+    pub rest: Rest,
+}
+
+/// What the standard library has besides, and messages that contain each other.
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub struct Rest {
+    pub not_zero: (NonZeroU8, Option<NonZeroI128>),
+    pub boxed: (Box<str>, Box<[u16]>, Box<[String]>),
+    pub c: CString,
+    pub socket: SocketAddr,
+    pub ranges: (Range<u32>, RangeInclusive<i64>, Bound<u8>),
+    pub floats: Vec<(f32, f64)>,
+    pub even: Even,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message(recursive)]
+pub struct Even {
+    pub odds: Vec<Odd>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message(recursive)]
+pub enum Odd {
+    Even(Page<Even>),
+    End { value: u8 },
 }
 
 #[shmrpc::service]
@@ -223,6 +253,40 @@ fn address() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
+fn even() -> impl Strategy<Value = Even> {
+    Just(Even { odds: vec![] }).prop_recursive(4, 16, 4, |inner| {
+        let end = any::<u8>().prop_map(|value| Odd::End { value });
+        let page = (vec(inner.clone(), 0..3), proptest::option::of(inner.prop_map(Box::new)));
+        let odd = prop_oneof![end, page.prop_map(|(items, next)| Odd::Even(Page { items, next }))];
+        vec(odd, 0..4).prop_map(|odds| Even { odds })
+    })
+}
+
+prop_compose! {
+    fn rest()(
+        not_zero in (1..=u8::MAX, any::<i128>()),
+        boxed in (".{0,9}", vec(any::<u16>(), 0..9), vec(".{0,9}", 0..4)),
+        c in "[^\0]{0,9}",
+        socket in (address(), any::<u16>()),
+        (range, inclusive) in any::<((u32, u32), (i64, i64))>(),
+        bound in prop_oneof![
+            Just(Bound::Unbounded), any::<u8>().prop_map(Bound::Included), any::<u8>().prop_map(Bound::Excluded),
+        ],
+        floats in vec((proptest::num::f32::NORMAL, proptest::num::f64::NORMAL), 0..9),
+        even in even(),
+    ) -> Rest {
+        Rest {
+            not_zero: (NonZeroU8::new(not_zero.0).unwrap(), NonZeroI128::new(not_zero.1)),
+            boxed: (boxed.0.into(), boxed.1.into(), boxed.2.into()),
+            c: CString::new(c).unwrap(),
+            socket: socket.into(),
+            ranges: (range.0..range.1, inclusive.0..=inclusive.1, bound),
+            floats,
+            even,
+        }
+    }
+}
+
 prop_compose! {
     fn everything()(
         numbers in numbers(),
@@ -243,15 +307,16 @@ prop_compose! {
             hash_set(any::<u64>(), 0..40),
             btree_set(".{0,9}", 0..9),
         ),
-        (queue, time, addresses) in (
+        (queue, time, addresses, rest) in (
             vec(any::<i32>(), 0..9).prop_map(VecDeque::from),
             (any::<u64>(), 0..1_000_000_000u32).prop_map(|(s, n)| Duration::new(s, n)),
             vec(address(), 0..4),
+            rest(),
         ),
     ) -> Everything {
         Everything {
             numbers, text, maybe, either, nested, array, shapes, page, tree, hash, tree_map, hash_set, tree_set,
-            queue, time, addresses,
+            queue, time, addresses, rest,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What stands in the place of the client, the view and the server of a service that was refused, so that it is refused once,
 //! and not once more wherever somebody names them. Methods that were not refused are as always; the others take anything.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
 use syn::{FnArg, ItemTrait, Pat, ReturnType, Signature, TraitItem, Type, parse_quote};
 
@@ -50,6 +50,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let allow = quote! {
         #[allow(missing_docs, unused_variables, dead_code, reason = "it was refused")]
     };
+    let serving = serving(service, &server, &allow, &schema);
     quote! {
         #(#cfgs)*
         #allow
@@ -93,6 +94,13 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             #view_calls
         }
 
+        #serving
+    }
+}
+
+fn serving(service: &Service, server: &Ident, allow: &TokenStream, schema: &TokenStream) -> TokenStream {
+    let Service { krate, item: _, cfgs, vis, name: _, methods: _ } = service;
+    quote! {
         #(#cfgs)*
         #allow
         impl<Implementation> #server<Implementation> {

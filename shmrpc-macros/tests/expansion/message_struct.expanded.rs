@@ -5,7 +5,10 @@ impl<T: ::shmrpc::Message> ::shmrpc::Schema for Entry<T> {
             <String as ::shmrpc::Schema>::RECURSIVE,
             ::shmrpc::private::are!(Vec < T > : RECURSIVE),
             #[cfg(feature = "version")]
-            <u64 as ::shmrpc::Schema>::RECURSIVE,
+            <::shmrpc::private::Checked<
+                { ::shmrpc::private::are!(Version : MESSAGE) },
+                Version,
+            > as ::shmrpc::Schema>::RECURSIVE,
         ],
     );
     const EMPTY_ELEMENTS: bool = ::shmrpc::Describe::any(
@@ -19,7 +22,13 @@ impl<T: ::shmrpc::Message> ::shmrpc::Schema for Entry<T> {
             |to| {
                 to.field::<String>("key");
                 to.field::<Vec<T>>("value");
-                #[cfg(feature = "version")] to.field::<u64>("version");
+                #[cfg(feature = "version")]
+                to.field::<
+                        ::shmrpc::private::Checked<
+                            { ::shmrpc::private::are!(Version : MESSAGE) },
+                            Version,
+                        >,
+                    >("version");
             },
         );
     }
@@ -31,6 +40,14 @@ where
 {}
 #[automatically_derived]
 impl<T: ::shmrpc::private::Declared> ::shmrpc::private::Declared for Entry<T> {}
+#[cfg(feature = "version")]
+const _: () = {
+    #[allow(dead_code, reason = "only its bounds matter")]
+    fn what_is_sent()
+    where
+        Version: ::shmrpc::Message,
+    {}
+};
 #[derive(
     ::shmrpc::private::rkyv::Archive,
     ::shmrpc::private::rkyv::Serialize,
@@ -66,6 +83,9 @@ pub struct Entry<T> {
     pub key: String,
     value: Vec<T>,
     #[cfg(feature = "version")]
-    #[rkyv(omit_bounds)]
-    version: u64,
+    #[rkyv(
+        omit_bounds,
+        with = ::shmrpc::private::Checked<{::shmrpc::private::are!(Version:MESSAGE)}>
+    )]
+    version: Version,
 }

@@ -3,24 +3,13 @@ impl<T> ::shmrpc::private::Recheck for ArchivedShape<T>
 where
     T: ::shmrpc::Message,
     Vec<T>: ::shmrpc::Message,
-    ::shmrpc::private::Checked<
-        { ::shmrpc::private::are!(u8 : HASHED_KEY) },
-    >: ::shmrpc::private::rkyv::with::ArchiveWith<HashMap<u8, T>>,
-    <::shmrpc::private::Checked<
-        { ::shmrpc::private::are!(u8 : HASHED_KEY) },
-    > as ::shmrpc::private::rkyv::with::ArchiveWith<
-        HashMap<u8, T>,
-    >>::Archived: ::shmrpc::private::Recheck,
+    HashMap<u8, T>: ::shmrpc::Message,
 {
     const NEEDED: bool = ::shmrpc::Describe::any(
         &[
             <::shmrpc::Archived<f32> as ::shmrpc::private::Recheck>::NEEDED,
             <::shmrpc::Archived<Vec<T>> as ::shmrpc::private::Recheck>::NEEDED,
-            <<::shmrpc::private::Checked<
-                { ::shmrpc::private::are!(u8 : HASHED_KEY) },
-            > as ::shmrpc::private::rkyv::with::ArchiveWith<
-                HashMap<u8, T>,
-            >>::Archived as ::shmrpc::private::Recheck>::NEEDED,
+            <::shmrpc::Archived<HashMap<u8, T>> as ::shmrpc::private::Recheck>::NEEDED,
         ],
     );
     fn recheck(&self) -> ::core::result::Result<(), ::shmrpc::private::Refusal> {

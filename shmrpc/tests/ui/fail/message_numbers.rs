@@ -2,7 +2,7 @@
 pub enum Numbers {
     First = 1,
     Second = 1,
-    Third { fine: u8 },
+    Third,
 }
 
 fn main() {}

@@ -82,6 +82,22 @@ pub struct B {
 #[shmrpc::message]
 pub struct Holder(Vec<(u8, A)>);
 
+/// Of anything, trees too.
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub struct Many<T> {
+    all: Vec<(u8, T)>,
+    holder: Option<Holder>,
+}
+
+/// Of anything, and never of itself.
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub enum Few<T> {
+    /// Some.
+    Some(Vec<T>),
+}
+
 /// Uses them.
 #[shmrpc::service]
 pub trait Trees {
@@ -103,4 +119,6 @@ fn main() {
     assert!(recursive::<Node>() && recursive::<Holder>() && recursive::<Option<(u8, Holder)>>());
     assert!(recursive::<HashMap<u8, [Box<Holder>; 1]>>());
     assert!(!recursive::<HashMap<u8, [Box<u8>; 1]>>());
+    assert!(recursive::<Many<u8>>() && recursive::<Few<Many<u8>>>() && recursive::<Few<Node>>());
+    assert!(!recursive::<Few<Few<u8>>>());
 }

@@ -150,8 +150,8 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
                 format!("a message has at most {MOST_VARIANTS} variants: the variant is sent as one byte"),
             );
         }
-        let named = variants.iter().zip(numbers(variants));
-        if let Some((Variant { name, .. }, _)) = named.into_iter().find(|(_, number)| *number == 256)
+        let mut named = variants.iter().zip(numbers(variants));
+        if let Some((Variant { name, .. }, _)) = named.find(|(_, number)| *number == 256)
             && variants.iter().any(|variant| variant.discriminant.is_some())
         {
             errors.refuse(

@@ -134,9 +134,8 @@ fn calls(service: &Service, call: impl Fn(&Service, &Method) -> TokenStream) -> 
     let written = service.methods.iter().zip(functions).filter(|(method, _)| {
         let name = wire_name(&method.name);
         let before = service.methods.iter().take_while(|other| other.index < method.index);
-        let again = before.filter(|other| wire_name(&other.name) == name);
-        !check::is_reserved(&name)
-            && !again.into_iter().any(|other| other.cfgs.is_empty() || method.cfgs.is_empty())
+        let mut again = before.filter(|other| wire_name(&other.name) == name);
+        !check::is_reserved(&name) && !again.any(|other| other.cfgs.is_empty() || method.cfgs.is_empty())
     });
     let calls = written.map(|(method, written)| match method.refused || !check::is_fine_method(method) {
         true => anything(service, method, written),

@@ -31,7 +31,7 @@ use self::outbox::Outbox;
 pub use self::segments::Mapped;
 use self::segments::{Receiving, Sending};
 #[cfg(feature = "instrument")]
-pub use self::segments::{give_back_everywhere, is_draining};
+pub use self::segments::{give_back_everywhere, has_ended, is_draining};
 pub use self::streams::LaneStream;
 use self::streams::Streams;
 pub(crate) use self::streams::{Dial, NoStream, Redial};

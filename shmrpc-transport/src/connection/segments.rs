@@ -285,6 +285,17 @@ pub fn is_draining() -> bool {
     ALL.lock().iter().filter_map(Weak::upgrade).any(drains)
 }
 
+/// Whether a connection of this process has ended, when all has been read that its peer has said. For tests (feature
+/// `instrument`).
+#[cfg(feature = "instrument")]
+pub fn has_ended() -> bool {
+    let all: Vec<_> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+    all.iter().any(|connection| {
+        connection.read_all_frames();
+        connection.death().is_some()
+    })
+}
+
 /// Gives back what no connection of this process needs, now and not after a while. For tests (feature `instrument`).
 #[cfg(feature = "instrument")]
 pub fn give_back_everywhere() {

@@ -1,5 +1,6 @@
 //! The processes that are killed, and what must be true of those that are not.
 
+use std::fs;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -10,8 +11,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use shmrpc::ServeError;
 use shmrpc::prelude::*;
-use shmrpc_transport::connection::is_draining;
+use shmrpc_transport::connection::{has_ended, is_draining};
 
 use crate::memory::Crash;
 use crate::plan::{Ground, Plan, Story};
@@ -113,10 +115,25 @@ pub(crate) fn server() {
     let server = serve(log(), &door, plan().ground, endpoint);
     say("serving");
     wait_for_line();
-    let shutdown = thread::spawn(move || server.shutdown(BOUND));
+    let shutdown = shut_down(server);
     wait_for_line();
     door.open();
     shutdown.join().unwrap().unwrap();
+}
+
+/// The name of the thread that drains a server.
+const DRAIN: &str = "drain";
+
+fn shut_down(server: ServerHandle) -> JoinHandle<Result<(), ServeError>> {
+    thread::Builder::new().name(DRAIN.into()).spawn(move || server.shutdown(BOUND)).unwrap()
+}
+
+/// Whether the thread that drains a server in that process has done all that it does at once.
+fn waits_for_lanes(server: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{server}/task")) else { return false };
+    let drain = format!("({DRAIN}) S ");
+    let states = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    states.into_iter().any(|state| state.contains(&drain))
 }
 
 fn serve(log: Log, door: &Arc<Door>, ground: Ground, endpoint: String) -> ServerHandle {
@@ -250,40 +267,42 @@ fn until_held(gone: &AtomicBool, place: &Place) {
     until("calls are in flight", || gone.load(Ordering::Relaxed) || held());
 }
 
-/// Waits until the calls in flight are all that the server still waits for, or the child is gone.
-fn until_draining(gone: &AtomicBool) {
-    until("the server drains", || gone.load(Ordering::Relaxed) || is_draining());
+/// Waits until the calls in flight are all that the server still waits for, or the child is gone. True if a connection has
+/// ended by then.
+fn until_draining(gone: &AtomicBool, server: u32) -> bool {
+    let drains = || is_draining() && waits_for_lanes(server);
+    until("the server drains", || gone.load(Ordering::Relaxed) || drains());
+    has_ended()
 }
 
 /// Makes all calls to a server that may die at any time. True if it did.
 pub(crate) fn attack_server(mut server: Condemned, plan: Plan, place: &Place) -> (bool, Findings) {
     server.begin();
-    let mut ends = Vec::new();
+    let (mut ends, mut ended_early) = (Vec::new(), false);
+    let pid = server.process.child.id();
     if server.process.says_or_ends("serving") {
         ends = match plan.story {
             Story::Calls => scenario::run(&place.endpoint(), plan.ground),
-            Story::Drain => server.beside(|gone, tell| drain_beside(plan.ground, place, gone, tell)),
+            Story::Drain => server.beside(|gone, tell| {
+                scenario::run_until_drained(&place.endpoint(), plan.ground, |call| {
+                    until_held(gone, place);
+                    tell();
+                    until("nobody listens", || gone.load(Ordering::Relaxed) || !place.socket().exists());
+                    call();
+                    ended_early = until_draining(gone, pid);
+                    tell();
+                })
+            }),
         };
     }
     let killed = server.ends();
     let mut found = Findings::judge(&ends, &Logged::read(&log_path(place)));
     found.killed = u64::from(killed);
     if !killed {
+        assert!(!ended_early, "a drain ended a connection that has calls in flight");
         expect_unharmed(plan.story, &ends);
     }
     (killed, found)
-}
-
-/// The client's calls, while the server in the child is told to shut down.
-fn drain_beside(ground: Ground, place: &Place, gone: &AtomicBool, tell: &mut dyn FnMut()) -> Vec<(u64, End)> {
-    scenario::run_until_drained(&place.endpoint(), ground, |call| {
-        until_held(gone, place);
-        tell();
-        until("nobody listens", || gone.load(Ordering::Relaxed) || !place.socket().exists());
-        call();
-        until_draining(gone);
-        tell();
-    })
 }
 
 fn expect_unharmed(story: Story, ends: &[(u64, End)]) {
@@ -311,7 +330,7 @@ pub(crate) fn attack_client(mut client: Condemned, plan: Plan, place: &Place) ->
     let door = Arc::new(Door::default());
     let server = serve(Log::at(&log_path(place)), &door, plan.ground, place.endpoint());
     client.begin();
-    let mut ends = Vec::new();
+    let (mut ends, mut ended_early) = (Vec::new(), false);
     let mut most = 1;
     match plan.story {
         Story::Calls => {
@@ -326,13 +345,14 @@ pub(crate) fn attack_client(mut client: Condemned, plan: Plan, place: &Place) ->
         }
         Story::Drain => client.beside(|gone, _| {
             until_held(gone, place);
-            let shutdown = thread::spawn(move || server.shutdown(BOUND));
-            until_draining(gone);
+            let shutdown = shut_down(server);
+            ended_early = until_draining(gone, std::process::id());
             door.open();
             shutdown.join().unwrap().unwrap();
         }),
     }
     let killed = client.ends();
+    assert!(killed || !ended_early, "a drain ended a connection that has calls in flight");
     let logged = Logged::read(&log_path(place));
     let run_twice = logged.ran.values().filter(|times| **times > most).count() as u64;
     (

@@ -1,0 +1,176 @@
+//! What a server says that ends the stream of a lane, and what its client concludes of a call that it had sent.
+#![cfg(not(loom))]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use shmrpc_transport::callers::Callers;
+use shmrpc_transport::connection::{Carrier, Connection, Events, LaneStream};
+use shmrpc_transport::lane::{Incoming, NoReply, Outgoing, Reply, ServingLane};
+use shmrpc_transport::peers::PeerInfo;
+use shmrpc_transport::rendezvous::{Host, Listener, Policy, connect};
+use shmrpc_transport::slot::{HEADER, Header, Kind};
+use shmrpc_transport::sys::futex::Until;
+
+const BOUND: Duration = Duration::from_secs(30);
+
+/// What becomes of one stream: so many messages arrive, and then it ends.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    arrive: u32,
+    end: End,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// Without a word.
+    Silent,
+    /// With a goaway that says how many were taken.
+    GoAway(u32),
+    /// As our own server ends it when it has taken all of them.
+    Real,
+}
+
+/// Plays one part after the other.
+#[derive(Clone)]
+struct Stage(Arc<Mutex<Receiver<Part>>>);
+
+impl Host for Stage {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+        Ok((Vec::new(), Box::new(self.clone())))
+    }
+    fn connected(&self, _: &Arc<Connection>) {}
+}
+
+impl Events for Stage {
+    fn lane_opened(
+        &self,
+        connection: &Arc<Connection>,
+        lane: u32,
+        stream: Option<LaneStream>,
+    ) -> Result<(), String> {
+        let part = self.0.lock().unwrap().recv().unwrap();
+        let (connection, stream) = (Arc::clone(connection), stream.unwrap());
+        thread::spawn(move || match part.end {
+            End::Real => take(ServingLane::new(&connection, lane, Some(stream)).unwrap(), part.arrive),
+            end => play(&stream, part.arrive, end),
+        });
+        Ok(())
+    }
+    fn closed(&self, _: &Connection) {}
+}
+
+fn take(mut lane: ServingLane, messages: u32) {
+    for _ in 0..messages {
+        assert!(lane.next(&mut Incoming::empty()));
+    }
+}
+
+fn play(stream: &LaneStream, messages: u32, end: End) {
+    stream.send_now(&Header { call_id: 1, ..Header::new(Kind::LaneOpen) }.to_frame());
+    for _ in 0..messages {
+        let mut head = [0; HEADER];
+        read(stream, &mut head);
+        let mut payload = vec![0; Header::from_frame(&head).unwrap().length as usize];
+        read(stream, &mut payload);
+    }
+    if let End::GoAway(taken) = end {
+        stream.send_now(&Header { call_id: taken, ..Header::new(Kind::GoAway) }.to_frame());
+    }
+}
+
+fn read(stream: &LaneStream, room: &mut [u8]) {
+    let mut had = 0;
+    while had < room.len() {
+        had += stream.receive(&mut room[had..], &mut Until::after(BOUND)).unwrap();
+    }
+}
+
+/// A client of such a server.
+struct Client {
+    connection: Arc<Connection>,
+    callers: Callers,
+    parts: Sender<Part>,
+    _listener: Listener,
+    folder: PathBuf,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Client {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("shmrpc-test-{}-goaway-{number}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("s");
+        let policy = Policy { carrier: Carrier::Streams, ..Policy::default() };
+        let (parts, stage) = channel();
+        let stage = Stage(Arc::new(Mutex::new(stage)));
+        let listener = Listener::bind(&path, policy.clone(), Arc::new(stage.clone())).unwrap();
+        let connection = connect(&path, &policy, &[], BOUND, Box::new(stage)).unwrap().connection;
+        let callers = Callers::new(Arc::clone(&connection));
+        Self { connection, callers, parts, _listener: listener, folder }
+    }
+
+    /// Calls after so many one-way calls on the same lane. True if the server may have taken the call.
+    fn call_after(&self, oneways: u32) -> bool {
+        let mut until = Until::after(BOUND);
+        let mut lease = self.callers.lease(&mut until).unwrap();
+        let request = || Outgoing { method: 0, value: &7_u32, recursive: false };
+        for _ in 0..oneways {
+            lease.lane().send(request(), &mut until).unwrap();
+        }
+        let none = lease.lane().call(request(), 0, &mut Reply::empty(), &mut until).unwrap_err();
+        lease.end();
+        match *none {
+            NoReply::Dead { taken, death } => {
+                assert!(death.peer_closed, "{death}");
+                taken
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// It is there, and it is not counted: it was not run and never will be.
+#[test]
+fn goaway_says_which_calls_were_not_taken() {
+    for taken in 0..=4 {
+        let client = Client::new();
+        client.parts.send(Part { arrive: 3, end: End::GoAway(taken) }).unwrap();
+        assert_eq!(client.call_after(2), taken >= 3, "{taken} of 3 were taken");
+        assert!(client.connection.is_going_away());
+        assert_eq!(client.connection.death(), None);
+    }
+}
+
+#[test]
+fn a_server_counts_what_it_has_taken() {
+    let client = Client::new();
+    client.parts.send(Part { arrive: 3, end: End::Real }).unwrap();
+    assert!(client.call_after(2));
+    assert!(client.connection.is_going_away());
+}
+
+/// A lane whose stream broke counts anew on the next one.
+#[test]
+fn goaway_counts_what_came_over_its_own_stream() {
+    for taken in 0..=1 {
+        let client = Client::new();
+        client.parts.send(Part { arrive: 2, end: End::Silent }).unwrap();
+        assert!(client.call_after(1), "without goaway nothing is proved");
+        assert!(!client.connection.is_going_away());
+        client.parts.send(Part { arrive: 1, end: End::GoAway(taken) }).unwrap();
+        assert_eq!(client.call_after(0), taken == 1, "{taken} of 1 were taken");
+    }
+}

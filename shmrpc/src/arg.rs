@@ -132,9 +132,14 @@ args!(A B C D E F G H I J);
 args!(A B C D E F G H I J K);
 args!(A B C D E F G H I J K L);
 
-/// Arguments that could not be read.
+/// Arguments that could not be read, and why.
 #[derive(Debug)]
-pub struct Rejected(pub(crate) String);
+pub enum Rejected {
+    /// The type itself refuses.
+    Type(String),
+    /// There was no room or no memory for a copy.
+    Room(String),
+}
 
 /// A `String` argument as `&str`.
 #[inline(always)]
@@ -159,5 +164,5 @@ pub fn owned<T: Message>(archived: &rkyv::Archived<T>) -> Result<T, Rejected> {
 
 #[inline(always)]
 fn own<T: Wire>(archived: &T::Archived) -> Result<T, Rejected> {
-    decode::<T>(archived).map_err(|invalid| Rejected(invalid.to_string()))
+    decode::<T>(archived).map_err(|invalid| Rejected::Type(invalid.to_string()))
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shmrpc_transport::connection::{ArchivedOnWire, Blob, BlobMut, Connection};
+use shmrpc_transport::connection::{ArchivedOnWire, BadBlob, Blob, BlobMut, Connection};
 use shmrpc_transport::message::Number;
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::shm::memory::Memory;
@@ -54,7 +54,10 @@ impl Context {
 /// # Errors
 /// [`Rejected`] if it cannot be had.
 pub fn blob<T: Number>(archived: &ArchivedOnWire, context: &Context) -> Result<Blob<T>, Rejected> {
-    context.connection().receive_blob(archived).map_err(|bad| Rejected(bad.to_string()))
+    context.connection().receive_blob(archived).map_err(|bad| match bad {
+        BadBlob::NoRoom(_) => Rejected::Room(bad.to_string()),
+        BadBlob::Block(_) | BadBlob::Length { .. } => Rejected::Type(bad.to_string()),
+    })
 }
 
 /// How messages travel.

@@ -77,7 +77,7 @@ impl Request<'_> {
     ) -> Answered {
         match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(result)) => self.reply(Kind::Reply, &result, R::RECURSIVE),
-            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -91,7 +91,7 @@ impl Request<'_> {
         match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(Ok(result))) => self.reply(Kind::Reply, &result, R::RECURSIVE),
             Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
-            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -103,7 +103,7 @@ impl Request<'_> {
     ) -> Answered {
         match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(blob)) => self.reply_blob(blob),
-            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -116,7 +116,7 @@ impl Request<'_> {
         match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(Ok(blob))) => self.reply_blob(blob),
             Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
-            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -129,7 +129,7 @@ impl Request<'_> {
     ) -> Answered {
         match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
             Ok(Ok(())) => Answered(()),
-            Ok(Err(Rejected(reason))) => self.fail(Failure::BadArguments, reason),
+            Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -170,6 +170,14 @@ impl Request<'_> {
             Err(error) => not_encoded(lane, incoming, &error),
         }
         Answered(())
+    }
+
+    #[cold]
+    fn rejected(self, rejected: Rejected) -> Answered {
+        match rejected {
+            Rejected::Type(reason) => self.fail(Failure::BadArguments, reason),
+            Rejected::Room(reason) => self.fail(Failure::Overloaded, reason),
+        }
     }
 
     #[cold]

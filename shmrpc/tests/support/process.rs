@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use super::Place;
@@ -116,9 +117,11 @@ impl Process {
         self.signal(Signal::SIGTERM);
     }
 
-    /// Freezes it.
+    /// Freezes it, and waits until it is frozen.
     pub(crate) fn stop(&self) {
         self.signal(Signal::SIGSTOP);
+        let frozen = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert_eq!(frozen, WaitStatus::Stopped(self.pid(), Signal::SIGSTOP));
     }
 
     /// Thaws it.
@@ -126,8 +129,12 @@ impl Process {
         self.signal(Signal::SIGCONT);
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        kill(self.pid(), signal).unwrap();
     }
 
     /// Waits until nobody has the child's stdout any more.

@@ -1,0 +1,90 @@
+//! Loaned memory.
+
+use shmrpc::prelude::*;
+
+use crate::ground::Ground;
+use crate::service::Missing;
+
+pub(crate) fn blobs_go_both_ways(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    for length in [1, 10, 1000, 1024, 1025, 300_000] {
+        let mut frame = client.blob::<f32>(length + 1).unwrap();
+        frame.fill(1.5);
+        frame[length] = 1e30;
+        frame.truncate(length);
+        assert_eq!(client.mean(frame), Ok(1.5), "{length}");
+        let rendered = client.render(length as u32).unwrap();
+        assert_eq!((rendered.len(), rendered.iter().all(|number| *number == 7)), (length, true));
+    }
+    assert_eq!(client.mean(vec![1.0, 3.0]), Ok(2.0));
+    assert_eq!(*client.find("a key").unwrap(), *b"a key");
+    assert_eq!(client.find("none").err(), Some(CallError::Service(Missing::Key("none".into()))));
+    // What one server sent goes to another.
+    let other = ground.start();
+    let rendered = client.render(100_000).unwrap();
+    let same: Vec<f32> = rendered.iter().map(|number| f32::from(*number)).collect();
+    assert_eq!(other.connect().mean(same), Ok(7.0));
+    drop((client, started));
+    assert_eq!((rendered.len(), rendered[99_999]), (100_000, 7), "a blob outlives its client and server");
+}
+
+pub(crate) fn a_blob_may_be_kept_and_a_loan_that_is_not_sent_comes_back(ground: Ground) {
+    let started = ground.start_with(|builder| builder.max_message(1 << 20));
+    let client = started.connect();
+    for count in 1..=3 {
+        let mut frame = client.blob(10_000).unwrap();
+        frame.fill(1);
+        assert_eq!(client.keep(frame), Ok(count));
+    }
+    // Other calls use their own memory.
+    assert_eq!(client.is_pattern(&[9; 200_000]), Ok(false));
+    assert_eq!(client.kept(), Ok(3));
+    // As many as would never fit at once: each goes back, unsent, or once it was read.
+    for _ in 0..100 {
+        drop(client.blob::<u8>((1 << 20) - 64).unwrap());
+    }
+    for _ in 0..10 {
+        let mut frame = client.blob::<f32>((1 << 18) - 16).unwrap();
+        frame.fill(0.0);
+        frame[0] = 1.0;
+        assert!(client.mean(frame).unwrap() > 0.0);
+    }
+    client.forget().unwrap();
+    assert_eq!(client.kept(), Ok(0));
+    let error = client.blob::<u8>((1 << 20) + 1).unwrap_err();
+    assert!(matches!(&error, CallError::NotEncoded(text) if text.contains("1048576")), "{error}");
+    let frame = client.blob(10).unwrap();
+    drop(started);
+    let error = client.keep(frame).unwrap_err();
+    assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+}
+
+/// A handler that keeps what it was lent has less and less for others of that client, who is told so.
+pub(crate) fn blobs_that_are_kept_push_back(ground: Ground) {
+    let started = ground.start_with(|builder| builder.max_message(1 << 20));
+    let client = started.connect();
+    let short = client.with_timeout(std::time::Duration::from_millis(50));
+    let keep = || {
+        let mut frame = short.blob(900_000)?;
+        frame.fill(1);
+        client.keep(frame)
+    };
+    let mut kept = 0;
+    let error = loop {
+        match keep() {
+            Ok(count) => kept = count,
+            Err(error) => break error,
+        }
+        assert!(kept < 20, "there is no limit");
+    };
+    assert!((3..=8).contains(&kept), "{kept}: {error}");
+    // Either its own memory is all lent, or the server has no room for one more copy.
+    let expected = if ground.in_place { "NotEncoded" } else { "Overloaded" };
+    assert!(format!("{error:?}").starts_with(expected), "{error:?}");
+    assert_eq!(error.outcome(), Outcome::NotRun);
+    // Small calls go on, and so does everything when there is room again.
+    assert_eq!(client.kept(), Ok(kept));
+    client.forget().unwrap();
+    assert_eq!(keep(), Ok(1));
+}

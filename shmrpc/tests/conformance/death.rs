@@ -1,0 +1,106 @@
+//! Processes that are killed.
+
+use std::io::BufRead;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use shmrpc::prelude::*;
+
+use crate::ground::Ground;
+use crate::service::{WorkClient, WorkServer, Worker, pattern};
+use crate::support::process::{ENDPOINT, Process, say, until_orphaned};
+use crate::support::{Place, gate, until};
+
+/// A server in a process of its own, and where it is. It says who comes to the gate, and each line that it is told lets
+/// one out.
+pub(crate) fn serve(ground: Ground) -> (Process, String, Place) {
+    let place = Place::new();
+    let mut process = ground.child("child_server", &ground.endpoint(&place));
+    let at = process.tells("at ").split_off(3);
+    (process, at, place)
+}
+
+pub(crate) fn server() {
+    let (Some(ground), Ok(endpoint)) = (Ground::of_child(), std::env::var(ENDPOINT)) else { return };
+    let (gate, keeper) = gate();
+    let mut worker = Worker::new(gate);
+    worker.aloud = true;
+    let server = ground.server().service(WorkServer::new(Arc::new(worker))).listen(endpoint).start().unwrap();
+    say(&format!("at {}", server.endpoints()[0]));
+    for line in std::io::stdin().lock().lines() {
+        line.unwrap();
+        keeper.release();
+    }
+}
+
+/// Four threads of it are at the gate, and it holds what it was sent.
+pub(crate) fn client() {
+    let (Some(ground), Ok(endpoint)) = (Ground::of_child(), std::env::var(ENDPOINT)) else { return };
+    let client = ground.client::<WorkClient>().timeout(Duration::MAX).connect(endpoint).unwrap();
+    let _view = client.view().pattern(900_000).unwrap();
+    let mut frame = client.blob(900_000).unwrap();
+    frame.fill(1);
+    client.keep(frame).unwrap();
+    for _ in 0..4 {
+        let client = client.clone();
+        thread::spawn(move || client.hold(pattern(100_000)));
+    }
+    until_orphaned();
+}
+
+pub(crate) fn a_killed_server_is_told_to_every_thread_once(ground: Ground) {
+    let (mut process, at, _place) = serve(ground);
+    let client = ground.client::<WorkClient>().timeout(Duration::MAX).connect(&at).unwrap();
+    let view = client.view().pattern(300_000).unwrap();
+    let frame = client.render(100_000).unwrap();
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let calls: Vec<_> = (0..8).map(|_| scope.spawn(|| client.hold(pattern(10_000)))).collect();
+        (0..8).for_each(|_| process.says("in"));
+        process.kill();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    for outcome in outcomes {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+        assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+    }
+    until("the client knows", || {
+        let error = client.nothing().unwrap_err();
+        assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+        error.outcome() == Outcome::NotRun
+    });
+    // What the dead has left can be read.
+    assert!(**view == *pattern(300_000));
+    assert!(frame.iter().all(|number| *number == 7));
+    // And whoever comes now has to look elsewhere, or be the next server.
+    assert!(ground.client::<WorkClient>().connect(&at).is_err());
+    let service = WorkServer::new(Arc::new(Worker::new(gate().0)));
+    let _next = ground.server().service(service).listen(&at).start().unwrap();
+    assert_eq!(ground.client::<WorkClient>().connect(&at).unwrap().add(1, 2), Ok(3));
+}
+
+pub(crate) fn a_killed_client_gives_everything_back(ground: Ground) {
+    let started = ground.start_with(|builder| {
+        // Of networks, half of all.
+        builder.max_connections(4).max_connections_per_client(2).max_lanes(24).max_lanes_per_client(12)
+    });
+    // Three times its lanes and ours are more than there are.
+    for _ in 0..3 {
+        let mut process = ground.child("child_client", &started.at());
+        (0..4).for_each(|_| started.keeper.entered());
+        let other = started.connect();
+        assert_eq!(other.kept(), Ok(1));
+        process.kill();
+        // Others go on, before and after its death is known.
+        assert!(other.pattern(300_000).unwrap() == pattern(300_000));
+        until("the connection ends", || started.server.connections() == 1);
+        assert_eq!(other.is_pattern(pattern(300_000)), Ok(true));
+        // What it lent and was kept is still there.
+        assert_eq!(other.kept(), Ok(1));
+        other.forget().unwrap();
+        // The handlers return into nothing. Then there is room for the next one, with as many calls.
+        (0..4).for_each(|_| started.keeper.release());
+    }
+    until("nobody is there", || started.server.connections() == 0);
+}

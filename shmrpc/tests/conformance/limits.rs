@@ -1,0 +1,105 @@
+//! What there is no more of.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use shmrpc::prelude::*;
+
+use crate::ground::Ground;
+use crate::service::pattern;
+
+/// No power of two, so that blocks are larger than it.
+const LIMIT: u32 = 100_000;
+
+/// How many lengths around the limit pass; what does not is refused by `refuses`, and nothing in between.
+fn around<R>(call: impl Fn(u32) -> Result<R, CallError>, refuses: fn(&CallError) -> bool) {
+    let lengths = LIMIT - 40..LIMIT + 40;
+    let passed = lengths.clone().take_while(|length| match call(*length) {
+        Ok(_) => true,
+        Err(error) => {
+            assert!(refuses(&error), "{length}: {error:?}");
+            false
+        }
+    });
+    let passed = passed.count() as u32;
+    assert!((1..80).contains(&passed), "{passed} passed");
+    for length in lengths.skip(passed as usize) {
+        assert!(call(length).is_err_and(|error| refuses(&error)), "{length}");
+    }
+}
+
+pub(crate) fn arguments_around_the_limit_pass_or_are_refused(ground: Ground) {
+    let started = ground.start_with(|builder| builder.max_message(LIMIT.into()));
+    let client = started.connect();
+    let refused = |error: &CallError| {
+        matches!(error, CallError::NotEncoded(text) if text.contains("100000")) && error.outcome() == Outcome::NotRun
+    };
+    around(|length| client.is_pattern(pattern(length)), refused);
+    assert_eq!(client.is_pattern(pattern(LIMIT - 100)), Ok(true));
+}
+
+pub(crate) fn results_around_the_limit_pass_or_are_refused(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect_with(|builder| builder.max_message(LIMIT.into()));
+    let refused = |error: &CallError| matches!(error, CallError::BadReply(_)) && error.outcome() == Outcome::Ran;
+    around(|length| client.pattern(length), refused);
+    around(|length| client.view().pattern(length).map(drop), refused);
+    assert!(client.pattern(LIMIT - 100).unwrap() == pattern(LIMIT - 100));
+}
+
+pub(crate) fn lanes_are_shared_where_the_server_has_no_more(ground: Ground) {
+    let started = ground.start_with(|builder| builder.max_lanes(4).max_lanes_per_client(2));
+    let client = started.connect();
+    thread::scope(|scope| {
+        let calling: Vec<_> = (0..8).map(|_| scope.spawn(|| client.wait())).collect();
+        for _ in 0..8 {
+            started.keeper.entered();
+            started.keeper.release();
+        }
+        assert!(calling.into_iter().all(|call| call.join().unwrap() == Ok(42)));
+    });
+    assert!(started.worker.most_inside.load(Ordering::SeqCst) <= 2);
+}
+
+/// As many as a connection has lanes for, and then one more.
+pub(crate) fn sixty_four_calls_are_all_at_once(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    thread::scope(|scope| {
+        let calling: Vec<_> = (0..64).map(|_| scope.spawn(|| client.wait())).collect();
+        for _ in 0..64 {
+            started.keeper.entered();
+        }
+        let error = client.with_timeout(Duration::from_millis(20)).nothing().unwrap_err();
+        assert!(matches!(error, CallError::Overloaded(_)), "{error:?}");
+        assert_eq!(error.outcome(), Outcome::NotRun);
+        for _ in 0..64 {
+            started.keeper.release();
+        }
+        assert!(calling.into_iter().all(|call| call.join().unwrap() == Ok(42)));
+    });
+    assert_eq!(client.nothing(), Ok(()));
+}
+
+/// Of the server's memory where it is read in place, and of the client's copies where there is a socket to send through.
+pub(crate) fn views_that_are_held_push_back(ground: Ground) {
+    let started = ground.start_with(|builder| builder.max_lent(4 << 20));
+    let client = started.connect_with(|builder| builder.max_message(1 << 20));
+    let mut views = Vec::new();
+    let error = loop {
+        match client.view().pattern(900_000) {
+            Ok(view) => views.push(view),
+            Err(error) => break error,
+        }
+        assert!(views.len() < 20, "there is no limit");
+    };
+    assert!((2..=12).contains(&views.len()), "{}: {error}", views.len());
+    assert!(matches!(error, CallError::BadReply(_)), "{error:?}");
+    assert_eq!(error.outcome(), Outcome::Ran);
+    // Small ones pass; and all do as soon as there is room.
+    assert_eq!(client.add(1, 2), Ok(3));
+    assert!(views.iter().all(|view| ***view == *pattern(900_000)));
+    views.clear();
+    assert!(client.pattern(900_000).unwrap() == pattern(900_000));
+}

@@ -1,0 +1,93 @@
+//! Who connects, and who is told why not.
+
+use shmrpc::prelude::*;
+use shmrpc::{ServeError, Transport};
+
+use crate::ground::{At, Ground, How};
+use crate::service::{PlayClient, WorkClient, newer, other, pattern};
+use crate::support::{Place, until};
+
+pub(crate) fn the_transport_is_what_was_asked_for(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    let transport = client.transport();
+    assert_eq!(transport.transport(), ground.transport, "{transport}");
+    assert_eq!(transport.memory().is_some(), ground.shares, "{transport}");
+    assert_eq!(transport.endpoint(), started.at());
+}
+
+pub(crate) fn what_differs_is_refused_by_name(ground: Ground) {
+    let started = ground.start();
+    let error = ground.client::<other::WorkClient>().connect(started.at()).unwrap_err();
+    assert!(matches!(error, ConnectError::Meet { .. }), "{error:?}");
+    let text = error.to_string();
+    let named = ["Work::add", "add(u64,u32)->u32", "add(u32,u32)->u32"];
+    assert!(named.iter().all(|part| text.contains(part)), "{text}");
+    let error = ground.client::<PlayClient>().connect(started.at()).unwrap_err();
+    assert!(matches!(error, ConnectError::Meet { .. }), "{error:?}");
+    assert!(error.to_string().contains("`Play`"), "{error}");
+    // Those that agree are served meanwhile and afterwards.
+    assert_eq!(ground.client::<newer::WorkClient>().connect(started.at()).unwrap().ran(), Ok(0));
+    until("those who were refused are gone", || started.server.connections() == 0);
+}
+
+pub(crate) fn one_connection_too_many_is_refused_with_a_reason(ground: Ground) {
+    let started = ground.start_with(|builder| builder.max_connections(1));
+    let client = started.connect();
+    assert_eq!(client.nothing(), Ok(()));
+    let error = ground.client::<WorkClient>().connect(started.at()).unwrap_err();
+    assert!(matches!(error, ConnectError::Meet { .. }), "{error:?}");
+    assert!(error.to_string().contains("the server refused: 1 connections are open"), "{error}");
+    assert_eq!(client.nothing(), Ok(()));
+    // A place that is given back is there for the next.
+    drop(client);
+    until("the place is free", || ground.client::<WorkClient>().connect(started.at()).is_ok());
+}
+
+pub(crate) fn a_name_that_nobody_serves_is_named(ground: Ground) {
+    let started = ground.start();
+    let at = started.at();
+    let client = started.connect();
+    // Nor is there room for two.
+    let second = ground.server().service(crate::service::WorkServer::new(started.worker.clone())).listen(&at);
+    let error = second.start().unwrap_err();
+    assert!(matches!(&error, ServeError::Listen { endpoint, .. } if *endpoint == at), "{error:?}");
+    assert_eq!(client.nothing(), Ok(()));
+    drop((client, started));
+    let error = ground.client::<WorkClient>().connect(&at).unwrap_err();
+    assert!(matches!(&error, ConnectError::Meet { endpoint, .. } if *endpoint == at), "{error:?}");
+    // Of a list, every one is named.
+    let error = ground.client::<WorkClient>().connect(format!("{at},inproc:nobody-{at:.3}")).unwrap_err();
+    assert!(matches!(&error, ConnectError::All(errors) if errors.len() == 2), "{error:?}");
+    assert!(error.to_string().contains(&at), "{error}");
+}
+
+#[test]
+fn whoever_shares_no_memory_has_none_of_the_others_and_is_told_why() {
+    for (servers, clients, why) in [
+        (0, u64::MAX, Some("this client was told to share none")),
+        (u64::MAX, 0, Some("the server was told to share none")),
+        (u64::MAX, u64::MAX, Some("this client was told to share none")),
+        (0, 0, None),
+    ] {
+        let ground = Ground::new(At::Path("shm"), Transport::Shm).how(How::Plain);
+        let started = ground.start_with(|builder| builder.memory_from(servers));
+        let client = started.connect_with(|builder| builder.memory_from(clients));
+        let transport = client.transport();
+        assert_eq!(transport.memory().is_none(), why.is_some(), "{transport}");
+        let expected = if why.is_some() { Transport::Uds } else { Transport::Shm };
+        assert_eq!(transport.transport(), expected, "{transport}");
+        assert!(transport.reason().contains(why.unwrap_or("shares memory")), "{transport}");
+        assert_eq!(client.is_pattern(pattern(1 << 20)), Ok(true));
+        assert!(client.pattern(1 << 20).unwrap() == pattern(1 << 20));
+    }
+}
+
+/// A name of no scheme that is ours, on either side.
+#[test]
+fn a_place_is_needed_to_meet() {
+    let place = Place::new();
+    assert!(matches!(WorkClient::connect("work"), Err(ConnectError::Endpoint(_))));
+    let nobody = Server::builder().listen(format!("shm:{}", place.socket().display()));
+    assert!(matches!(nobody.start(), Err(ServeError::Incomplete(_))));
+}

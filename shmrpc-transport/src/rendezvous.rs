@@ -35,6 +35,8 @@ const ANSWER: &str = "its lanes are no further connections";
 const MEMORY_FROM: u64 = 4 << 10;
 /// The largest message that relative pointers of 32 bits can span, with room to spare.
 const LARGEST: u64 = (1 << 31) - (1 << 16);
+/// How long another host may be silent.
+const MAX_SILENCE: Duration = Duration::from_secs(25);
 /// How long a peer may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,6 +57,8 @@ pub struct Policy {
     pub carrier: Carrier,
     /// Whether plain TCP may leave this host.
     pub plain_tcp: bool,
+    /// How long another host may be silent until it counts as gone.
+    pub max_silence: Duration,
     /// Bytes of a message that we take.
     pub max_message: u64,
     /// Bytes of our memory for messages that one process may hold, over all of its connections. If `None`: four times
@@ -75,6 +79,7 @@ impl Default for Policy {
             memory_from: MEMORY_FROM,
             carrier: Carrier::Rings,
             plain_tcp: false,
+            max_silence: MAX_SILENCE,
             max_message: 64 << 20,
             max_lent: None,
             lanes: MAX_LANES,

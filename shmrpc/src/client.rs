@@ -150,6 +150,13 @@ impl<C: Client> ClientBuilder<C> {
         self
     }
 
+    /// How long the host of a server may be silent, over TCP, until the connection counts as ended; a fifth more at most, or a
+    /// second. It is asked meanwhile, and answers without the server's doing. 25 s by default, 1 s at least.
+    pub fn max_silence(mut self, time: Duration) -> Self {
+        self.policy.max_silence = time;
+        self
+    }
+
     /// Bytes of a result that this client takes. 64 MiB by default, just under 2 GiB at most.
     pub fn max_message(mut self, bytes: u64) -> Self {
         self.policy.max_message = bytes;

@@ -133,6 +133,10 @@ impl Connection {
         lane: u32,
         until: &mut Until,
     ) -> Result<(LaneStream, Reader), NoStream> {
+        // A host that is gone does not answer: to ask it would take all the time that there is.
+        if let Some(death) = self.death() {
+            return Err(NoStream::Dead(death.clone()));
+        }
         let stream = match &self.streams.dial {
             Dial::No => return Err(NoStream::Refused("this side opens no lanes".into())),
             Dial::Pair => self.send_stream(lane, until)?,

@@ -341,7 +341,7 @@ impl Hall {
         let mut hello = Hello::new(self.policy.max_message, lanes, self.policy.memory, application);
         (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
         getrandom::fill(&mut hello.token).map_err(|error| format!("there is no random number: {error}"))?;
-        let socket = Socket::tcp(socket).map_err(|error| error.to_string())?;
+        let socket = Socket::tcp(socket, self.policy.max_silence).map_err(|error| error.to_string())?;
         let limits = Limits {
             lanes,
             carrier: Carrier::Streams,
@@ -400,7 +400,7 @@ pub fn connect(
         _ => MeetError::NoHost { at: at.to_string(), error },
     })?;
     let system = |what| move |error| MeetError::System { what, error };
-    let socket = Socket::tcp(stream).map_err(system("cannot set up a socket"))?;
+    let socket = Socket::tcp(stream, policy.max_silence).map_err(system("cannot set up a socket"))?;
     let mut hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
     (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
     socket

@@ -84,14 +84,29 @@ pub(crate) enum NoSocket {
     TimedOut,
 }
 
-/// How a peer on another host is noticed to be gone: asked when nothing was heard for so long, so often, so many times.
+/// How a host is noticed to be gone that has been silent for too long.
+#[derive(Debug, PartialEq, Eq)]
 struct KeepAlive {
+    /// It is asked when nothing was heard for so long,
     idle_s: u32,
+    /// and again so often.
     interval_s: u32,
-    probes: u32,
+    /// It has had its time when it was asked, or was sent something, and this is over.
+    silence_ms: u32,
 }
 
-const KEEP_ALIVE: KeepAlive = KeepAlive { idle_s: 10, interval_s: 5, probes: 3 };
+impl KeepAlive {
+    /// Asks three times. A second is the least that the kernel counts in; a day is more than anybody waits.
+    fn within(silence: Duration) -> Self {
+        let silence = silence.clamp(Duration::from_secs(1), Duration::from_secs(86_400));
+        let seconds = |part: Duration| u32::try_from(part.as_secs()).unwrap_or(u32::MAX).max(1);
+        Self {
+            idle_s: seconds(silence * 2 / 5),
+            interval_s: seconds(silence / 5),
+            silence_ms: u32::try_from(silence.as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+}
 
 /// Bytes of a reason that travel.
 const REASON_MAX: usize = 1024;
@@ -156,13 +171,16 @@ impl Socket {
         Ok(Self { stream: Carries::All(stream) })
     }
 
-    /// Takes over a TCP connection; it becomes non-blocking, and a peer that is gone without a word is noticed.
-    pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
+    /// Takes over a TCP connection; it becomes non-blocking, and a peer that is gone without a word is noticed: when nothing
+    /// was heard for `silence`, and a fifth of it, a second at least, has passed at most.
+    pub(crate) fn tcp(stream: TcpStream, silence: Duration) -> io::Result<Self> {
+        let KeepAlive { idle_s, interval_s, silence_ms } = KeepAlive::within(silence);
         stream.set_nonblocking(true)?;
         setsockopt(&stream, sockopt::KeepAlive, &true)?;
-        setsockopt(&stream, sockopt::TcpKeepIdle, &KEEP_ALIVE.idle_s)?;
-        setsockopt(&stream, sockopt::TcpKeepInterval, &KEEP_ALIVE.interval_s)?;
-        setsockopt(&stream, sockopt::TcpKeepCount, &KEEP_ALIVE.probes)?;
+        setsockopt(&stream, sockopt::TcpKeepIdle, &idle_s)?;
+        setsockopt(&stream, sockopt::TcpKeepInterval, &interval_s)?;
+        // It ends the asking, too, and is all that counts while something of ours was not acknowledged.
+        setsockopt(&stream, sockopt::TcpUserTimeout, &silence_ms)?;
         Ok(Self { stream: Carries::Bytes(stream) })
     }
 
@@ -316,6 +334,15 @@ mod tests {
         assert!(reader.next(&b).unwrap().is_none());
         drop(a);
         assert!(matches!(reader.next(&b), Err(ReadError::Closed)));
+    }
+
+    #[test]
+    fn a_silent_host_is_asked_some_times_before_it_counts_as_gone() {
+        let within = |seconds| KeepAlive::within(Duration::from_secs(seconds));
+        assert_eq!(within(25), KeepAlive { idle_s: 10, interval_s: 5, silence_ms: 25_000 });
+        assert_eq!(within(3), KeepAlive { idle_s: 1, interval_s: 1, silence_ms: 3000 });
+        assert_eq!(within(0), KeepAlive { idle_s: 1, interval_s: 1, silence_ms: 1000 });
+        assert_eq!(within(u64::MAX), within(86_400));
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub(crate) fn calls_of_every_kind(ground: Ground) {
 pub(crate) fn payloads_of_every_size(ground: Ground) {
     let started = ground.start();
     let client = started.connect();
-    let sizes = [1, 39, 40, 41, 4095, 4096, 4097, 8191, 8192, 8193, 32 << 10, (32 << 10) + 1, 1 << 20, 16 << 20];
+    let sizes =
+        [1, 39, 40, 41, 4095, 4096, 4097, 8191, 8192, 8193, 32 << 10, (32 << 10) + 1, 1 << 20, 16 << 20];
     for length in sizes {
         assert_eq!(client.is_pattern(pattern(length)), Ok(true), "{length}");
         assert!(client.pattern(length).unwrap() == pattern(length), "{length}");

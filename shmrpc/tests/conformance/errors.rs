@@ -40,7 +40,8 @@ pub(crate) fn panicked_and_the_server_goes_on(ground: Ground) {
 pub(crate) fn bad_reply_if_the_result_is_too_large(ground: Ground) {
     let started = ground.start();
     let client = started.connect_with(|builder| builder.max_message(1 << 16));
-    for error in [client.pattern(1 << 17).unwrap_err(), client.view().pattern(1 << 17).map(drop).unwrap_err()] {
+    for error in [client.pattern(1 << 17).unwrap_err(), client.view().pattern(1 << 17).map(drop).unwrap_err()]
+    {
         assert!(matches!(&error, CallError::BadReply(text) if text.contains("65536")), "{error:?}");
         assert_eq!(error.outcome(), Outcome::Ran);
     }
@@ -50,7 +51,8 @@ pub(crate) fn bad_reply_if_the_result_is_too_large(ground: Ground) {
 
 pub(crate) fn bad_reply_if_the_result_is_not_what_it_should_be(ground: Ground) {
     let place = Place::new();
-    let server = ground.server().service(liar::WorkServer::new(liar::Neither)).listen(ground.endpoint(&place));
+    let server =
+        ground.server().service(liar::WorkServer::new(liar::Neither)).listen(ground.endpoint(&place));
     let server = server.start().unwrap();
     let client = ground.client::<crate::service::WorkClient>();
     let client = client.connect(server.endpoints()[0].to_string()).unwrap();
@@ -90,7 +92,10 @@ pub(crate) fn overloaded_if_no_lane_is_served(ground: Ground) {
     let client = started.connect();
     for _ in 0..2 {
         let error = client.nothing().unwrap_err();
-        assert!(matches!(&error, CallError::Overloaded(text) if text.contains("serves no lane")), "{error:?}");
+        assert!(
+            matches!(&error, CallError::Overloaded(text) if text.contains("serves no lane")),
+            "{error:?}"
+        );
         assert_eq!(error.outcome(), Outcome::NotRun);
     }
     assert_eq!(started.worker.ran(), 0);

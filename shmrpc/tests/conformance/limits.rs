@@ -33,7 +33,8 @@ pub(crate) fn arguments_around_the_limit_pass_or_are_refused(ground: Ground) {
     let started = ground.start_with(|builder| builder.max_message(LIMIT.into()));
     let client = started.connect();
     let refused = |error: &CallError| {
-        matches!(error, CallError::NotEncoded(text) if text.contains("100000")) && error.outcome() == Outcome::NotRun
+        matches!(error, CallError::NotEncoded(text) if text.contains("100000"))
+            && error.outcome() == Outcome::NotRun
     };
     around(|length| client.is_pattern(pattern(length)), refused);
     assert_eq!(client.is_pattern(pattern(LIMIT - 100)), Ok(true));
@@ -42,7 +43,8 @@ pub(crate) fn arguments_around_the_limit_pass_or_are_refused(ground: Ground) {
 pub(crate) fn results_around_the_limit_pass_or_are_refused(ground: Ground) {
     let started = ground.start();
     let client = started.connect_with(|builder| builder.max_message(LIMIT.into()));
-    let refused = |error: &CallError| matches!(error, CallError::BadReply(_)) && error.outcome() == Outcome::Ran;
+    let refused =
+        |error: &CallError| matches!(error, CallError::BadReply(_)) && error.outcome() == Outcome::Ran;
     around(|length| client.pattern(length), refused);
     around(|length| client.view().pattern(length).map(drop), refused);
     assert!(client.pattern(LIMIT - 100).unwrap() == pattern(LIMIT - 100));

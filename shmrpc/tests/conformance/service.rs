@@ -9,9 +9,9 @@ use shmrpc::prelude::*;
 use crate::support::Gate;
 use crate::support::process::say;
 
-/// The bytes of every large payload: compared in one go, since tests are compiled without optimisation.
+/// The bytes of every large payload: made and compared in one go, since tests are compiled without optimisation.
 pub(crate) static PATTERN: LazyLock<Vec<u8>> =
-    LazyLock::new(|| (0..=250).cycle().take((16 << 20) + 251).collect());
+    LazyLock::new(|| (0..=250).collect::<Vec<u8>>().repeat((16 << 20) / 251 + 1));
 
 /// The first ones.
 pub(crate) fn pattern(length: u32) -> &'static [u8] {

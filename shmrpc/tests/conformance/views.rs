@@ -27,7 +27,8 @@ pub(crate) fn a_view_outlives_its_client_and_the_connection(ground: Ground) {
     drop(started);
     thread::scope(|scope| scope.spawn(read).join().unwrap());
     // It goes to where nobody else has it.
-    let moved = thread::spawn(move || (**large == *pattern(LARGE), large.to_owned().unwrap())).join().unwrap();
+    let moved =
+        thread::spawn(move || (**large == *pattern(LARGE), large.to_owned().unwrap())).join().unwrap();
     assert!(moved.0 && moved.1 == pattern(LARGE));
 }
 

@@ -1,0 +1,266 @@
+//! Calls between hosts: two network namespaces with a line between them that is slow, loses packets, and is cut.
+//!
+//! Each test is run in a child of its own, with namespaces of its own, which end with it. What it needs is `unshare`
+//! (util-linux), `ip` (iproute2), `/dev/net/tun`, and leave to make namespaces; where the machine lacks any of it the test
+//! says so, and is skipped. The line is ours (`line`), and not netem's: it works on kernels that were built without
+//! netem, and loses the same packets each time.
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "tests")]
+
+mod line;
+#[path = "../support/mod.rs"]
+mod support;
+mod world;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shmrpc::prelude::*;
+use shmrpc::{ClientBuilder, ServeError, ServerBuilder};
+use support::{BOUND, Gate, Keeper, gate, until};
+use world::{FAR, World, across};
+
+#[shmrpc::service]
+pub trait Remote {
+    fn add(&self, a: u32, b: u32) -> u32;
+    fn is_zero(&self, bytes: &[u8]) -> bool;
+    fn zeros(&self, length: u32) -> Vec<u8>;
+    /// The same, once somebody opens the gate.
+    fn zeros_later(&self, length: u32) -> Vec<u8>;
+    #[oneway]
+    fn note(&self, number: u32);
+    fn noted(&self) -> Vec<u32>;
+    fn sum(&self, frame: Blob<u32>) -> u64;
+}
+
+struct There {
+    gate: Gate,
+    notes: std::sync::Mutex<Vec<u32>>,
+}
+
+impl Remote for There {
+    fn add(&self, a: u32, b: u32) -> u32 {
+        a.wrapping_add(b)
+    }
+    fn is_zero(&self, bytes: &[u8]) -> bool {
+        bytes == vec![0; bytes.len()]
+    }
+    fn zeros(&self, length: u32) -> Vec<u8> {
+        vec![0; length as usize]
+    }
+    fn zeros_later(&self, length: u32) -> Vec<u8> {
+        self.gate.pass();
+        vec![0; length as usize]
+    }
+    fn note(&self, number: u32) {
+        self.notes.lock().unwrap().push(number);
+    }
+    fn noted(&self) -> Vec<u32> {
+        self.notes.lock().unwrap().clone()
+    }
+    fn sum(&self, frame: Blob<u32>) -> u64 {
+        frame.iter().map(|number| u64::from(*number)).sum()
+    }
+}
+
+fn server() -> (ServerBuilder, Keeper) {
+    let (gate, keeper) = gate();
+    let there = There { gate, notes: std::sync::Mutex::default() };
+    (Server::builder().service(RemoteServer::new(there)).listen(format!("tcp:{FAR}:0")), keeper)
+}
+
+fn client() -> ClientBuilder<RemoteClient> {
+    RemoteClient::builder().allow_plain_tcp().timeout(BOUND).connect_timeout(BOUND)
+}
+
+/// How long the other side may be silent where a test waits for it.
+const SILENCE: Duration = Duration::from_secs(3);
+/// By when that is noticed: a second more, and what a busy machine takes. Far less than without being asked for.
+const NOTICED: Duration = Duration::from_secs(12);
+
+/// A server on the far host.
+struct Scene<'w> {
+    world: &'w World,
+    server: ServerHandle,
+    keeper: Keeper,
+}
+
+impl<'w> Scene<'w> {
+    fn new(world: &'w World) -> Self {
+        let (builder, keeper) = server();
+        let builder = builder.allow_plain_tcp().max_silence(SILENCE);
+        let server = world.far(move || builder.start()).unwrap();
+        Self { world, server, keeper }
+    }
+
+    fn at(&self) -> String {
+        self.server.endpoints()[0].to_string()
+    }
+
+    fn connect(&self) -> RemoteClient {
+        let client = client().max_silence(SILENCE).connect(self.at()).unwrap();
+        // So that there is a lane.
+        assert_eq!(client.add(1, 2), Ok(3));
+        client
+    }
+}
+
+#[test]
+fn plain_tcp_between_hosts_has_to_be_allowed_on_both() {
+    across("plain_tcp_between_hosts_has_to_be_allowed_on_both", |world| {
+        let (builder, _keeper) = server();
+        let error = world.far(move || builder.start()).unwrap_err();
+        assert!(matches!(&error, ServeError::Listen { .. }), "{error:?}");
+        assert!(error.to_string().contains("`.allow_plain_tcp()`"), "{error}");
+        let scene = Scene::new(world);
+        let error = RemoteClient::connect(scene.at()).unwrap_err();
+        assert!(error.to_string().contains("`.allow_plain_tcp()`"), "{error}");
+        assert_eq!(scene.connect().add(3, 4), Ok(7));
+    });
+}
+
+#[test]
+fn calls_cross_a_line_that_is_slow_and_loses_packets() {
+    across("calls_cross_a_line_that_is_slow_and_loses_packets", |world| {
+        world.line.shape(Duration::from_millis(10), 50);
+        let scene = Scene::new(world);
+        let client = scene.connect();
+        for number in 0..20 {
+            client.note(number).unwrap();
+            assert_eq!(client.add(number, 1), Ok(number + 1));
+        }
+        assert_eq!(client.noted(), Ok((0..20).collect()));
+        assert_eq!(client.is_zero(&vec![0; 1 << 20]), Ok(true));
+        assert_eq!(client.zeros(1 << 20), Ok(vec![0; 1 << 20]));
+        assert_eq!(client.sum(vec![1; 50_000]), Ok(50_000));
+        thread::scope(|scope| {
+            for thread in 0..8 {
+                let client = &client;
+                scope.spawn(move || {
+                    (0..5).for_each(|call| assert_eq!(client.add(thread, call), Ok(thread + call)))
+                });
+            }
+        });
+        assert!(world.line.lost() > 0, "the line has lost nothing");
+    });
+}
+
+#[test]
+fn a_deadline_shorter_than_the_way_ends_the_call() {
+    across("a_deadline_shorter_than_the_way_ends_the_call", |world| {
+        let scene = Scene::new(world);
+        let client = scene.connect();
+        world.line.shape(Duration::from_millis(250), 0);
+        let limit = Duration::from_millis(20);
+        for number in 0..3 {
+            let error = client.with_timeout(limit).add(number, 1).unwrap_err();
+            // A lane that is opened takes as long.
+            let late = CallError::DeadlineExceeded { timeout: limit, outcome: Outcome::Unknown };
+            assert!(error == late || matches!(error, CallError::Overloaded(_)), "{error:?}");
+            assert!(number > 0 || error == late, "{error:?}");
+        }
+        // What comes late is for nobody else.
+        assert_eq!(client.add(20, 1), Ok(21));
+        let error = self::client().connect_timeout(limit).connect(scene.at()).unwrap_err();
+        assert!(error.to_string().contains("within 20ms"), "{error}");
+    });
+}
+
+#[test]
+fn a_line_that_comes_back_in_time_costs_nothing() {
+    across("a_line_that_comes_back_in_time_costs_nothing", |world| {
+        let scene = Scene::new(world);
+        let client = scene.connect();
+        thread::scope(|scope| {
+            let call = scope.spawn(|| client.zeros_later(1 << 20));
+            scene.keeper.entered();
+            let lost = world.line.lost();
+            world.line.cut();
+            scene.keeper.release();
+            // The reply is sent, and sent again.
+            until("packets are lost", || world.line.lost() > lost + 1);
+            world.line.mend();
+            assert_eq!(call.join().unwrap(), Ok(vec![0; 1 << 20]));
+        });
+        assert_eq!(client.add(1, 2), Ok(3));
+    });
+}
+
+/// In the middle of calls: those with a deadline end by it, and the rest when the silence was too long; and so does the
+/// connection at the server, which sees a handler return to nobody.
+#[test]
+fn a_cut_line_is_noticed_on_both_sides() {
+    across("a_cut_line_is_noticed_on_both_sides", |world| {
+        let scene = Scene::new(world);
+        let client = scene.connect();
+        let limit = Duration::from_millis(500);
+        thread::scope(|scope| {
+            let limited = scope.spawn(|| client.with_timeout(limit).zeros_later(10));
+            let unlimited = scope.spawn(|| client.with_timeout(Duration::MAX).zeros_later(10));
+            scene.keeper.entered();
+            scene.keeper.entered();
+            world.line.cut();
+            let cut = Instant::now();
+            let late = CallError::DeadlineExceeded { timeout: limit, outcome: Outcome::Unknown };
+            assert_eq!(limited.join().unwrap(), Err(late));
+            let error = unlimited.join().unwrap().unwrap_err();
+            assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+            assert_eq!(error.outcome(), Outcome::Unknown);
+            until("the server notices", || scene.server.connections() == 0);
+            assert!(cut.elapsed() < NOTICED, "noticed after {:?}", cut.elapsed());
+        });
+        let error = client.add(1, 2).unwrap_err();
+        assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+        assert_eq!(error.outcome(), Outcome::NotRun);
+        // The handlers return to nobody. The line comes back, and whoever connects anew is served.
+        scene.keeper.release();
+        scene.keeper.release();
+        world.line.mend();
+        assert_eq!(scene.connect().add(1, 2), Ok(3));
+        scene.server.shutdown(BOUND).unwrap();
+    });
+}
+
+/// What a server said on the connection was not acknowledged, so it is not asked for signs of life; and it waits for room
+/// for a reply, which nobody reads.
+#[test]
+fn a_line_that_is_cut_does_not_keep_a_server_from_its_end() {
+    across("a_line_that_is_cut_does_not_keep_a_server_from_its_end", |world| {
+        let scene = Scene::new(world);
+        let client = scene.connect().with_timeout(Duration::MAX);
+        thread::scope(|scope| {
+            let call = scope.spawn(|| client.zeros_later(16 << 20));
+            scene.keeper.entered();
+            world.line.cut();
+            let cut = Instant::now();
+            let Scene { server, keeper, .. } = scene;
+            let ended = scope.spawn(|| server.shutdown(BOUND));
+            keeper.release();
+            ended.join().unwrap().unwrap();
+            assert!(cut.elapsed() < NOTICED, "noticed after {:?}", cut.elapsed());
+            let error = call.join().unwrap().unwrap_err();
+            assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+        });
+    });
+}
+
+#[test]
+fn nobody_is_reached_over_a_cut_line() {
+    across("nobody_is_reached_over_a_cut_line", |world| {
+        let scene = Scene::new(world);
+        let client = scene.connect();
+        scene.world.line.cut();
+        let limit = Duration::from_millis(300);
+        let error = self::client().connect_timeout(limit).connect(scene.at()).unwrap_err();
+        assert!(matches!(error, ConnectError::Meet { .. }), "{error:?}");
+        assert!(error.to_string().contains("within 300ms"), "{error}");
+        // The one lane is in use, and no other one can be had.
+        let short = client.with_timeout(limit);
+        thread::scope(|scope| {
+            let calls: Vec<_> = (0..2).map(|_| scope.spawn(|| short.add(1, 2).unwrap_err())).collect();
+            let mut outcomes: Vec<_> = calls.into_iter().map(|call| call.join().unwrap().outcome()).collect();
+            outcomes.sort_by_key(|outcome| *outcome == Outcome::Unknown);
+            assert_eq!(outcomes, [Outcome::NotRun, Outcome::Unknown]);
+        });
+    });
+}

@@ -67,6 +67,37 @@ pub(crate) fn what_was_sent_before_is_served_in_order(ground: Ground) {
     assert_eq!(worker.noted_of(0), (0..CALLS).collect::<Vec<_>>());
 }
 
+/// Whatever the moment: a call that a server which drains has not answered was not run.
+pub(crate) fn calls_made_meanwhile_run_or_do_not(ground: Ground) {
+    for _ in 0..10 {
+        let started = ground.start();
+        let client = started.connect();
+        let Started { server, worker, .. } = started;
+        let answered: u64 = thread::scope(|scope| {
+            let calls: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut answered = 0;
+                        let error = loop {
+                            match client.nothing() {
+                                Ok(()) => answered += 1,
+                                Err(error) => break error,
+                            }
+                        };
+                        assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+                        assert_eq!(error.outcome(), Outcome::NotRun, "{error:?}");
+                        answered
+                    })
+                })
+                .collect();
+            until("calls are made", || worker.ran() > 20);
+            assert!(server.shutdown(BOUND).is_ok());
+            calls.into_iter().map(|call| call.join().unwrap()).sum()
+        });
+        assert_eq!(worker.ran(), answered);
+    }
+}
+
 pub(crate) fn a_stuck_handler_is_given_up(ground: Ground) {
     let started = ground.start();
     let client = started.connect();

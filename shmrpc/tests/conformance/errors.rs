@@ -159,6 +159,8 @@ pub(crate) fn not_encoded_if_too_large_or_too_deep(ground: Ground) {
 pub(crate) fn not_encoded_if_no_memory_is_left(ground: Ground) {
     let started = ground.start();
     let client = started.connect_with(|builder| builder.max_lent(2 << 20));
+    // So that there is a lane.
+    assert_eq!(client.nothing(), Ok(()));
     let short = client.with_timeout(SHORT);
     let mut loans = Vec::new();
     let error = loop {

@@ -71,6 +71,7 @@ macro_rules! features {
             deadlines::a_frozen_server_costs_its_callers_their_time_and_no_more
             drain::calls_in_flight_finish_and_new_ones_do_not_run
             drain::what_was_sent_before_is_served_in_order
+            drain::calls_made_meanwhile_run_or_do_not
             drain::a_stuck_handler_is_given_up
             death::a_killed_server_is_told_to_every_thread_once
             death::a_killed_client_gives_everything_back

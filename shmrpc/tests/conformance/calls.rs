@@ -1,6 +1,7 @@
 //! Calls that go well.
 
 use std::thread;
+use std::time::Duration;
 
 use shmrpc::prelude::*;
 
@@ -69,6 +70,25 @@ pub(crate) fn one_way_calls_keep_their_order(ground: Ground) {
     for thread in 0..4 {
         assert_eq!(client.noted(thread), Ok((0..CALLS).collect()), "thread {thread}");
     }
+}
+
+/// Neither on its lane, nor on another one.
+pub(crate) fn no_call_overtakes_a_one_way_call(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    let short = client.with_timeout(Duration::from_millis(30));
+    client.linger(&[]).unwrap();
+    started.keeper.entered();
+    // It waits behind the first one, and nobody waits for it any more.
+    let error = short.nothing().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+    // Its lane is set aside, and all others are free.
+    let error = short.noted(0).unwrap_err();
+    assert!(matches!(error, CallError::Overloaded(_)), "{error:?}");
+    assert_eq!(error.outcome(), Outcome::NotRun);
+    started.keeper.release();
+    assert_eq!(client.noted(0), Ok(vec![]));
+    assert_eq!(client.ran(), Ok(3));
 }
 
 pub(crate) fn sixty_four_threads_call_at_once(ground: Ground) {

@@ -36,6 +36,7 @@ macro_rules! features {
             calls::payloads_of_every_size
             calls::payloads_of_no_size
             calls::one_way_calls_keep_their_order
+            calls::no_call_overtakes_a_one_way_call
             calls::sixty_four_threads_call_at_once
             views::a_view_outlives_its_client_and_the_connection
             views::views_are_read_where_trust_lets_them

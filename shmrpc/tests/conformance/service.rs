@@ -279,6 +279,7 @@ pub(crate) mod liar {
 
     impl shmrpc::private::Recheck for ArchivedBool {}
     impl shmrpc::Message for Bool {}
+    impl shmrpc::private::Declared for Bool {}
 
     #[shmrpc::service]
     pub(crate) trait Work {

@@ -15,7 +15,7 @@ use crate::slot::{Header, Kind};
 use crate::sys::futex::Until;
 use crate::sys::process;
 use crate::sys::shortage::{explain, is_shortage};
-use crate::sys::socket::{Frame, FrameReader, NoSocket, Socket};
+use crate::sys::socket::{Frame, FrameReader, NoSocket, ReadError, Socket};
 use crate::sys::watcher::{Source, Token, Watcher};
 
 pub use bound::Bound;
@@ -375,6 +375,11 @@ fn hear(
             // A server that sends a byte now and then may always have one more.
             Ok(None) if until.is_over() => return Err(MeetError::TimedOut(timeout)),
             Ok(None) => {}
+            Err(ReadError::BadHeader(bad)) => {
+                return Err(MeetError::Ended(format!(
+                    "the other end does not speak shmrpc: bad frame: {bad}"
+                )));
+            }
             Err(error) => return Err(MeetError::Ended(error.to_string())),
         }
         match socket.wait_readable(until.left()) {
@@ -413,18 +418,26 @@ fn watch(source: Arc<dyn Source>) -> io::Result<Token> {
 }
 
 fn open_hello(frame: &Frame) -> Result<Hello, MeetError> {
-    let plain = Header { length: frame.header.length, ..Header::new(frame.header.kind) };
-    if frame.header != plain {
-        return Err(MeetError::Ended(format!(
-            "it began with fields that mean nothing there: {:?}",
-            frame.header
-        )));
-    }
     match frame.header.kind {
-        Kind::Hello => Ok(Hello::from_bytes(&frame.payload)?),
-        Kind::Failure => Err(MeetError::Refused(frame.text())),
+        Kind::Failure if frame.header == plain(frame.header) => Err(MeetError::Refused(frame.text())),
+        _ => read_hello(frame.header, &frame.payload),
+    }
+}
+
+/// A hello, and nothing else.
+fn read_hello(header: Header, payload: &[u8]) -> Result<Hello, MeetError> {
+    if header != plain(header) {
+        return Err(MeetError::Ended(format!("it began with fields that mean nothing there: {header:?}")));
+    }
+    match header.kind {
+        Kind::Hello => Ok(Hello::from_bytes(payload)?),
         other => Err(MeetError::Ended(format!("it began with {other:?}"))),
     }
+}
+
+/// The header of a frame that has its payload and no more.
+fn plain(header: Header) -> Header {
+    Header { length: header.length, ..Header::new(header.kind) }
 }
 
 fn accept_base(reader: &mut FrameReader, hello: &Hello) -> Result<Segment, MeetError> {

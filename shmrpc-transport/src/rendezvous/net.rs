@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::hello::Token;
-use super::{ANSWER, Hello, HelloError, Host, LARGEST, MeetError, Met, Policy, hear, open_hello, watch};
+use super::{
+    ANSWER, Hello, HelloError, Host, LARGEST, MeetError, Met, Policy, hear, open_hello, read_hello, watch,
+};
 use crate::connection::{self, Carrier, Connection, Death, Dial, Events, Limits, Parts, Redial};
 use crate::message::{Message, Pool};
 use crate::peers::PeerInfo;
@@ -289,10 +291,7 @@ impl Hall {
         let until = &mut Until::after(self.policy.hello_timeout);
         let first = reader.next_from(&stream, &mut message, MAX_CONTROL as u64, &pool, until);
         let hello = match first {
-            Ok(Header { kind: Kind::Hello, .. }) => {
-                Hello::from_bytes(message.private_bytes()).map_err(|error| error.to_string())
-            }
-            Ok(Header { kind, .. }) => Err(format!("it began with {kind:?}")),
+            Ok(header) => read_hello(header, message.private_bytes()).map_err(|error| error.to_string()),
             Err(Cut::Pause(pause)) => Err(format!("no hello came: {pause}")),
             Err(Cut::Header(BadHeader::Stamp { found, .. })) if looks_like_tls(found) => {
                 Err("this port speaks plain TCP, and the client TLS; connect with `tcp:`".into())
@@ -304,6 +303,10 @@ impl Hall {
             Ok(hello) if hello.token == Token::default() => {
                 let met = self.meet(&hello, &stream, socket, address, reader.into_rest());
                 met.map_err(|reason| (stream, reason))
+            }
+            // What is said before the answer would be lost.
+            Ok(_) if !reader.is_empty() => {
+                Err((stream, "the hello of a lane is to be answered before anything else is said".into()))
             }
             Ok(hello) => self.join(&hello, stream),
         };
@@ -403,9 +406,10 @@ pub fn connect(
     let socket = Socket::tcp(stream, policy.max_silence).map_err(system("cannot set up a socket"))?;
     let mut hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
     (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
-    socket
-        .send(Header::new(Kind::Hello), &hello.to_bytes(), &[], || until.left())
-        .map_err(system("cannot send the hello"))?;
+    if let Err(error) = socket.send(Header::new(Kind::Hello), &hello.to_bytes(), &[], || until.left()) {
+        // A server that refuses before it reads leaves its reason behind; whoever reads finds it.
+        tracing::debug!(%error, "the hello was not taken");
+    }
     let mut reader = FrameReader::default();
     let frame = hear(&socket, &mut reader, timeout, &mut until)?;
     let theirs = open_hello(&frame)?;

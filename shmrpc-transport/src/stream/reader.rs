@@ -150,6 +150,11 @@ impl Reader {
         Ok(Some(header))
     }
 
+    /// Whether nothing has arrived beyond the last frame.
+    pub fn is_empty(&self) -> bool {
+        self.arrived().is_empty()
+    }
+
     /// What has arrived beyond the last frame.
     pub fn into_rest(self) -> Vec<u8> {
         self.arrived().to_vec()

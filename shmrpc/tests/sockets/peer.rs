@@ -1,0 +1,178 @@
+//! A peer over sockets that says what it likes: hellos, lanes and frames, cut anywhere.
+
+use std::io::{IoSlice, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, UnixCredentials, bind, connect,
+    sendmsg, setsockopt, socket, sockopt,
+};
+use shmrpc_transport::connection::Carrier;
+use shmrpc_transport::rendezvous::Hello;
+use shmrpc_transport::slot::{HEADER, Header, Kind};
+
+use crate::support::BOUND;
+use crate::target::question;
+
+/// Over what a peer comes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Way {
+    Uds,
+    Tcp,
+}
+
+pub(crate) const WAYS: [Way; 2] = [Way::Uds, Way::Tcp];
+
+/// Where the evil ones come from. Honest ones have 127.0.0.1.
+const EVIL: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// Where a server is.
+#[derive(Debug, Clone)]
+pub(crate) struct At {
+    pub(crate) unix: PathBuf,
+    pub(crate) tcp: SocketAddr,
+}
+
+impl At {
+    pub(crate) fn endpoint(&self, way: Way) -> String {
+        match way {
+            Way::Uds => format!("uds:{}", self.unix.display()),
+            Way::Tcp => format!("tcp:{}", self.tcp),
+        }
+    }
+
+    /// Connects, and says nothing. A TCP socket reads and writes as a Unix one does.
+    pub(crate) fn dial(&self, way: Way) -> UnixStream {
+        let stream = match way {
+            Way::Uds => UnixStream::connect(&self.unix).unwrap(),
+            Way::Tcp => {
+                let SocketAddr::V4(to) = self.tcp else { panic!("{:?}", self.tcp) };
+                let flags = SockFlag::SOCK_CLOEXEC;
+                let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+                bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(EVIL, 0))).unwrap();
+                connect(fd.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+                setsockopt(&fd, sockopt::TcpNoDelay, &true).unwrap();
+                UnixStream::from(fd)
+            }
+        };
+        stream.set_read_timeout(Some(BOUND)).unwrap();
+        stream.set_write_timeout(Some(BOUND)).unwrap();
+        stream
+    }
+
+    /// Says hello as a good client does, and is let in.
+    pub(crate) fn join(&self, way: Way) -> Peer {
+        let main = self.dial(way);
+        send(&main, way, &hello(), &[]);
+        let (header, payload) = receive(&main).expect("a hello");
+        assert_eq!(header.kind, Kind::Hello, "{}", String::from_utf8_lossy(&payload));
+        Peer { at: self.clone(), way, main, token: Hello::from_bytes(&payload).unwrap().token }
+    }
+}
+
+/// A peer that was let in.
+pub(crate) struct Peer {
+    at: At,
+    way: Way,
+    pub(crate) main: UnixStream,
+    pub(crate) token: [u8; 16],
+}
+
+impl Peer {
+    /// Asks for a lane. The answer comes on it.
+    pub(crate) fn ask(&self, number: u32) -> UnixStream {
+        match self.way {
+            Way::Tcp => {
+                let lane = self.at.dial(Way::Tcp);
+                send(&lane, Way::Tcp, &lane_hello(self.token, number), &[]);
+                lane
+            }
+            Way::Uds => {
+                let (ours, theirs) = UnixStream::pair().unwrap();
+                ours.set_read_timeout(Some(BOUND)).unwrap();
+                ours.set_write_timeout(Some(BOUND)).unwrap();
+                let open = Header { block: number, ..Header::new(Kind::LaneOpen) };
+                send(&self.main, Way::Uds, &frame(open, &[]), &[theirs.as_raw_fd()]);
+                ours
+            }
+        }
+    }
+
+    /// A lane that is served.
+    pub(crate) fn lane(&self, number: u32) -> UnixStream {
+        let lane = self.ask(number);
+        let (header, payload) = receive(&lane).expect("an answer");
+        assert_eq!(header.kind, Kind::LaneOpen, "{}", String::from_utf8_lossy(&payload));
+        lane
+    }
+
+    /// Waits until the server has ended the connection.
+    pub(crate) fn is_ended(&self) {
+        drop((&self.main).read_to_end(&mut Vec::new()));
+    }
+}
+
+/// A frame, with the length of its payload.
+pub(crate) fn frame(header: Header, payload: &[u8]) -> Vec<u8> {
+    let header = Header { length: payload.len().try_into().unwrap(), ..header };
+    [&header.to_frame()[..], payload].concat()
+}
+
+/// A client's hello that shares no memory.
+pub(crate) fn hello() -> Vec<u8> {
+    let mut hello = Hello::new(64 << 20, 64, shmrpc::Memory::Memfd, question());
+    (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
+    frame(Header::new(Kind::Hello), &hello.to_bytes())
+}
+
+/// What a TCP client says to have one more lane.
+pub(crate) fn lane_hello(token: [u8; 16], lane: u32) -> Vec<u8> {
+    let mut hello = Hello::new(0, 0, shmrpc::Memory::Memfd, Vec::new());
+    (hello.carrier, hello.base_len, hello.token, hello.lane) = (Carrier::Streams, 0, token, lane);
+    frame(Header::new(Kind::Hello), &hello.to_bytes())
+}
+
+/// Sends all of it, unless the other end is gone.
+pub(crate) fn send(socket: &UnixStream, way: Way, bytes: &[u8], fds: &[RawFd]) {
+    let credentials = UnixCredentials::new();
+    let all = [ControlMessage::ScmCredentials(&credentials), ControlMessage::ScmRights(fds)];
+    let control = match (way, fds) {
+        (Way::Tcp, _) => &[][..],
+        (Way::Uds, []) => &all[..1],
+        (Way::Uds, _) => &all[..],
+    };
+    let parts = [IoSlice::new(bytes)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    let sent = sendmsg::<()>(socket.as_raw_fd(), &parts, control, flags, None).unwrap_or(bytes.len());
+    drop((&*socket).write_all(&bytes[sent..]));
+}
+
+/// The next frame; none if the stream ends.
+pub(crate) fn receive(mut socket: &UnixStream) -> Option<(Header, Vec<u8>)> {
+    let mut head = [0; HEADER];
+    socket.read_exact(&mut head).ok()?;
+    let header = Header::from_frame(&head).unwrap();
+    let mut payload = vec![0; header.length as usize];
+    socket.read_exact(&mut payload).ok()?;
+    Some((header, payload))
+}
+
+/// Why the server ended this; nothing else comes, and then the end.
+pub(crate) fn reason(socket: &UnixStream) -> String {
+    let (header, text) = receive(socket).expect("hung up without a reason");
+    assert!(matches!(header.kind, Kind::Failure | Kind::LaneReset), "{header:?}");
+    assert_eq!(receive(socket), None);
+    String::from_utf8(text).unwrap()
+}
+
+/// Ends it; over TCP with a reset, whatever is under way.
+pub(crate) fn reset(socket: UnixStream, way: Way) {
+    if way == Way::Tcp {
+        let stream = TcpStream::from(OwnedFd::from(socket));
+        setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    }
+}

@@ -1,5 +1,6 @@
 //! The bodies of the fuzz targets, as plain functions, so that the corpora replay as tests on stable.
 
+mod archive;
 mod arena;
 mod endpoint;
 mod frames;
@@ -10,6 +11,7 @@ mod lane;
 mod memory;
 mod messages;
 mod slot;
+mod sockets;
 mod stream;
 mod wire;
 
@@ -20,6 +22,7 @@ pub use handshake::handshake;
 pub use lane::lane;
 pub use messages::messages;
 pub use slot::slot;
+pub use sockets::sockets;
 pub use stream::stream;
 
 #[cfg(test)]
@@ -45,5 +48,5 @@ mod tests {
         )*};
     }
 
-    replays!(arena endpoint frames handshake lane messages slot stream);
+    replays!(arena endpoint frames handshake lane messages slot sockets stream);
 }

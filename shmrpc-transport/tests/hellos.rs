@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,8 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as dial, socket};
 use shmrpc_transport::connection::{Connection, Events, LaneStream};
 use shmrpc_transport::peers::PeerInfo;
+use shmrpc_transport::rendezvous::net::{self, NetListener, Ports};
 use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy, connect};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{HEADER, Header, Kind};
@@ -77,7 +81,7 @@ fn join(path: &Path) -> Result<(), String> {
 }
 
 /// Why the server ended this connection. Nothing else comes, and then the end.
-fn refusal(mut socket: &UnixStream) -> String {
+fn refusal(mut socket: impl Read) -> String {
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes).unwrap();
     let (head, text) = bytes.split_first_chunk::<HEADER>().expect("hung up without a reason");
@@ -151,6 +155,96 @@ fn one_process_that_says_no_hello_leaves_room_for_others() {
     let end = Instant::now() + BOUND;
     while let Err(error) = join(&door.path) {
         assert!(error.contains("too many of your process") && Instant::now() < end, "{error}");
+        thread::yield_now();
+    }
+}
+
+/// A port, and whoever comes to it from another address than honest clients do.
+struct Port {
+    at: SocketAddr,
+    _listener: NetListener,
+}
+
+impl Port {
+    fn new(hello_timeout: Duration) -> Self {
+        let policy = Policy { hello_timeout, ..Policy::default() };
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ports = Ports::bind(&any.into(), &policy).unwrap();
+        let at = ports.addresses()[0];
+        Self { at, _listener: ports.start(policy, Arc::new(Anybody)).unwrap() }
+    }
+
+    fn dial(&self) -> TcpStream {
+        let SocketAddr::V4(at) = self.at else { panic!("{}", self.at) };
+        let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 0);
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrIn::from(from)).unwrap();
+        dial(socket.as_raw_fd(), &SockaddrIn::from(at)).unwrap();
+        let socket = TcpStream::from(socket);
+        socket.set_read_timeout(Some(BOUND)).unwrap();
+        socket
+    }
+
+    fn join(&self) -> Result<(), String> {
+        net::connect(&self.at.into(), &Policy::default(), &[], BOUND, Box::new(Anybody))
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+}
+
+#[test]
+fn whoever_says_no_hello_in_time_over_tcp_is_hung_up_on() {
+    let port = Port::new(Duration::from_millis(50));
+    let hello = hello();
+    let silent = [0, 1, HEADER, hello.len() - 1].map(|said| {
+        let mut socket = port.dial();
+        socket.write_all(&hello[..said]).unwrap();
+        socket
+    });
+    for socket in &silent {
+        assert_eq!(refusal(socket), "no hello came: the time was over");
+    }
+    // Whoever ends is told so, too, if he still listens.
+    let socket = port.dial();
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(refusal(&socket), "no hello came: the stream was closed");
+    assert_eq!(port.join(), Ok(()));
+}
+
+#[test]
+fn whoever_says_hello_slowly_over_tcp_is_hung_up_on() {
+    let port = Port::new(Duration::from_millis(50));
+    let header = Header { length: 1 << 20, ..Header::new(Kind::Hello) };
+    let mut socket = port.dial();
+    socket.write_all(&header.to_frame()).unwrap();
+    let end = Instant::now() + BOUND;
+    while socket.write_all(&[0]).is_ok() {
+        assert!(Instant::now() < end, "it is still listened to");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn one_address_that_says_no_hello_leaves_room_for_others() {
+    const OF_ONE: usize = 32;
+    let port = Port::new(Duration::from_secs(3600));
+    let silent: Vec<TcpStream> = (0..OF_ONE).map(|_| port.dial()).collect();
+    for _ in 0..8 {
+        let refused = refusal(&port.dial());
+        assert!(refused.contains("address"), "{refused}");
+        assert_eq!(port.join(), Ok(()), "another address is refused, too");
+    }
+    drop(silent);
+    let end = Instant::now() + BOUND;
+    loop {
+        let mut socket = port.dial();
+        socket.write_all(&hello()).unwrap();
+        let mut head = [0; HEADER];
+        socket.read_exact(&mut head).unwrap();
+        if Header::from_frame(&head).unwrap().kind == Kind::Hello {
+            break;
+        }
+        assert!(Instant::now() < end, "it has its places for ever");
         thread::yield_now();
     }
 }

@@ -3,14 +3,10 @@
 use std::sync::LazyLock;
 
 use shmrpc::{Archived, Context};
-use shmrpc_transport::rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
-use shmrpc_transport::rkyv::bytecheck::CheckBytes;
-use shmrpc_transport::rkyv::rancor::Failure;
-use shmrpc_transport::rkyv::ser::allocator::ArenaHandle;
-use shmrpc_transport::rkyv::util::AlignedVec;
-use shmrpc_transport::rkyv::{self, Archive, Deserialize, Serialize};
+use shmrpc_transport::rkyv::{self, rancor::Failure};
 
 use super::hostile;
+use crate::archive::{decode, encode};
 use crate::input::Input;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -191,24 +187,6 @@ pub(super) fn failure(payload: &[u8]) -> Option<(u32, String)> {
 /// What an honest server says of a failure.
 pub(super) fn sample_failure(input: &mut Input<'_>) -> Vec<u8> {
     encode(&(u32::from(input.byte() % 8), text(input)))
-}
-
-pub(super) fn encode<T>(value: &T) -> Vec<u8>
-where
-    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Failure>>,
-{
-    rkyv::to_bytes::<Failure>(value).expect("a value that can be archived").to_vec()
-}
-
-/// What rkyv's own way to read makes of a copy.
-fn decode<T>(payload: &[u8]) -> Option<T>
-where
-    T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, Failure>> + Deserialize<T, HighDeserializer<Failure>>,
-{
-    let mut aligned = AlignedVec::<64>::with_capacity(payload.len());
-    aligned.extend_from_slice(payload);
-    rkyv::from_bytes::<T, Failure>(&aligned).ok()
 }
 
 /// Tells the memory what it was called with.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::rendezvous::Hello;
@@ -154,7 +155,11 @@ impl<'a> Host<'a> {
         let mut fds = vec![PollFd::new(self.main.as_fd(), PollFlags::POLLIN)];
         fds.push(PollFd::new(TRAP.tcp_door.as_fd(), PollFlags::POLLIN));
         fds.extend(self.lanes.iter().map(|lane| PollFd::new(lane.end.as_fd(), PollFlags::POLLIN)));
-        let ready = poll(&mut fds, PollTimeout::try_from(BOUND).unwrap()).unwrap();
+        let ready = match poll(&mut fds, PollTimeout::try_from(BOUND).unwrap()) {
+            // The fuzzer's own alarm.
+            Err(Errno::EINTR) => return true,
+            ready => ready.unwrap(),
+        };
         assert!(ready > 0, "the client hangs");
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
         if ready[0] && !self.main_said() {

@@ -15,7 +15,7 @@ use crate::slot::{Header, Kind};
 use crate::sys::futex::Until;
 use crate::sys::process;
 use crate::sys::shortage::{explain, is_shortage};
-use crate::sys::socket::{Frame, FrameReader, NoSocket, Socket};
+use crate::sys::socket::{Frame, FrameReader, NoSocket, ReadError, Socket};
 use crate::sys::watcher::{Source, Token, Watcher};
 
 pub use bound::Bound;
@@ -184,6 +184,9 @@ pub enum MeetError {
         /// How much of how much.
         full: String,
     },
+    /// There is no TLS with the peer.
+    #[error("{0}")]
+    Tls(String),
     /// The peer did not answer in time.
     #[error("the server did not answer within {0:?}")]
     TimedOut(Duration),
@@ -370,6 +373,7 @@ fn hear(
             // A server that sends a byte now and then may always have one more.
             Ok(None) if until.is_over() => return Err(MeetError::TimedOut(timeout)),
             Ok(None) => {}
+            Err(ReadError::Severed(broken)) => return Err(MeetError::Tls(broken.to_string())),
             Err(error) => return Err(MeetError::Ended(error.to_string())),
         }
         match socket.wait_readable(until.left()) {

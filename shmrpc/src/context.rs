@@ -67,6 +67,8 @@ pub enum Transport {
     Uds,
     /// TCP connections.
     Tcp,
+    /// TCP connections under TLS.
+    Tls,
     /// Pipes inside this process.
     Inproc,
 }
@@ -77,6 +79,7 @@ impl fmt::Display for Transport {
             Self::Shm => "shared memory",
             Self::Uds => "Unix sockets",
             Self::Tcp => "TCP",
+            Self::Tls => "TLS",
             Self::Inproc => "pipes inside the process",
         })
     }

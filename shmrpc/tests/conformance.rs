@@ -125,10 +125,14 @@ enum Ground {
     /// Unix sockets, and all messages go through them.
     UdsOnly,
     Tcp,
+    #[cfg(feature = "tls")]
+    Tls,
     Inproc,
 }
 
 struct Started {
+    #[cfg(feature = "tls")]
+    authority: support::authority::Authority,
     server: ServerHandle,
     keeper: Keeper,
     ground: Ground,
@@ -147,18 +151,31 @@ impl Ground {
             Self::Uds | Self::UdsUntrusted | Self::UdsOnly => format!("uds:{}", place.socket().display()),
             Self::UdsAbstract => format!("uds:@{}", place.path().file_name().unwrap().display()),
             Self::Tcp => "tcp:127.0.0.1:0".into(),
+            #[cfg(feature = "tls")]
+            Self::Tls => "tls:127.0.0.1:0".into(),
             Self::Inproc => format!("inproc:{}", place.path().file_name().unwrap().display()),
         };
+        #[cfg(feature = "tls")]
+        let authority = support::authority::Authority::new();
         let worker = Worker { count: AtomicU64::new(0), kept: Mutex::default(), gate };
         let mut builder = Server::builder().service(WorkServer::new(worker)).listen(endpoint);
         builder = match self {
             Self::ShmUntrusted | Self::UdsUntrusted => builder.trust(Peers::Nobody),
             Self::ShmPosix => builder.memory(Memory::PosixShm),
             Self::UdsOnly => builder.memory_from(u64::MAX),
+            #[cfg(feature = "tls")]
+            Self::Tls => builder.tls(authority.tls("127.0.0.1")),
             _ => builder,
         };
         let server = options(builder).start().unwrap();
-        Started { server, keeper, ground: self, _place: place }
+        Started {
+            #[cfg(feature = "tls")]
+            authority,
+            server,
+            keeper,
+            ground: self,
+            _place: place,
+        }
     }
 }
 
@@ -168,6 +185,8 @@ impl Started {
         builder = match self.ground {
             Ground::ShmUntrusted | Ground::UdsUntrusted => builder.trust(Peers::Nobody),
             Ground::ShmPosix => builder.memory(Memory::PosixShm),
+            #[cfg(feature = "tls")]
+            Ground::Tls => builder.tls(self.authority.tls("a client")),
             _ => builder,
         };
         builder.connect(self.server.endpoints()[0].to_string()).unwrap()
@@ -291,8 +310,7 @@ fn failures_are_told(ground: Ground) {
 }
 
 fn a_server_that_drains_finishes_what_it_began(ground: Ground) {
-    let Started { server, keeper, ground, _place } = ground.start();
-    let started = Started { server, keeper, ground, _place };
+    let started = ground.start();
     let client = started.connect();
     assert_eq!(client.add(1, 2), Ok(3));
     let Started { server, keeper, .. } = started;
@@ -325,6 +343,8 @@ fn the_transport_is_what_was_asked_for(ground: Ground) {
         Ground::Uds | Ground::UdsUntrusted | Ground::UdsAbstract => (Transport::Uds, true),
         Ground::UdsOnly => (Transport::Uds, false),
         Ground::Tcp => (Transport::Tcp, false),
+        #[cfg(feature = "tls")]
+        Ground::Tls => (Transport::Tls, false),
         Ground::Inproc => (Transport::Inproc, false),
     };
     assert_eq!(transport.transport(), expected, "{transport}");
@@ -361,8 +381,8 @@ fn whoever_shares_no_memory_has_none_of_the_others_and_is_told_why() {
 }
 
 macro_rules! over_every_transport {
-    ($($ground:ident = $name:ident,)*) => {
-        $(mod $name {
+    ($($(#[$cfg:meta])? $ground:ident = $name:ident,)*) => {
+        $($(#[$cfg])? mod $name {
             over_every_transport!(@ super::Ground::$ground;
                 calls_of_every_kind
                 payloads_of_every_size
@@ -393,5 +413,7 @@ over_every_transport! {
     UdsAbstract = uds_abstract,
     UdsOnly = uds_only,
     Tcp = tcp,
+    #[cfg(feature = "tls")]
+    Tls = tls,
     Inproc = inproc,
 }

@@ -356,7 +356,6 @@ fn endpoints_that_are_none() {
         error => panic!("{error:?}"),
     };
     assert!(matches!(connect("work"), EndpointError::Scheme(_)));
-    assert!(matches!(connect("tls:127.0.0.1:1"), EndpointError::NotYet(_)));
     assert!(matches!(connect("shm:a/b"), EndpointError::Name { .. }));
     assert!(matches!(connect(&format!("shm:/{}", "x".repeat(107))), EndpointError::TooLong { .. }));
 

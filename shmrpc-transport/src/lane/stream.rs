@@ -203,7 +203,9 @@ impl Caller {
     fn last_words(&self, pause: &Pause) -> Death {
         end_if_severed(&self.connection, pause);
         match self.connection.death() {
-            Some(death) => death.clone(),
+            // The other end may have been told, and closed the connection before we did.
+            Some(death) if !matches!(pause, Pause::Severed(_)) => death.clone(),
+            Some(_) => Death { reason: format!("the lane ended: {pause}"), peer_closed: false },
             None => Death { reason: format!("the lane ended: {pause}"), peer_closed: true },
         }
     }
@@ -298,7 +300,7 @@ fn has_closed(stream: &LaneStream) -> Option<Pause> {
 /// Under TLS a stream that was cut proves nothing about what the other end did: the connection ends, and not the lane alone.
 fn end_if_severed(connection: &Connection, pause: &Pause) {
     if let Pause::Severed(_) = pause {
-        connection.die(Death { reason: format!("a lane ended: {pause}"), peer_closed: false });
+        connection.die(Death { reason: format!("the lane ended: {pause}"), peer_closed: false });
     }
 }
 

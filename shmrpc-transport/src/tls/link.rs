@@ -274,6 +274,9 @@ pub(super) fn explain(error: &Error) -> Broken {
             CertificateError::UnknownIssuer => {
                 "the other end's certificate is signed by nobody in our roots".into()
             }
+            CertificateError::BadSignature => {
+                "the other end's certificate is signed by nobody in our roots, but by another key of the same name".into()
+            }
             CertificateError::NotValidForNameContext { expected, presented } => format!(
                 "the server's certificate is for {presented:?}, and not for `{}`; if it is the right one, say `.server_name(..)` on the client's `Tls`",
                 expected.to_str()
@@ -289,6 +292,10 @@ pub(super) fn explain(error: &Error) -> Broken {
         }
         Error::AlertReceived(Alert::UnknownCA) => {
             "the other end refuses our certificate: it is signed by nobody in its roots".into()
+        }
+        Error::AlertReceived(Alert::DecryptError) => {
+            "the other end refuses our certificate: it is signed by nobody in its roots, but by another key of the same name"
+                .into()
         }
         Error::AlertReceived(Alert::CertificateExpired) => {
             "the other end refuses our certificate: its time is over, or has not come".into()

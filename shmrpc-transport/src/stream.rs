@@ -261,7 +261,12 @@ impl Stream {
                 }
             }
             Medium::Pipe(pipe) => pipe.shut(how),
-            Medium::Tls(link) => link.shut(how),
+            Medium::Tls(link) => {
+                if how != Shutdown::Write {
+                    link.turn_deaf();
+                }
+                link.shut(how);
+            }
         }
     }
 }

@@ -181,7 +181,11 @@ impl Caller {
                 };
                 Box::new(NoReply::TimedOut { published: sent == length })
             }
-            (pause, _) => {
+            (mut pause, line) => {
+                // The other end may have said that it closes the stream, and nobody has read that yet.
+                if let (Pause::Severed(_), Line::Open(open)) = (&pause, line) {
+                    pause = has_closed(&open.stream).unwrap_or(pause);
+                }
                 let death = self.last_words(&pause);
                 Box::new(NoReply::Dead { taken: false, death })
             }

@@ -40,6 +40,8 @@ struct Incoming {
     start: usize,
     end: usize,
     begun: bool,
+    /// What is wrong with bytes that came after good ones.
+    broken: Option<Broken>,
 }
 
 impl Incoming {
@@ -50,7 +52,7 @@ impl Incoming {
 
 impl Link {
     pub(super) fn new(stream: TcpStream, session: Connection) -> Self {
-        let incoming = Incoming { bytes: Box::new([0; ROOM]), start: 0, end: 0, begun: false };
+        let incoming = Incoming { bytes: Box::new([0; ROOM]), start: 0, end: 0, begun: false, broken: None };
         let (incoming, session) = (Mutex::new(incoming), Mutex::new(session));
         Self { stream, incoming, session, deaf: AtomicBool::new(false) }
     }
@@ -134,7 +136,10 @@ impl Link {
                 // What came before an end or an error counts, and the next one finds it.
                 end => return Ok(if bytes.len() > before { Some(bytes.len() - before) } else { end }),
             }
-            received = self.decrypt(&mut session, &mut incoming, &mut piece).unwrap_or(None);
+            received = self.decrypt(&mut session, &mut incoming, &mut piece).unwrap_or_else(|broken| {
+                incoming.broken = Some(broken);
+                None
+            });
         }
     }
 
@@ -143,11 +148,13 @@ impl Link {
         (&self.stream).write_all(bytes)
     }
 
+    /// This side wants to receive no more: from now on an end is no cut.
+    pub(crate) fn turn_deaf(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+    }
+
     /// Ends one or both directions. Whoever is at the other end is told first, if the socket takes it now.
     pub(crate) fn shut(&self, how: Shutdown) {
-        if matches!(how, Shutdown::Read | Shutdown::Both) {
-            self.deaf.store(true, Ordering::Relaxed);
-        }
         let mut told = true;
         if matches!(how, Shutdown::Write | Shutdown::Both) {
             let mut session = self.session.lock();
@@ -175,6 +182,9 @@ impl Link {
                 Ok(received) => return Ok(Some(received)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
+            }
+            if let Some(broken) = incoming.broken.take() {
+                return Err(broken);
             }
             if incoming.rest().is_empty() {
                 return Ok(None);

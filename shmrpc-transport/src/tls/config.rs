@@ -17,7 +17,7 @@ use rustls::{
 use super::link::explain;
 use super::{Broken, Link, Pem, Tls, TlsError};
 
-/// What both sides say that they speak, so that no other service's traffic can be taken for ours.
+/// What both sides say that they speak: a service that says something else refuses the handshake.
 const PROTOCOL: &[u8] = b"shmrpc";
 
 /// The side that listens.

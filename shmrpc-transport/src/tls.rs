@@ -1,6 +1,6 @@
 //! TLS 1.3 for `tls:`: who we are, whom we believe, and one TCP connection under TLS.
 //!
-//! Without the feature `tls` there is no [`Link`], and whoever asks for one is told so.
+//! Without the feature `tls` nothing speaks it, and whoever asks for it is told so.
 
 use std::fmt;
 use std::io;

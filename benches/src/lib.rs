@@ -61,6 +61,8 @@ mod channel;
 
 mod scratch;
 
+mod identity;
+
 mod process;
 
 mod shared;

@@ -5,7 +5,7 @@
 //! | `spin VARIANT COUNT`, `futex COUNT`, `ring COUNT` | the peer's side of one batch |
 //! | `handoff LEN COUNT`, `handoff_copy LEN COUNT` | the same, for payloads |
 //! | `streams NAME` | accepts one Unix and one TCP connection for `uds COUNT` and `tcp COUNT` |
-//! | `serve NAME` | starts the subject's servers, and says their TCP port |
+//! | `serve NAME` | starts the subject's servers, and says their ports of TCP and TLS |
 //! | `echo NAME` | starts a raw echo server |
 //! | `client KIND NAME MS`, KIND `shm`, `uds` or `echo` | connects, waits for `go`, calls for that time, reports what it reached |
 //!
@@ -138,12 +138,12 @@ impl Side {
     }
 
     fn serve(&mut self, name: &str) -> Result<String> {
-        let served = Served::at(&self.scratch, name, 0);
+        let served = Served::at(&self.scratch, name, [0; 2]);
         let servers = subject::serve(&served)?;
-        let port = servers.port;
+        let [tcp, tls] = servers.ports;
         self.servers = Some(servers);
         self.lane = Some(raw_lane::serve(&served.lane)?);
-        Ok(port.to_string())
+        Ok(format!("{tcp} {tls}"))
     }
 }
 
@@ -173,7 +173,7 @@ fn client(kind: &str, scratch: &Path, name: &str, time: Duration, channel: &mut 
     let reached = match kind {
         "shm" | "uds" => {
             let way = if kind == "shm" { Way::Shm } else { Way::Uds };
-            let caller = subject::connect(&Served::at(scratch, name, 0), way)?;
+            let caller = subject::connect(&Served::at(scratch, name, [0; 2]), way)?;
             at_go(channel, time, || caller.add(1))?
         }
         _ => {

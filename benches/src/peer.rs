@@ -105,8 +105,9 @@ impl<'a> Peer<'a> {
 
     /// Starts its servers.
     pub(crate) fn serve(&mut self, name: &str) -> Result<Served> {
-        let port = self.ask(&format!("serve {name}"))?.parse()?;
-        Ok(Served::at(self.scratch, name, port))
+        let answer = self.ask(&format!("serve {name}"))?;
+        let (tcp, tls) = answer.split_once(' ').unwrap_or_default();
+        Ok(Served::at(self.scratch, name, [tcp.parse()?, tls.parse()?]))
     }
 }
 

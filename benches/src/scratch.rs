@@ -60,17 +60,20 @@ pub(crate) struct Served {
     pub(crate) trusting: PathBuf,
     /// The one that trusts nobody.
     pub(crate) wary: PathBuf,
-    /// The first one's TCP port; 0 to a process that was not told.
-    pub(crate) port: u16,
+    /// The first one's ports of TCP and of TLS; 0 to a process that was not told.
+    pub(crate) ports: [u16; 2],
+    /// Where the certificate lies.
+    pub(crate) scratch: PathBuf,
     /// The one that echoes on a raw lane.
     pub(crate) lane: PathBuf,
 }
 
 impl Served {
     /// The servers called `name`.
-    pub(crate) fn at(scratch: &Path, name: &str, port: u16) -> Served {
+    pub(crate) fn at(scratch: &Path, name: &str, ports: [u16; 2]) -> Served {
         Served {
-            port,
+            ports,
+            scratch: scratch.to_owned(),
             trusting: scratch.join(format!("{name}.trusting")),
             wary: scratch.join(format!("{name}.wary")),
             lane: scratch.join(format!("{name}.lane")),

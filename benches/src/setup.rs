@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::Result,
+    identity,
     peer::Peer,
     process::{Cpus, pin},
     scratch::Scratch,
@@ -26,6 +27,7 @@ impl Setup {
     /// Pins this process. To be called once, before any other thread runs.
     pub(crate) fn create(quick: bool) -> Result<Setup> {
         let scratch = Scratch::create()?;
+        identity::create(scratch.path())?;
         let cpus = Cpus::of_this_process()?;
         pin(&[cpus.caller])?;
         Ok(Setup { cpus, shared: Shared::create()?, scratch, quick })

@@ -6,6 +6,7 @@ use shmrpc::{Peers, ServerHandle, prelude::*};
 
 use crate::{
     error::{Error, Result},
+    identity,
     scratch::Served,
     work::{LARGEST, payload, touch_lines},
 };
@@ -82,11 +83,13 @@ pub enum Way {
     Uds,
     /// `tcp:`
     Tcp,
+    /// `tls:`
+    Tls,
 }
 
 impl Way {
     /// All of them.
-    pub const ALL: [Way; 3] = [Way::Shm, Way::Uds, Way::Tcp];
+    pub const ALL: [Way; 4] = [Way::Shm, Way::Uds, Way::Tcp, Way::Tls];
 
     /// The scheme of its endpoints.
     pub fn name(self) -> &'static str {
@@ -94,14 +97,15 @@ impl Way {
             Way::Shm => "shm",
             Way::Uds => "uds",
             Way::Tcp => "tcp",
+            Way::Tls => "tls",
         }
     }
 }
 
 /// Servers in this process, until dropped.
 pub(crate) struct Servers {
-    /// The TCP port of the one that trusts.
-    pub(crate) port: u16,
+    /// The ports of the one that trusts: of TCP, and of TLS.
+    pub(crate) ports: [u16; 2],
     _handles: [ServerHandle; 2],
 }
 
@@ -114,13 +118,15 @@ pub struct Caller {
 pub(crate) fn serve(served: &Served) -> Result<Servers> {
     let server = || shmrpc::Server::builder().service(BenchServer::new(Prepared::default()));
     let shm = |path: &Path| format!("shm:{}", path.display());
-    let trusting =
-        server().listen(shm(&served.trusting)).listen("tcp:127.0.0.1:0").start().map_err(failed)?;
+    let trusting = server().listen(shm(&served.trusting)).listen("tcp:127.0.0.1:0,tls:127.0.0.1:0");
+    let trusting = trusting.tls(identity::tls(&served.scratch)).start().map_err(failed)?;
     let wary = server().listen(shm(&served.wary)).trust(Peers::Nobody).start().map_err(failed)?;
     let addresses: Vec<String> = trusting.endpoints().iter().map(ToString::to_string).collect();
-    let port = addresses.iter().find_map(|at| at.strip_prefix("tcp:127.0.0.1:"));
-    let port = port.ok_or_else(|| Error::Subject(format!("listens at {addresses:?}")))?.parse()?;
-    Ok(Servers { port, _handles: [trusting, wary] })
+    let port = |scheme: &str| {
+        let port = addresses.iter().find_map(|at| at.strip_prefix(scheme)?.strip_prefix(":127.0.0.1:"));
+        Ok::<_, Error>(port.ok_or_else(|| Error::Subject(format!("listens at {addresses:?}")))?.parse()?)
+    };
+    Ok(Servers { ports: [port("tcp")?, port("tls")?], _handles: [trusting, wary] })
 }
 
 /// Serves in this process, for this process.
@@ -131,13 +137,20 @@ pub(crate) fn serve_inside(name: &str) -> Result<ServerHandle> {
 
 /// Connects to the server that trusts.
 pub(crate) fn connect(served: &Served, way: Way) -> Result<Caller> {
-    Caller::connect(&match way {
-        Way::Tcp => format!("tcp:127.0.0.1:{}", served.port),
-        _ => format!("{}:{}", way.name(), served.trusting.display()),
-    })
+    let [tcp, tls] = served.ports;
+    let endpoint = match way {
+        Way::Tcp => format!("tcp:127.0.0.1:{tcp}"),
+        Way::Tls => {
+            let client = BenchClient::builder().tls(identity::tls(&served.scratch));
+            let client = client.connect(format!("tls:127.0.0.1:{tls}")).map_err(failed)?;
+            return Ok(Caller { client });
+        }
+        Way::Shm | Way::Uds => format!("{}:{}", way.name(), served.trusting.display()),
+    };
+    Caller::connect(&endpoint)
 }
 
-/// Connects to the server that trusts nobody; not over TCP, where nobody is trusted anyway.
+/// Connects to the server that trusts nobody; not over TCP and TLS, where nobody is trusted anyway.
 pub(crate) fn connect_wary(served: &Served, way: Way) -> Result<Caller> {
     Caller::connect(&format!("{}:{}", way.name(), served.wary.display()))
 }

@@ -26,6 +26,8 @@ pub mod message;
 // unsafe: system calls.
 pub mod sys;
 #[cfg(not(loom))]
+pub mod tls;
+#[cfg(not(loom))]
 pub mod peers;
 pub mod slot;
 // unsafe: a prefetch.

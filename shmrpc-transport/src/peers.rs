@@ -36,27 +36,45 @@ pub struct PeerInfo {
     credentials: PeerCredentials,
     pidfd: Option<Arc<OwnedFd>>,
     address: Option<SocketAddr>,
+    certificate: Option<Certificate>,
     party: Party,
+}
+
+/// As DER. In a log its length is enough.
+#[derive(Clone)]
+struct Certificate(Arc<[u8]>);
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "a certificate of {} bytes", self.0.len())
+    }
 }
 
 impl PeerInfo {
     /// What the kernel said when the peer said hello. `pidfd` stands for that process.
     pub(crate) fn new(credentials: PeerCredentials, pidfd: Option<OwnedFd>) -> Self {
         let party = Party::new(&credentials, pidfd.as_ref());
-        Self { credentials, pidfd: pidfd.map(Arc::new), address: None, party }
+        Self { credentials, pidfd: pidfd.map(Arc::new), address: None, certificate: None, party }
     }
 
     /// Somebody at an address, of whom the kernel says no more.
-    pub(crate) fn remote(address: SocketAddr) -> Self {
+    pub(crate) fn remote(address: SocketAddr, certificate: Option<Arc<[u8]>>) -> Self {
+        let certificate = certificate.map(Certificate);
         let nobody = PeerCredentials { pid: 0, uid: u32::MAX, gid: u32::MAX };
         let party = Party::at(address.ip());
-        Self { credentials: nobody, pidfd: None, address: Some(address), party }
+        Self { credentials: nobody, pidfd: None, address: Some(address), certificate, party }
     }
 
     /// Where it is, if it came over a network. Then there are no credentials: its process id is 0, its user and group
     /// `u32::MAX`, which nobody has.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// The certificate that it has shown, which a root of ours has signed, as DER: over TLS, else `None`, and for a client
+    /// that a server let in without.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.certificate.as_ref().map(|certificate| &*certificate.0)
     }
 
     /// Under whose name it counts where there are limits.

@@ -189,6 +189,9 @@ pub enum MeetError {
         /// How much of how much.
         full: String,
     },
+    /// There is no TLS with the peer.
+    #[error("{0}")]
+    Tls(String),
     /// The peer did not answer in time.
     #[error("the server did not answer within {0:?}")]
     TimedOut(Duration),
@@ -380,6 +383,7 @@ fn hear(
                     "the other end does not speak shmrpc: bad frame: {bad}"
                 )));
             }
+            Err(ReadError::Severed(broken)) => return Err(MeetError::Tls(broken.to_string())),
             Err(error) => return Err(MeetError::Ended(error.to_string())),
         }
         match socket.wait_readable(until.left()) {

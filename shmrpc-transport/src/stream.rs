@@ -1,7 +1,8 @@
 //! Byte streams: what the frames of a lane travel over where there is no shared memory.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -11,7 +12,9 @@ use nix::sys::time::TimeVal;
 
 pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
+use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
+use crate::tls::{Broken, Link};
 
 mod reader;
 mod pipe;
@@ -23,6 +26,7 @@ const SLICE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Stream {
     medium: Medium,
+    process: Generation,
 }
 
 #[derive(Debug)]
@@ -33,6 +37,7 @@ enum Medium {
         sliced: bool,
     },
     Pipe(Pipe),
+    Tls(Arc<Link>),
 }
 
 /// Why a stream gives or takes no more bytes now.
@@ -47,6 +52,9 @@ pub enum Pause {
     /// The system's error.
     #[error("the stream failed: {0}")]
     System(#[from] io::Error),
+    /// Nobody who has the keys of TLS ended the stream: whatever the other end did or did not do is not known.
+    #[error(transparent)]
+    Severed(#[from] Broken),
 }
 
 impl Stream {
@@ -56,9 +64,22 @@ impl Stream {
     /// The system's.
     pub fn socket(fd: OwnedFd, sliced: bool) -> io::Result<Self> {
         if sliced {
-            slice(&fd, SLICE)?;
+            slice(fd.as_fd(), SLICE)?;
         }
-        Ok(Self { medium: Medium::Socket { fd, sliced } })
+        Ok(Self::over(Medium::Socket { fd, sliced }))
+    }
+
+    /// A TCP connection under TLS, whose waits end now and then, so that deadlines are looked at.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn tls(link: Arc<Link>) -> io::Result<Self> {
+        slice(link.as_fd(), SLICE)?;
+        Ok(Self::over(Medium::Tls(link)))
+    }
+
+    fn over(medium: Medium) -> Self {
+        Self { medium, process: Generation::current() }
     }
 
     /// Waits on it have no deadlines from now on.
@@ -66,19 +87,36 @@ impl Stream {
     /// # Errors
     /// The system's.
     pub fn unsliced(mut self) -> io::Result<Self> {
-        if let Medium::Socket { fd, sliced } = &mut self.medium {
-            slice(fd, Duration::ZERO)?;
-            *sliced = false;
+        match &mut self.medium {
+            Medium::Socket { fd, sliced } => {
+                slice(fd.as_fd(), Duration::ZERO)?;
+                *sliced = false;
+            }
+            Medium::Tls(link) => slice(link.as_fd(), Duration::ZERO)?,
+            Medium::Pipe(_) => {}
         }
         Ok(self)
     }
 
     /// An end of a pipe inside this process.
     pub fn pipe(end: Pipe) -> Self {
-        Self { medium: Medium::Pipe(end) }
+        Self::over(Medium::Pipe(end))
     }
 
-    /// Sends all of `bytes`, unless something comes between: then the error comes with how many went.
+    /// Ends the handshake of TLS, if there is one.
+    ///
+    /// # Errors
+    /// [`Pause`].
+    pub(crate) fn shake_hands(&self, until: &mut Until) -> Result<(), Pause> {
+        let Medium::Tls(link) = &self.medium else { return Ok(()) };
+        while !link.shake_hands()? {
+            wait(link.as_fd(), link.wanted(), until)?;
+        }
+        Ok(())
+    }
+
+    /// Sends all of `bytes`, unless something comes between: then the error comes with how many went. Those that went may
+    /// still wait on this side, and go later; the others never go.
     ///
     /// # Errors
     /// [`Pause`].
@@ -96,6 +134,15 @@ impl Stream {
                 Err(pause) => return Err((sent, pause)),
             }
         }
+        self.flush(until).map_err(|pause| (sent, pause))
+    }
+
+    /// Waits until all that was sent is on its way.
+    fn flush(&self, until: &mut Until) -> Result<(), Pause> {
+        let Medium::Tls(link) = &self.medium else { return Ok(()) };
+        while !link.flush()? {
+            wait(link.as_fd(), PollFlags::POLLOUT, until)?;
+        }
         Ok(())
     }
 
@@ -103,6 +150,12 @@ impl Stream {
         let (fd, sliced) = match &self.medium {
             Medium::Socket { fd, sliced } => (fd, *sliced),
             Medium::Pipe(pipe) => return pipe.send(bytes, until),
+            Medium::Tls(link) => loop {
+                match link.send(bytes)? {
+                    0 => wait(link.as_fd(), PollFlags::POLLOUT, until)?,
+                    sent => return Ok(sent),
+                }
+            },
         };
         let mut flags = MsgFlags::MSG_NOSIGNAL;
         // The kernel's own limit would count anew for each piece of what is large.
@@ -111,7 +164,7 @@ impl Stream {
             match send(fd.as_raw_fd(), bytes, flags) {
                 Ok(sent) => return Ok(sent),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => wait(fd, PollFlags::POLLOUT, until)?,
+                Err(Errno::EAGAIN) => wait(fd.as_fd(), PollFlags::POLLOUT, until)?,
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(Pause::Closed),
                 Err(errno) => return Err(Pause::System(errno.into())),
             }
@@ -128,6 +181,11 @@ impl Stream {
                 }
             }
             Medium::Pipe(pipe) => drop(pipe.send(bytes, &mut Until::after(Duration::ZERO))),
+            Medium::Tls(link) => {
+                if let Err(error) = link.send(bytes) {
+                    tracing::debug!(%error, "a last frame did not go");
+                }
+            }
         }
     }
 
@@ -139,6 +197,7 @@ impl Stream {
         let fd = match &self.medium {
             Medium::Socket { fd, .. } => fd,
             Medium::Pipe(pipe) => return pipe.receive(room, until),
+            Medium::Tls(link) => return receive_tls(link, room, until),
         };
         let mut flags = MsgFlags::empty();
         loop {
@@ -148,7 +207,7 @@ impl Stream {
                 Err(Errno::EINTR) => {}
                 // A slice is over; or the peer made the socket, and made it non-blocking.
                 Err(Errno::EAGAIN) => {
-                    wait(fd, PollFlags::POLLIN, until)?;
+                    wait(fd.as_fd(), PollFlags::POLLIN, until)?;
                     // From here on the deadline is known, and no slice of the kernel's is to pass beyond it.
                     flags = MsgFlags::MSG_DONTWAIT;
                 }
@@ -165,6 +224,11 @@ impl Stream {
     pub fn receive_now(&self, room: &mut [u8]) -> Result<usize, Pause> {
         match &self.medium {
             Medium::Pipe(pipe) => pipe.receive(room, &mut Until::after(Duration::ZERO)),
+            Medium::Tls(link) => match link.receive(room, true)? {
+                Some(0) => Err(Pause::Closed),
+                Some(received) => Ok(received),
+                None => Err(Pause::TimedOut),
+            },
             Medium::Socket { fd, .. } => match recv(fd.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) | Err(Errno::ECONNRESET) => Err(Pause::Closed),
                 Ok(received) => Ok(received),
@@ -197,24 +261,56 @@ impl Stream {
                 }
             }
             Medium::Pipe(pipe) => pipe.shut(how),
+            Medium::Tls(link) => {
+                if how != Shutdown::Write {
+                    link.turn_deaf();
+                }
+                link.shut(how);
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // The other end is not to take it for a cut. In a forked child it is the parent's, and so may be its control stream.
+        if let Medium::Tls(link) = &mut self.medium
+            && self.process.is_current()
+            && let Some(link) = Arc::get_mut(link)
+        {
+            link.shut(Shutdown::Write);
+        }
+    }
+}
+
+fn receive_tls(link: &Link, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {
+    let mut now = false;
+    loop {
+        match link.receive(room, now)? {
+            Some(0) if !room.is_empty() => return Err(Pause::Closed),
+            Some(received) => return Ok(received),
+            None => {
+                wait(link.as_fd(), link.wanted(), until)?;
+                now = true;
+            }
         }
     }
 }
 
 /// Sets how long one `recv` waits; zero is without end.
-fn slice(fd: &OwnedFd, slice: Duration) -> io::Result<()> {
+fn slice(fd: BorrowedFd<'_>, slice: Duration) -> io::Result<()> {
     let slice = TimeVal::new(0, slice.subsec_micros().into());
-    Ok(setsockopt(fd, sockopt::ReceiveTimeout, &slice)?)
+    Ok(setsockopt(&fd, sockopt::ReceiveTimeout, &slice)?)
 }
 
 /// Waits until a socket can take or give bytes.
-fn wait(fd: &OwnedFd, what: PollFlags, until: &mut Until) -> Result<(), Pause> {
+fn wait(fd: BorrowedFd<'_>, what: PollFlags, until: &mut Until) -> Result<(), Pause> {
     let timeout = match until.left() {
         Some(left) if left.is_zero() => return Err(Pause::TimedOut),
         Some(left) => PollTimeout::try_from(left.min(SLICE)).unwrap_or(PollTimeout::ZERO),
         None => PollTimeout::NONE,
     };
-    match poll(&mut [PollFd::new(fd.as_fd(), what)], timeout) {
+    match poll(&mut [PollFd::new(fd, what)], timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(Pause::System(errno.into())),
     }

@@ -169,7 +169,7 @@ impl Port {
     fn new(hello_timeout: Duration) -> Self {
         let policy = Policy { hello_timeout, ..Policy::default() };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let ports = Ports::bind(&any.into(), &policy).unwrap();
+        let ports = Ports::bind(&any.into(), &policy, None).unwrap();
         let at = ports.addresses()[0];
         Self { at, _listener: ports.start(policy, Arc::new(Anybody)).unwrap() }
     }
@@ -186,7 +186,7 @@ impl Port {
     }
 
     fn join(&self) -> Result<(), String> {
-        net::connect(&self.at.into(), &Policy::default(), &[], BOUND, Box::new(Anybody))
+        net::connect(&self.at.into(), &Policy::default(), None, &[], BOUND, Box::new(Anybody))
             .map(drop)
             .map_err(|error| error.to_string())
     }

@@ -11,6 +11,7 @@ use shmrpc_transport::peers::Peers;
 use shmrpc_transport::rendezvous::{MeetError, Policy, connect, inside, net};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork;
+use shmrpc_transport::tls::{Connector, Tls};
 
 use crate::channel::{Channel, Link};
 use crate::context::{Transport, TransportInfo};
@@ -83,6 +84,7 @@ pub trait Client: Clone + Send + Sync + Sized + 'static {
 #[must_use]
 pub struct ClientBuilder<C> {
     policy: Policy,
+    tls: Option<Tls>,
     timeout: Duration,
     connect_timeout: Duration,
     client: PhantomData<fn() -> C>,
@@ -93,6 +95,7 @@ impl<C: Client> ClientBuilder<C> {
     pub fn new() -> Self {
         Self {
             policy: Policy::default(),
+            tls: None,
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             client: PhantomData,
@@ -140,6 +143,26 @@ impl<C: Client> ClientBuilder<C> {
     /// memory and takes none, so all goes through the socket, over `shm:` too.
     pub fn memory_from(mut self, bytes: u64) -> Self {
         self.policy.memory_from = bytes;
+        self
+    }
+
+    /// Who this client is at endpoints `tls:HOST:PORT`, and which servers it believes: those with a certificate that is signed
+    /// by the roots and is for HOST, or for the name that [`Tls::server_name`] says.
+    ///
+    /// ```no_run
+    /// # use shmrpc::prelude::*;
+    /// use shmrpc::Tls;
+    /// # #[shmrpc::service]
+    /// # pub trait Kv { fn put(&self, key: &str) -> u64; }
+    ///
+    /// let kv = KvClient::builder()
+    ///     .tls(Tls::with_roots("ca.pem").identity("alice.pem", "alice.key"))
+    ///     .connect("tls:kv.example.org:7000")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -210,7 +233,12 @@ impl<C: Client> ClientBuilder<C> {
                 let policy = Policy { carrier: *carrier, ..self.policy.clone() };
                 connect(path, &policy, &question, timeout, events)
             }
-            Address::Net(at) => net::connect(at, &self.policy, &question, timeout, events),
+            Address::Tcp(at) => net::connect(at, &self.policy, None, &question, timeout, events),
+            Address::Tls(at) => {
+                let connector = Connector::new(self.tls.as_ref(), &at.host)
+                    .map_err(|error| ConnectError::Tls { endpoint: endpoint.to_string(), error })?;
+                net::connect(at, &self.policy, Some(&connector), &question, timeout, events)
+            }
             Address::Inside(name) => inside::connect(name, &self.policy, &question, events),
         };
         let met = met.map_err(|error| {
@@ -252,6 +280,9 @@ fn describe(
     let (transport, mut reason) = match limits.carrier {
         Carrier::Streams if matches!(endpoint, Endpoint::Tcp(_)) => {
             (Transport::Tcp, "the endpoint asks for it".to_owned())
+        }
+        Carrier::Streams if matches!(endpoint, Endpoint::Tls(_)) => {
+            (Transport::Tls, "the endpoint asks for it".to_owned())
         }
         Carrier::Streams if matches!(endpoint, Endpoint::Inproc(_)) => {
             (Transport::Inproc, "the endpoint asks for it".to_owned())

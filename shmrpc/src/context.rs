@@ -70,6 +70,8 @@ pub enum Transport {
     Uds,
     /// TCP connections.
     Tcp,
+    /// TCP connections under TLS.
+    Tls,
     /// Pipes inside this process.
     Inproc,
 }
@@ -80,6 +82,7 @@ impl fmt::Display for Transport {
             Self::Shm => "shared memory",
             Self::Uds => "Unix sockets",
             Self::Tcp => "TCP",
+            Self::Tls => "TLS",
             Self::Inproc => "pipes inside the process",
         })
     }

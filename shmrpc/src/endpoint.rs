@@ -30,6 +30,9 @@ pub enum Endpoint {
     UdsAbstract(String),
     /// `tcp:HOST:PORT`: lanes of TCP connections. An IPv6 address stands in brackets.
     Tcp(HostPort),
+    /// `tls:HOST:PORT`: the same under TLS 1.3, with certificates on both sides. Needs the feature `tls`, and `tls(..)` on the
+    /// builder.
+    Tls(HostPort),
     /// `inproc:NAME`: a server of this process, for tests. No socket, no memory to share; all else is the same.
     Inproc(String),
 }
@@ -40,14 +43,13 @@ pub enum Endpoint {
 pub enum EndpointError {
     /// No scheme.
     #[error(
-        "`{0}` is no endpoint; write `shm:NAME`, `shm:/path`, `uds:NAME`, `uds:/path` or `tcp:HOST:PORT`"
+        "`{0}` is no endpoint; write `shm:NAME`, `shm:/path`, `uds:NAME`, `uds:/path`, `tcp:HOST:PORT` or `tls:HOST:PORT`"
     )]
     Scheme(String),
-    /// A scheme of a later version.
-    #[error("`{0}`: this version speaks `shm:`, `uds:`, `tcp:` and `inproc:`; `tls:` is to come")]
-    NotYet(String),
     /// No host and port.
-    #[error("`{0}` names no host and port; write `tcp:HOST:PORT`, an IPv6 address as `tcp:[::1]:PORT`")]
+    #[error(
+        "`{0}` names no host and port; write `tcp:HOST:PORT` or `tls:HOST:PORT`, an IPv6 address as `tcp:[::1]:PORT`"
+    )]
     HostPort(String),
     /// A name that is none.
     #[error(
@@ -112,15 +114,15 @@ impl FromStr for Endpoint {
                 None if scheme == "shm" => Ok(Self::ShmName(rest.to_owned())),
                 None => Ok(Self::UdsName(rest.to_owned())),
             },
-            "tcp" => match host_port(rest) {
-                Some(at) => Ok(Self::Tcp(at)),
+            "tcp" | "tls" => match host_port(rest) {
+                Some(at) if scheme == "tcp" => Ok(Self::Tcp(at)),
+                Some(at) => Ok(Self::Tls(at)),
                 None => Err(EndpointError::HostPort(text.to_owned())),
             },
             "inproc" => match why_no_name(rest) {
                 Some(reason) => Err(EndpointError::Name { text: text.to_owned(), reason }),
                 None => Ok(Self::Inproc(rest.to_owned())),
             },
-            "tls" => Err(EndpointError::NotYet(text.to_owned())),
             _ => Err(EndpointError::Scheme(text.to_owned())),
         }
     }
@@ -169,6 +171,7 @@ impl fmt::Display for Endpoint {
             Self::UdsPath(path) => write!(out, "uds:{}", path.display()),
             Self::UdsAbstract(name) => write!(out, "uds:@{name}"),
             Self::Tcp(at) => write!(out, "tcp:{at}"),
+            Self::Tls(at) => write!(out, "tls:{at}"),
             Self::Inproc(name) => write!(out, "inproc:{name}"),
         }
     }
@@ -198,7 +201,8 @@ impl Endpoint {
 
     fn address(&self, make: impl Fn(&Path) -> io::Result<()>) -> Result<Address, EndpointError> {
         let (path, carrier) = match self {
-            Self::Tcp(at) => return Ok(Address::Net(at.clone())),
+            Self::Tcp(at) => return Ok(Address::Tcp(at.clone())),
+            Self::Tls(at) => return Ok(Address::Tls(at.clone())),
             Self::Inproc(name) => return Ok(Address::Inside(name.clone())),
             Self::UdsAbstract(name) => (format!("@{name}").into(), Carrier::Streams),
             Self::ShmPath(path) => (path.clone(), Carrier::Rings),
@@ -221,7 +225,9 @@ pub(crate) enum Address {
     /// A socket's path, and what lanes are to be made of.
     Unix(PathBuf, Carrier),
     /// A TCP port.
-    Net(HostPort),
+    Tcp(HostPort),
+    /// One that speaks TLS.
+    Tls(HostPort),
     /// A name inside this process.
     Inside(String),
 }
@@ -353,7 +359,14 @@ mod tests {
     #[test]
     fn endpoints_are_read_and_written() {
         let unix = ["shm:kv", "shm:/run/kv.sock", "shm:a-b_c.1", "uds:kv", "uds:/run/kv.sock", "uds:@kv"];
-        let net = ["tcp:127.0.0.1:0", "tcp:localhost:80", "tcp:[::1]:65535", "tcp:[fe80::1]:1", "inproc:kv"];
+        let net = [
+            "tcp:127.0.0.1:0",
+            "tcp:localhost:80",
+            "tcp:[::1]:65535",
+            "tls:[::1]:1",
+            "tls:kv.example:7",
+            "inproc:kv",
+        ];
         for text in unix.into_iter().chain(net) {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
@@ -365,7 +378,6 @@ mod tests {
         let error = |text: &str| text.parse::<Endpoint>().unwrap_err();
         assert!(matches!(error("kv"), EndpointError::Scheme(_)));
         assert!(matches!(error("http:x"), EndpointError::Scheme(_)));
-        assert!(matches!(error("tls:127.0.0.1:80"), EndpointError::NotYet(_)));
         for bad in [
             "tcp:",
             "tcp:80",
@@ -377,6 +389,8 @@ mod tests {
             "tcp:[x]:80",
             "tcp:a:+1",
             "tcp:a:01",
+            "tls:",
+            "tls:a",
         ] {
             assert!(matches!(error(bad), EndpointError::HostPort(_)), "{bad}");
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use shmrpc_transport::message::EncodeError;
 use shmrpc_transport::rendezvous::MeetError;
 use shmrpc_transport::sys::shortage::explain;
+use shmrpc_transport::tls::TlsError;
 
 use crate::endpoint::EndpointError;
 
@@ -140,6 +141,14 @@ pub enum ConnectError {
         /// What is wrong.
         error: MeetError,
     },
+    /// This side has no TLS, or its certificates cannot be used.
+    #[error("cannot connect to {endpoint}: {error}")]
+    Tls {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong.
+        error: TlsError,
+    },
     /// No endpoint of the list could be reached.
     #[error("no endpoint could be reached: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     All(Vec<ConnectError>),
@@ -167,6 +176,14 @@ pub enum ServeError {
         endpoint: String,
         /// What the system said.
         error: io::Error,
+    },
+    /// This side has no TLS, or its certificates cannot be used.
+    #[error("cannot listen at {endpoint}: {error}")]
+    Tls {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong.
+        error: TlsError,
     },
     /// Nothing to serve, or nowhere.
     #[error("{0}")]

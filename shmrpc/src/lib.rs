@@ -94,6 +94,9 @@ pub use shmrpc_transport::message::{Number, View};
 pub use shmrpc_transport::peers::{PeerInfo, Peers};
 pub use shmrpc_transport::rendezvous::net::HostPort;
 pub use shmrpc_transport::shm::memory::Memory;
+pub use shmrpc_transport::tls::TlsError;
+#[cfg(feature = "tls")]
+pub use shmrpc_transport::tls::{Pem, Tls};
 
 /// A value as it lies in a message: what a handler sees of a `&Archived<T>` parameter, and a [`View`] derefs to.
 pub type Archived<T> = shmrpc_transport::rkyv::Archived<T>;

@@ -13,6 +13,7 @@ use shmrpc_transport::rendezvous::{Host, Policy};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork::Generation;
 use shmrpc_transport::sys::shortage::{descriptor_limit, explain_thread};
+use shmrpc_transport::tls::Tls;
 
 use crate::dispatch::Service;
 use crate::endpoint::Endpoint;
@@ -52,6 +53,7 @@ impl Server {
             services: Vec::new(),
             endpoints: Vec::new(),
             policy: Policy::default(),
+            tls: None,
             limits: Limits::default(),
         }
     }
@@ -63,6 +65,7 @@ pub struct ServerBuilder {
     services: Vec<Arc<dyn Service>>,
     endpoints: Vec<String>,
     policy: Policy,
+    tls: Option<Tls>,
     limits: Limits,
 }
 
@@ -109,6 +112,31 @@ impl ServerBuilder {
     /// memory and takes none, so all goes through the socket, over `shm:` too.
     pub fn memory_from(mut self, bytes: u64) -> Self {
         self.policy.memory_from = bytes;
+        self
+    }
+
+    /// Who this server is at endpoints `tls:HOST:PORT`, and who its clients have to be: whoever has a certificate that is
+    /// signed by the roots may talk, and nobody else; [`allow`](Self::allow) knows users of this host only. What is wrong with
+    /// the files, [`start`](Self::start) says.
+    ///
+    /// ```no_run
+    /// # use shmrpc::prelude::*;
+    /// use shmrpc::Tls;
+    /// # #[shmrpc::service]
+    /// # pub trait Kv { fn put(&self, key: &str) -> u64; }
+    /// # struct Store;
+    /// # impl Kv for Store { fn put(&self, _: &str) -> u64 { 0 } }
+    ///
+    /// let server = Server::builder()
+    ///     .service(KvServer::new(Store))
+    ///     .listen("tls:0.0.0.0:7000")
+    ///     .tls(Tls::with_roots("ca.pem").identity("kv.pem", "kv.key"))
+    ///     .start()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -188,7 +216,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`ServeError`] names the endpoint and the reason.
     pub fn bind(self) -> Result<BoundServer, ServeError> {
-        let Self { services, endpoints, policy, limits } = self;
+        let Self { services, endpoints, policy, tls, limits } = self;
         if services.is_empty() {
             return Err(ServeError::Incomplete("nothing to serve; add `.service(...)`"));
         }
@@ -212,7 +240,7 @@ impl ServerBuilder {
         let mut bound = Vec::new();
         for list in &endpoints {
             for endpoint in Endpoint::parse_list(list)? {
-                let one = Threshold::take(&endpoint, &policy)?;
+                let one = Threshold::take(&endpoint, &policy, tls.as_ref())?;
                 tracing::info!(%endpoint, "listening");
                 bound.push((endpoint, one));
             }

@@ -349,6 +349,17 @@ fn one_connection_too_many_is_refused_with_a_reason() {
     assert_eq!(WorkClient::connect(place.endpoint()).unwrap().served(), Ok(0));
 }
 
+#[cfg(not(feature = "tls"))]
+#[test]
+fn tls_that_was_not_built_says_how_to_have_it() {
+    let say = "this build of shmrpc has no TLS; in Cargo.toml add `features = [\"tls\"]` to shmrpc";
+    let error = WorkClient::connect("tls:127.0.0.1:1").unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot connect to tls:127.0.0.1:1: {say}"));
+    let (server, _keeper) = worker();
+    let error = server.listen("tls:127.0.0.1:0").start().unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot listen at tls:127.0.0.1:0: {say}"));
+}
+
 #[test]
 fn endpoints_that_are_none() {
     let connect = |endpoint: &str| match WorkClient::connect(endpoint).unwrap_err() {
@@ -356,7 +367,6 @@ fn endpoints_that_are_none() {
         error => panic!("{error:?}"),
     };
     assert!(matches!(connect("work"), EndpointError::Scheme(_)));
-    assert!(matches!(connect("tls:127.0.0.1:1"), EndpointError::NotYet(_)));
     assert!(matches!(connect("shm:a/b"), EndpointError::Name { .. }));
     assert!(matches!(connect(&format!("shm:/{}", "x".repeat(107))), EndpointError::TooLong { .. }));
 

@@ -30,6 +30,7 @@ enum Column {
     Uds,
     RawTcp,
     Tcp,
+    Tls,
     Inproc,
 }
 
@@ -37,7 +38,8 @@ enum Column {
 const RINGS: [Column; 4] = [Column::Spin, Column::Awake, Column::Untrusted, Column::Default];
 
 /// Over streams, the same.
-const STREAMS: [Column; 5] = [Column::RawUds, Column::Uds, Column::RawTcp, Column::Tcp, Column::Inproc];
+const STREAMS: [Column; 6] =
+    [Column::RawUds, Column::Uds, Column::RawTcp, Column::Tcp, Column::Tls, Column::Inproc];
 
 /// For streams a round is cut into so many. What a wake-up costs here changes within milliseconds, so the two numbers of a
 /// ratio have to be taken close to each other, and often: with 164 rounds the median of a limit against itself was off
@@ -50,6 +52,7 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let served = peer.serve("call")?;
     let (trusting, wary) = (subject::connect(&served, Way::Shm)?, subject::connect_wary(&served, Way::Shm)?);
     let (our_uds, our_tcp) = (subject::connect(&served, Way::Uds)?, subject::connect(&served, Way::Tcp)?);
+    let our_tls = subject::connect(&served, Way::Tls)?;
     let default = setup.unpinned(|| subject::connect(&free.serve("default")?, Way::Shm))?;
     // Threads stay where they are started: the lane's is, by the first call.
     let name = format!("shmrpc-bench-{}", process::id());
@@ -76,6 +79,7 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
         Column::RawTcp => echoes(&mut peer, "tcp", count, || uds::call(&mut tcp, &mut message)),
         Column::Uds => exchanges(count, |count| our_uds.add(count)),
         Column::Tcp => exchanges(count, |count| our_tcp.add(count)),
+        Column::Tls => exchanges(count, |count| our_tls.add(count)),
         Column::Inproc => exchanges(count, |count| inproc.add(count)),
     };
     let rings = interleave(setup.rounds(), &RINGS, &mut measure)?;
@@ -91,6 +95,7 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     ns("call.shm.default_ns", Column::Default);
     ns("call.uds_ns", Column::Uds);
     ns("call.tcp_ns", Column::Tcp);
+    ns("call.tls_ns", Column::Tls);
     ns("call.inproc_ns", Column::Inproc);
     let mut ratio = |key, unit, subject, limit, most| {
         figures.add(key, unit, &of(limit).ratios(subject, limit), Goal::AtMost(most));

@@ -37,7 +37,7 @@ impl Outbox {
                 return Ok(false);
             }
         }
-        Ok(true)
+        socket.flush()
     }
 }
 

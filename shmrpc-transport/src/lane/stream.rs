@@ -80,9 +80,8 @@ impl Caller {
         match &mut self.line {
             Line::Open(_) => self.overdue.is_none() || self.drop_overdue(),
             Line::Closing(stream) => {
-                if !has_closed(stream) {
-                    return false;
-                }
+                let Some(pause) = has_closed(stream) else { return false };
+                end_if_severed(&self.connection, &pause);
                 self.closed();
                 true
             }
@@ -155,7 +154,9 @@ impl Caller {
         let encoded = encoded.map_err(not_encoded)?;
         let call_id = self.next_call;
         let header = Header { call_id, method, timeout_ms, ..Header::new(kind) };
-        let sent = open.stream.send(encoded.bytes(header, &mut self.draft), until);
+        let bytes = encoded.bytes(header, &mut self.draft);
+        let length = bytes.len();
+        let sent = open.stream.send(bytes, until);
         self.draft.clear();
         match sent {
             Ok(()) => {
@@ -163,13 +164,13 @@ impl Caller {
                 self.next_call = call_id.wrapping_add(1);
                 Ok(call_id)
             }
-            Err((sent, pause)) => Err(self.not_sent(sent, pause)),
+            Err((sent, pause)) => Err(self.not_sent(sent, length, pause)),
         }
     }
 
-    /// No whole frame has left, so whatever happens the server will not run it.
+    /// No whole frame has left, so unless all of it waits to leave the server will not run it.
     #[cold]
-    fn not_sent(&mut self, sent: usize, pause: Pause) -> Box<NoReply> {
+    fn not_sent(&mut self, sent: usize, length: usize, pause: Pause) -> Box<NoReply> {
         match (pause, core::mem::replace(&mut self.line, Line::Closed)) {
             (Pause::TimedOut, Line::Open(open)) => {
                 self.line = if sent == 0 {
@@ -178,9 +179,13 @@ impl Caller {
                     open.stream.end_sending();
                     Line::Closing(open.stream)
                 };
-                Box::new(NoReply::TimedOut { published: false })
+                Box::new(NoReply::TimedOut { published: sent == length })
             }
-            (pause, _) => {
+            (mut pause, line) => {
+                // The other end may have said that it closes the stream, and nobody has read that yet.
+                if let (Pause::Severed(_), Line::Open(open)) = (&pause, line) {
+                    pause = has_closed(&open.stream).unwrap_or(pause);
+                }
                 let death = self.last_words(&pause);
                 Box::new(NoReply::Dead { taken: false, death })
             }
@@ -200,8 +205,11 @@ impl Caller {
     }
 
     fn last_words(&self, pause: &Pause) -> Death {
+        end_if_severed(&self.connection, pause);
         match self.connection.death() {
-            Some(death) => death.clone(),
+            // The other end may have been told, and closed the connection before we did.
+            Some(death) if !matches!(pause, Pause::Severed(_)) => death.clone(),
+            Some(_) => Death { reason: format!("the lane ended: {pause}"), peer_closed: false },
             None => Death { reason: format!("the lane ended: {pause}"), peer_closed: true },
         }
     }
@@ -286,11 +294,18 @@ const USELESS: u32 = 256;
 /// they may be nothing but pings, some hundred in each.
 const GLANCE: u32 = 4;
 
-/// Whether the other end has closed the stream. What it still says is dropped.
-fn has_closed(stream: &LaneStream) -> bool {
+/// How the other end has closed the stream, if it has. What it still says is dropped.
+fn has_closed(stream: &LaneStream) -> Option<Pause> {
     let mut scratch = [0; 4096];
     let pause = (0..USELESS).find_map(|_| stream.receive_now(&mut scratch).err());
-    pause.is_some_and(|pause| !matches!(pause, Pause::TimedOut))
+    pause.filter(|pause| !matches!(pause, Pause::TimedOut))
+}
+
+/// Under TLS a stream that was cut proves nothing about what the other end did: the connection ends, and not the lane alone.
+fn end_if_severed(connection: &Connection, pause: &Pause) {
+    if let Pause::Severed(_) = pause {
+        connection.die(Death { reason: format!("the lane ended: {pause}"), peer_closed: false });
+    }
 }
 
 /// Completes a message that lies in a block.
@@ -361,6 +376,7 @@ impl Server {
                 Ok(Header { kind: Kind::Ping, .. }) => {}
                 Ok(header) => break header,
                 Err(Cut::Pause(pause)) => {
+                    end_if_severed(connection, &pause);
                     tracing::trace!(%pause, "a lane ends");
                     return Ok(false);
                 }

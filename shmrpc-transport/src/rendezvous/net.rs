@@ -1,40 +1,29 @@
-//! How two processes meet over TCP: a hello each way, and one more connection for each lane. On a network nobody is
-//! trusted, and no memory is shared.
+//! How two processes meet over TCP, plain or under TLS: a hello each way, and one more connection for each lane. On a network
+//! nobody is trusted, and no memory is shared.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::hello::Token;
-use super::{
-    ANSWER, Hello, HelloError, Host, LARGEST, MeetError, Met, Policy, hear, open_hello, read_hello, watch,
-};
+use super::{ANSWER, Hello, HelloError, Host, LARGEST, MeetError, Met, Policy, hear, open_hello, watch};
 use crate::connection::{self, Carrier, Connection, Death, Dial, Events, Limits, Parts, Redial};
-use crate::message::{Message, Pool};
 use crate::peers::PeerInfo;
+use crate::shm::memory::Memory;
 use crate::shm::segment::MAX_LANES;
-use crate::slot::{BadHeader, Header, Kind};
-use crate::stream::{Cut, Reader, Stream};
+use crate::slot::{Header, Kind};
+use crate::stream::{Pause, Stream};
 use crate::sys::fork::{Generation, Inherited};
 use crate::sys::futex::Until;
-use crate::sys::shortage::{explain, explain_thread};
-use crate::sys::socket::{FrameReader, MAX_CONTROL, Socket, clip, frame};
-use crate::sys::watcher::{Next, Source, Token as Watched, Watcher};
+use crate::sys::socket::{FrameReader, Socket, frame};
+use crate::sys::watcher::{Token as Watched, Watcher};
+use crate::tls::{Acceptor, Broken, Connector, Link};
+use hall::{Door, Hall};
 
-/// Connections that have not said hello yet, at most.
-const ARRIVING_MAX: usize = 256;
-/// The same for one address.
-const ARRIVING_OF_ONE: usize = 32;
-/// Connections that are let in before others have their turn.
-const AT_ONCE: usize = 32;
-/// How long nobody is let in when the system lacks something.
-const REST: Duration = Duration::from_millis(100);
+mod hall;
 
 /// A host's name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -83,7 +72,7 @@ impl HostPort {
             Some(beyond) => Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 format!(
-                    "{} is not an address of this host alone, and whoever is on the way can read and change what goes over plain TCP; if that is wanted, say `.allow_plain_tcp()` on the builder",
+                    "{} is not an address of this host alone, and whoever is on the way can read and change what goes over plain TCP; use `tls:`, or if plain TCP is wanted, say `.allow_plain_tcp()` on the builder",
                     beyond.ip()
                 ),
             )),
@@ -96,16 +85,17 @@ impl HostPort {
 pub struct Ports {
     listeners: Vec<Inherited<TcpListener>>,
     addresses: Vec<SocketAddr>,
+    tls: Option<Acceptor>,
 }
 
 impl Ports {
-    /// Listens at every address of the host. With port 0, the system chooses one for all of them.
+    /// Listens at every address of the host, for plain TCP or for TLS. With port 0, the system chooses one for all of them.
     ///
     /// # Errors
     /// The system's.
-    pub fn bind(at: &HostPort, policy: &Policy) -> io::Result<Self> {
+    pub fn bind(at: &HostPort, policy: &Policy, tls: Option<Acceptor>) -> io::Result<Self> {
         let wanted = at.resolve(&mut Until::never())?;
-        at.check(&wanted, policy.plain_tcp)?;
+        at.check(&wanted, policy.plain_tcp || tls.is_some())?;
         let (mut listeners, mut addresses, mut failed) = (Vec::new(), Vec::<SocketAddr>::new(), None);
         for mut address in wanted {
             if let (0, Some(first)) = (at.port, addresses.first()) {
@@ -124,7 +114,7 @@ impl Ports {
         }
         match failed {
             Some(error) if listeners.is_empty() => Err(error),
-            _ => Ok(Self { listeners, addresses }),
+            _ => Ok(Self { listeners, addresses, tls }),
         }
     }
 
@@ -138,12 +128,11 @@ impl Ports {
     /// # Errors
     /// The system's.
     pub fn start(self, policy: Policy, host: Arc<dyn Host>) -> io::Result<NetListener> {
-        let hall = Arc::new(Hall { policy, host, arriving: Mutex::default(), connections: Mutex::default() });
+        let hall = Hall::new(policy, host, self.tls);
         let mut listener = NetListener { tokens: Vec::new(), process: Generation::current() };
         for mut socket in self.listeners {
             socket.keep()?;
-            let door = Door { socket, hall: Arc::clone(&hall), rests_until: Mutex::default() };
-            listener.tokens.push(watch(Arc::new(door))?);
+            listener.tokens.push(watch(Arc::new(Door::new(socket, &hall)))?);
         }
         Ok(listener)
     }
@@ -166,244 +155,34 @@ impl Drop for NetListener {
     }
 }
 
-/// What all ports of one endpoint share.
-struct Hall {
-    policy: Policy,
-    host: Arc<dyn Host>,
-    /// How many are saying hello, by address.
-    arriving: Mutex<HashMap<IpAddr, usize>>,
-    connections: Mutex<HashMap<Token, Weak<Connection>>>,
-}
-
-/// One place among the arriving; given back when dropped.
-struct Place {
-    hall: Arc<Hall>,
-    address: IpAddr,
-}
-
-impl Place {
-    fn take(hall: &Arc<Hall>, address: IpAddr) -> Option<Self> {
-        let mut places = hall.arriving.lock();
-        let all: usize = places.values().sum();
-        let own = places.get(&address).copied().unwrap_or(0);
-        if all >= ARRIVING_MAX || own >= ARRIVING_OF_ONE {
-            return None;
-        }
-        places.insert(address, own + 1);
-        drop(places);
-        Some(Self { hall: Arc::clone(hall), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut places = self.hall.arriving.lock();
-        let own = places.remove(&self.address).unwrap_or(0);
-        if own > 1 {
-            places.insert(self.address, own - 1);
-        }
-    }
-}
-
-/// One listening socket, as the watcher sees it.
-struct Door {
-    socket: Inherited<TcpListener>,
-    hall: Arc<Hall>,
-    rests_until: Mutex<Option<Instant>>,
-}
-
-impl Source for Door {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        *self.rests_until.lock()
-    }
-
-    fn expired(&self) -> Next {
-        *self.rests_until.lock() = None;
-        Next::Resume
-    }
-
-    fn ready(&self) -> Next {
-        for _ in 0..AT_ONCE {
-            match self.socket.accept() {
-                Ok((stream, address)) => self.let_in(stream, address),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Keep,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    tracing::warn!(error = explain(&error), "cannot accept peers");
-                    *self.rests_until.lock() = Some(Instant::now() + REST);
-                    return Next::Rest;
-                }
-            }
-        }
-        Next::Keep
-    }
-}
-
-impl Door {
-    /// A peer says hello to a thread of its own, which may have to wait for it.
-    fn let_in(&self, stream: TcpStream, address: SocketAddr) {
-        let stream = match arrived(stream) {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!(%error, %address, "a peer was gone at once");
-                return;
-            }
-        };
-        let Some(place) = Place::take(&self.hall, address.ip()) else {
-            refuse(&stream.0, "too many peers are saying hello, or too many of your address; try again");
-            return;
-        };
-        let thread = std::thread::Builder::new().name("shmrpc-hello".into());
-        let started = thread.spawn(move || place.hall.greet(stream, address, &place));
-        if let Err(error) = started {
-            tracing::warn!(error = explain_thread(&error), %address, "a peer was turned away");
-        }
-    }
-}
-
-/// A connection from both of its sides: as a stream, and as a socket that the watcher may read.
-struct Arrived(Stream, TcpStream);
-
-fn arrived(stream: TcpStream) -> io::Result<Arrived> {
-    stream.set_nodelay(true)?;
-    // Not inherited from the listener on Linux; said for the reader.
-    stream.set_nonblocking(false)?;
-    let socket = stream.try_clone()?;
-    Ok(Arrived(Stream::socket(OwnedFd::from(stream), true)?, socket))
-}
-
-fn refuse(stream: &Stream, reason: &str) {
-    if let Ok(bytes) = frame(Header::new(Kind::Failure), clip(reason).as_bytes()) {
-        stream.send_now(&bytes);
-        stream.end_sending();
-    }
-}
-
-impl Hall {
-    fn greet(self: &Arc<Self>, arrived: Arrived, address: SocketAddr, _: &Place) {
-        let Arrived(stream, socket) = arrived;
-        let (mut reader, mut message) = (Reader::default(), Message::empty());
-        let pool = Pool::new(MAX_CONTROL as u64);
-        let until = &mut Until::after(self.policy.hello_timeout);
-        let first = reader.next_from(&stream, &mut message, MAX_CONTROL as u64, &pool, until);
-        let hello = match first {
-            Ok(header) => read_hello(header, message.private_bytes()).map_err(|error| error.to_string()),
-            Err(Cut::Pause(pause)) => Err(format!("no hello came: {pause}")),
-            Err(Cut::Header(BadHeader::Stamp { found, .. })) if looks_like_tls(found) => {
-                Err("this port speaks plain TCP, and the client TLS; connect with `tcp:`".into())
-            }
-            Err(error) => Err(format!("the other end does not speak shmrpc: {error}")),
-        };
-        let refused = match hello {
-            Err(reason) => Err((stream, reason)),
-            Ok(hello) if hello.token == Token::default() => {
-                let met = self.meet(&hello, &stream, socket, address, reader.into_rest());
-                met.map_err(|reason| (stream, reason))
-            }
-            // What is said before the answer would be lost.
-            Ok(_) if !reader.is_empty() => {
-                Err((stream, "the hello of a lane is to be answered before anything else is said".into()))
-            }
-            Ok(hello) => self.join(&hello, stream),
-        };
-        if let Err((stream, reason)) = refused {
-            tracing::debug!(reason, %address, "a peer was refused");
-            refuse(&stream, &reason);
-        }
-    }
-
-    /// A further lane of a connection.
-    fn join(&self, hello: &Hello, stream: Stream) -> Result<(), (Stream, String)> {
-        let known = self.connections.lock().get(&hello.token).and_then(Weak::upgrade);
-        let Some(connection) = known.filter(|connection| connection.death().is_none()) else {
-            return Err((stream, "there is no such connection any more".into()));
-        };
-        match stream.unsliced() {
-            Ok(stream) => connection.lane_asked(hello.lane, stream),
-            Err(error) => tracing::debug!(%error, "a lane was gone at once"),
-        }
-        Ok(())
-    }
-
-    /// A new connection.
-    fn meet(
-        self: &Arc<Self>,
-        theirs: &Hello,
-        stream: &Stream,
-        socket: TcpStream,
-        address: SocketAddr,
-        rest: Vec<u8>,
-    ) -> Result<(), String> {
-        let peer = PeerInfo::remote(address);
-        let (application, events) = self.host.welcome(&peer, &theirs.application)?;
-        let lanes = self.policy.lanes.min(MAX_LANES);
-        let mut hello = Hello::new(self.policy.max_message, lanes, self.policy.memory, application);
-        (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
-        getrandom::fill(&mut hello.token).map_err(|error| format!("there is no random number: {error}"))?;
-        let socket = Socket::tcp(socket, self.policy.max_silence).map_err(|error| error.to_string())?;
-        let limits = Limits {
-            lanes,
-            carrier: Carrier::Streams,
-            send_max: theirs.max_message.min(LARGEST),
-            receive_max: self.policy.max_message.min(LARGEST),
-            lent_max: 0,
-            memory: None,
-            memory_from: u64::MAX,
-        };
-        let reader = FrameReader::after(rest);
-        let parts = Parts {
-            limits,
-            peer,
-            peer_is_client: true,
-            trusted: false,
-            bases: None,
-            dial: Dial::No,
-            socket,
-            reader,
-        };
-        let connection = Connection::new(parts, events);
-        {
-            let mut connections = self.connections.lock();
-            connections.retain(|_, connection| connection.upgrade().is_some_and(|it| it.death().is_none()));
-            connections.insert(hello.token, Arc::downgrade(&connection));
-        }
-        self.host.connected(&connection);
-        let bytes = frame(Header::new(Kind::Hello), &hello.to_bytes()).map_err(|error| error.to_string())?;
-        stream.send_now(&bytes);
-        if let Err(error) = connection::watch(&connection) {
-            connection.give_up(format!("it cannot be watched: {}", explain(&error)));
-        }
-        Ok(())
-    }
-}
-
-/// Whether the first four bytes begin a TLS record of a handshake.
-fn looks_like_tls(first: u32) -> bool {
-    first.to_le_bytes().starts_with(&[22, 3])
-}
-
-/// Connects to the server that listens at `at`.
+/// Connects to the server that listens at `at`, over plain TCP or TLS.
 ///
 /// # Errors
 /// [`MeetError`] says what is wrong and where.
 pub fn connect(
     at: &HostPort,
     policy: &Policy,
+    tls: Option<&Connector>,
     application: &[u8],
     timeout: Duration,
     events: Box<dyn Events>,
 ) -> Result<Met, MeetError> {
     let mut until = Until::after(timeout);
-    let (stream, address) = dial(at, policy, &mut until).map_err(|error| match error.kind() {
+    let plain = policy.plain_tcp || tls.is_some();
+    let (stream, address) = dial(at, plain, &mut until).map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => MeetError::TimedOut(timeout),
         _ => MeetError::NoHost { at: at.to_string(), error },
     })?;
     let system = |what| move |error| MeetError::System { what, error };
-    let socket = Socket::tcp(stream, policy.max_silence).map_err(system("cannot set up a socket"))?;
+    let (socket, certificate) = match tls {
+        None => (Socket::tcp(stream, policy.max_silence), None),
+        Some(connector) => {
+            let link = shake_hands(connector, stream, &mut until).map_err(|pause| no_tls(pause, timeout))?;
+            let certificate = link.certificate();
+            (Socket::tls(link, policy.max_silence), certificate)
+        }
+    };
+    let socket = socket.map_err(system("cannot set up a socket"))?;
     let mut hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
     (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
     if let Err(error) = socket.send(Header::new(Kind::Hello), &hello.to_bytes(), &[], || until.left()) {
@@ -425,8 +204,8 @@ pub fn connect(
         memory: None,
         memory_from: u64::MAX,
     };
-    let dial = Dial::Again(Box::new(Again { address, token: theirs.token }));
-    let peer = PeerInfo::remote(address);
+    let dial = Dial::Again(Box::new(Again { address, token: theirs.token, tls: tls.cloned() }));
+    let peer = PeerInfo::remote(address, certificate);
     let parts =
         Parts { limits, peer, peer_is_client: false, trusted: false, bases: None, dial, socket, reader };
     let connection = Connection::new(parts, events);
@@ -438,9 +217,9 @@ pub fn connect(
 }
 
 /// Connects to the first address of the host that answers.
-fn dial(at: &HostPort, policy: &Policy, until: &mut Until) -> io::Result<(TcpStream, SocketAddr)> {
+fn dial(at: &HostPort, plain: bool, until: &mut Until) -> io::Result<(TcpStream, SocketAddr)> {
     let addresses = at.resolve(until)?;
-    at.check(&addresses, policy.plain_tcp)?;
+    at.check(&addresses, plain)?;
     let mut failed = io::Error::from(io::ErrorKind::NotFound);
     for address in addresses {
         match dial_one(address, until) {
@@ -461,21 +240,46 @@ fn dial_one(address: SocketAddr, until: &mut Until) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// The handshake of TLS, for a client.
+fn shake_hands(connector: &Connector, stream: TcpStream, until: &mut Until) -> Result<Arc<Link>, Pause> {
+    let link = Arc::new(connector.connect(stream)?);
+    Stream::tls(Arc::clone(&link))?.shake_hands(until)?;
+    Ok(link)
+}
+
+fn no_tls(pause: Pause, timeout: Duration) -> MeetError {
+    match pause {
+        Pause::TimedOut => MeetError::TimedOut(timeout),
+        Pause::Severed(Broken::Plain) => {
+            MeetError::Tls("this port does not speak TLS; if it is to be plain, connect with `tcp:`".into())
+        }
+        pause => MeetError::Tls(pause.to_string()),
+    }
+}
+
 /// How a client has one more lane: it connects once more and repeats the token.
 struct Again {
     address: SocketAddr,
     token: Token,
+    tls: Option<Connector>,
 }
 
 impl Redial for Again {
     fn dial(&self, lane: u32, until: &mut Until) -> io::Result<Stream> {
-        let stream = dial_one(self.address, until)?;
-        let stream = Stream::socket(OwnedFd::from(stream), true)?;
-        let mut hello = Hello::new(0, 0, crate::shm::memory::Memory::default(), Vec::new());
+        let socket = dial_one(self.address, until)?;
+        let failed = |pause| match pause {
+            Pause::TimedOut => io::ErrorKind::TimedOut.into(),
+            pause => io::Error::other(pause),
+        };
+        let stream = match &self.tls {
+            None => Stream::socket(OwnedFd::from(socket), true)?,
+            Some(connector) => Stream::tls(shake_hands(connector, socket, until).map_err(failed)?)?,
+        };
+        let mut hello = Hello::new(0, 0, Memory::default(), Vec::new());
         (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
         (hello.token, hello.lane) = (self.token, lane);
         let bytes = frame(Header::new(Kind::Hello), &hello.to_bytes())?;
-        stream.send(&bytes, until).map_err(|(_, pause)| io::Error::other(pause))?;
+        stream.send(&bytes, until).map_err(|(_, pause)| failed(pause))?;
         Ok(stream)
     }
 }

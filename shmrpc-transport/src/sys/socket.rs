@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -22,6 +23,7 @@ use super::process;
 use super::shortage::is_shortage;
 use crate::peers::{Party, PeerCredentials};
 use crate::slot::{BadHeader, HEADER, Header};
+use crate::tls::{Broken, Link};
 
 pub(crate) use self::reader::FrameReader;
 
@@ -45,6 +47,8 @@ enum Carries {
     Bytes(TcpStream),
     /// Bytes alone, inside this process.
     Inside(Inside),
+    /// Bytes alone, under TLS.
+    Tls(Arc<Link>),
 }
 
 /// A frame that has arrived whole.
@@ -61,6 +65,8 @@ pub(crate) enum ReadError {
     Closed,
     #[error("the socket failed: {0}")]
     System(#[from] io::Error),
+    #[error(transparent)]
+    Severed(#[from] Broken),
     #[error("bad frame: {0}")]
     BadHeader(#[from] BadHeader),
     #[error("a control frame of {0} bytes is above {MAX_CONTROL}")]
@@ -174,14 +180,15 @@ impl Socket {
     /// Takes over a TCP connection; it becomes non-blocking, and a peer that is gone without a word is noticed: when nothing
     /// was heard for `silence`, and a fifth of it, a second at least, has passed at most.
     pub(crate) fn tcp(stream: TcpStream, silence: Duration) -> io::Result<Self> {
-        let KeepAlive { idle_s, interval_s, silence_ms } = KeepAlive::within(silence);
         stream.set_nonblocking(true)?;
-        setsockopt(&stream, sockopt::KeepAlive, &true)?;
-        setsockopt(&stream, sockopt::TcpKeepIdle, &idle_s)?;
-        setsockopt(&stream, sockopt::TcpKeepInterval, &interval_s)?;
-        // It ends the asking, too, and is all that counts while something of ours was not acknowledged.
-        setsockopt(&stream, sockopt::TcpUserTimeout, &silence_ms)?;
+        keep_alive(stream.as_fd(), silence)?;
         Ok(Self { stream: Carries::Bytes(stream) })
+    }
+
+    /// The same under TLS.
+    pub(crate) fn tls(link: Arc<Link>, silence: Duration) -> io::Result<Self> {
+        keep_alive(link.as_fd(), silence)?;
+        Ok(Self { stream: Carries::Tls(link) })
     }
 
     /// One end of a connection inside this process.
@@ -202,7 +209,8 @@ impl Socket {
     }
 
     /// Sends as much of `bytes` as the socket takes now, with our credentials, and with `fds` beside the first byte.
-    /// Returns how much went: zero if the socket is full. The bytes of a control frame without payload go together.
+    /// Returns how much went: zero if the socket is full. The bytes of a control frame without payload go together. Under TLS
+    /// the last of them may wait for a [`flush`](Self::flush).
     pub(crate) fn try_send(&self, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
         let parts = [IoSlice::new(bytes)];
         // On every piece: the kernel would name our real user beside the rest, which need not be our effective one.
@@ -210,6 +218,7 @@ impl Socket {
         let with_fds = [ControlMessage::ScmCredentials(&credentials), ControlMessage::ScmRights(fds)];
         let control: &[ControlMessage<'_>] = match &self.stream {
             Carries::Inside(end) => return end.send(bytes),
+            Carries::Tls(link) => return link.send(bytes).map_err(io::Error::other),
             Carries::Bytes(_) => &[],
             Carries::All(_) if fds.is_empty() => &with_fds[..1],
             Carries::All(_) => &with_fds,
@@ -222,6 +231,14 @@ impl Socket {
                 Err(Errno::EAGAIN) => return Ok(0),
                 Err(errno) => return Err(errno.into()),
             }
+        }
+    }
+
+    /// Sends what waits on this side. False if the socket did not take all of it.
+    pub(crate) fn flush(&self) -> io::Result<bool> {
+        match &self.stream {
+            Carries::Tls(link) => link.flush().map_err(io::Error::other),
+            _ => Ok(true),
         }
     }
 
@@ -245,6 +262,9 @@ impl Socket {
                     fds = &[];
                 }
             }
+        }
+        while !self.flush()? {
+            self.wait(PollFlags::POLLOUT, left())?;
         }
         Ok(())
     }
@@ -274,11 +294,26 @@ impl Socket {
                 end.shut();
                 Ok(())
             }
+            Carries::Tls(link) => {
+                link.shut(nix::sys::socket::Shutdown::Both);
+                Ok(())
+            }
         };
         if let Err(error) = down {
             tracing::trace!(%error, "the socket was down already");
         }
     }
+}
+
+/// Has the kernel ask now and then whether the other end is still there.
+fn keep_alive(socket: BorrowedFd<'_>, silence: Duration) -> io::Result<()> {
+    let KeepAlive { idle_s, interval_s, silence_ms } = KeepAlive::within(silence);
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    setsockopt(&socket, sockopt::TcpKeepIdle, &idle_s)?;
+    setsockopt(&socket, sockopt::TcpKeepInterval, &interval_s)?;
+    // It ends the asking, too, and is all that counts while something of ours was not acknowledged.
+    setsockopt(&socket, sockopt::TcpUserTimeout, &silence_ms)?;
+    Ok(())
 }
 
 /// The bytes of a frame.
@@ -296,6 +331,7 @@ impl AsFd for Socket {
             Carries::All(stream) => stream.as_fd(),
             Carries::Bytes(stream) => stream.as_fd(),
             Carries::Inside(end) => end.as_fd(),
+            Carries::Tls(link) => link.as_fd(),
         }
     }
 }

@@ -6,6 +6,7 @@ use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::rendezvous::inside;
 use shmrpc_transport::rendezvous::net::{NetListener, Ports};
 use shmrpc_transport::rendezvous::{Bound, Host, Listener, Policy};
+use shmrpc_transport::tls::{Acceptor, Tls};
 
 use crate::endpoint::{Address, Endpoint};
 use crate::error::ServeError;
@@ -14,18 +15,24 @@ use crate::error::ServeError;
 #[derive(Debug)]
 pub(super) enum Threshold {
     Unix(Bound, Carrier),
-    Net(Ports),
+    Tcp(Ports),
+    Tls(Ports),
     Inside(inside::Name),
 }
 
 impl Threshold {
-    pub(super) fn take(endpoint: &Endpoint, policy: &Policy) -> Result<Self, ServeError> {
+    pub(super) fn take(endpoint: &Endpoint, policy: &Policy, tls: Option<&Tls>) -> Result<Self, ServeError> {
         let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
         match endpoint.to_listen()? {
             Address::Unix(path, carrier) => {
                 Bound::at(&path, &policy.allow).map(|bound| Self::Unix(bound, carrier)).map_err(failed)
             }
-            Address::Net(at) => Ports::bind(&at, policy).map(Self::Net).map_err(failed),
+            Address::Tcp(at) => Ports::bind(&at, policy, None).map(Self::Tcp).map_err(failed),
+            Address::Tls(at) => {
+                let acceptor = Acceptor::new(tls)
+                    .map_err(|error| ServeError::Tls { endpoint: endpoint.to_string(), error })?;
+                Ports::bind(&at, policy, Some(acceptor)).map(Self::Tls).map_err(failed)
+            }
             Address::Inside(name) => inside::Name::take(&name).map(Self::Inside).map_err(failed),
         }
     }
@@ -44,8 +51,12 @@ impl Threshold {
                 let listener = Listener::start(bound, Policy { carrier, ..policy }, host).map_err(failed)?;
                 Ok((Door::Unix(listener), vec![endpoint.clone()]))
             }
-            Self::Net(ports) => {
+            Self::Tcp(ports) => {
                 let at = ports.addresses().iter().map(|at| Endpoint::Tcp((*at).into())).collect();
+                Ok((Door::Net(ports.start(policy, host).map_err(failed)?), at))
+            }
+            Self::Tls(ports) => {
+                let at = ports.addresses().iter().map(|at| Endpoint::Tls((*at).into())).collect();
                 Ok((Door::Net(ports.start(policy, host).map_err(failed)?), at))
             }
             Self::Inside(name) => Ok((Door::Inside(name.serve(policy, host)), vec![endpoint.clone()])),

@@ -85,7 +85,7 @@ pub(crate) fn a_killed_client_gives_everything_back(ground: Ground) {
     // So much is in use at once: ours, the child's, and what the last child's handlers still hold. A third child needs more
     // if the first one's is lost. Peers of networks have half of all.
     let (connections, lanes) = (3, 9);
-    let all = if ground.transport == Transport::Tcp { 2 } else { 1 };
+    let all = if matches!(ground.transport, Transport::Tcp | Transport::Tls) { 2 } else { 1 };
     let started = ground.start_with(|builder| {
         let builder = builder.max_connections(connections * all).max_connections_per_client(connections);
         builder.max_lanes(lanes * all).max_lanes_per_client(lanes)

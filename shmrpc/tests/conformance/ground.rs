@@ -46,6 +46,8 @@ pub(crate) enum How {
     Untrusted,
     Memory(Memory),
     WithoutMemory,
+    #[cfg(feature = "tls")]
+    Tls,
 }
 
 impl Ground {
@@ -92,6 +94,8 @@ impl Ground {
             How::Untrusted => builder.trust(Peers::Nobody),
             How::Memory(memory) => builder.memory(memory),
             How::WithoutMemory => builder.memory_from(u64::MAX),
+            #[cfg(feature = "tls")]
+            How::Tls => builder.tls(certificates::tls()),
         }
     }
 
@@ -103,6 +107,8 @@ impl Ground {
             How::Untrusted => builder.trust(Peers::Nobody),
             How::Memory(memory) => builder.memory(memory),
             How::WithoutMemory => builder.memory_from(u64::MAX),
+            #[cfg(feature = "tls")]
+            How::Tls => builder.tls(certificates::tls()),
         }
     }
 
@@ -120,7 +126,11 @@ impl Ground {
 
     /// A child process with this part, on this ground.
     pub(crate) fn child(self, part: &str, endpoint: &str) -> Process {
-        Process::start_with(part, endpoint, |command| command.env(GROUND, self.name))
+        Process::start_with(part, endpoint, |command| {
+            #[cfg(feature = "tls")]
+            command.env(certificates::INHERITED, certificates::all());
+            command.env(GROUND, self.name)
+        })
     }
 }
 
@@ -148,5 +158,37 @@ impl Started {
         options: impl FnOnce(ClientBuilder<WorkClient>) -> ClientBuilder<WorkClient>,
     ) -> WorkClient {
         options(self.ground.client()).connect(self.at()).unwrap()
+    }
+}
+
+/// What both sides are under TLS, and whom they believe: the same in a process and its children.
+#[cfg(feature = "tls")]
+mod certificates {
+    use std::sync::LazyLock;
+
+    use shmrpc::Tls;
+
+    use crate::support::authority::Authority;
+
+    /// Where a child finds its parent's.
+    pub(super) const INHERITED: &str = "SHMRPC_TEST_CERTIFICATES";
+    /// Between roots, chain and key. It is in no PEM.
+    const BETWEEN: char = '|';
+
+    pub(super) fn all() -> &'static str {
+        static ALL: LazyLock<String> = LazyLock::new(|| {
+            std::env::var(INHERITED).unwrap_or_else(|_| {
+                let authority = Authority::new();
+                let own = authority.sign("127.0.0.1");
+                let parts = [authority.pem, own.chain, own.key].map(|part| String::from_utf8(part).unwrap());
+                parts.join(&BETWEEN.to_string())
+            })
+        });
+        &ALL
+    }
+
+    pub(super) fn tls() -> Tls {
+        let parts: Vec<_> = all().split(BETWEEN).map(str::as_bytes).collect();
+        Tls::with_roots(parts[0]).identity(parts[1], parts[2])
     }
 }

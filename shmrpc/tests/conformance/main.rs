@@ -122,10 +122,12 @@ fn run(feature: &str, ground: &str, part: fn(Ground)) {
 }
 
 macro_rules! grounds {
-    ($($name:ident: $ground:expr,)*) => {
+    ($($(#[$cfg:meta])? $name:ident: $ground:expr,)*) => {
         /// All grounds, by name.
-        const GROUNDS: &[(&str, Ground)] = &[$((stringify!($name), Ground { name: stringify!($name), ..$ground })),*];
-        $(mod $name {
+        const GROUNDS: &[(&str, Ground)] = &[
+            $($(#[$cfg])? (stringify!($name), Ground { name: stringify!($name), ..$ground }),)*
+        ];
+        $($(#[$cfg])? mod $name {
             features! { tests $name; }
         })*
     };
@@ -156,6 +158,8 @@ grounds! {
     uds_only: Ground::new(At::Path("uds"), Transport::Uds).how(How::WithoutMemory),
     tcp: Ground::new(At::Port("tcp:127.0.0.1:0"), Transport::Tcp),
     tcp_ipv6: Ground::new(At::Port("tcp:[::1]:0"), Transport::Tcp),
+    #[cfg(feature = "tls")]
+    tls: Ground::new(At::Port("tls:127.0.0.1:0"), Transport::Tls).how(How::Tls),
     inproc: Ground::new(At::Name("inproc"), Transport::Inproc),
 }
 

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test crate uses a part")]
 
 pub(crate) mod process;
+#[cfg(feature = "tls")]
+pub(crate) mod authority;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -127,15 +127,20 @@ impl FrameReader {
     /// Reads once. False if nothing is there.
     fn fill(&mut self, socket: &Socket) -> Result<bool, ReadError> {
         let mut piece = [0; 4096];
-        if let Carries::Inside(end) = &socket.stream {
-            return match end.receive(&mut piece) {
-                None => Ok(false),
-                Some(0) => Err(ReadError::Closed),
-                Some(length) => {
-                    self.bytes.extend_from_slice(piece.get(..length).unwrap_or_default());
-                    Ok(true)
-                }
-            };
+        let without_control = match &socket.stream {
+            Carries::Tls(link) => Some(link.receive_all(&mut self.bytes)?),
+            Carries::Inside(end) => {
+                let received = end.receive(&mut piece);
+                self.bytes.extend_from_slice(piece.get(..received.unwrap_or(0)).unwrap_or_default());
+                Some(received)
+            }
+            Carries::All(_) | Carries::Bytes(_) => None,
+        };
+        match without_control {
+            None => {}
+            Some(None) => return Ok(false),
+            Some(Some(0)) => return Err(ReadError::Closed),
+            Some(Some(_)) => return Ok(true),
         }
         let mut control = Control([0; CONTROL]);
         let received = loop {

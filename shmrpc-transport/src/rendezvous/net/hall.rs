@@ -1,0 +1,316 @@
+//! The side that listens on a network: peers that are saying hello, each to a thread of its own, and the connections that
+//! their further lanes belong to.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::super::hello::Token;
+use super::super::{Hello, Host, LARGEST, Policy, read_hello};
+use crate::connection::{self, Carrier, Connection, Dial, Limits, Parts};
+use crate::message::{Message, Pool};
+use crate::peers::PeerInfo;
+use crate::shm::segment::MAX_LANES;
+use crate::slot::{BadHeader, Header, Kind};
+use crate::stream::{Cut, Pause, Reader, Stream};
+use crate::sys::fork::Inherited;
+use crate::sys::futex::Until;
+use crate::sys::shortage::{explain, explain_thread};
+use crate::sys::socket::{FrameReader, MAX_CONTROL, Socket, clip, frame};
+use crate::sys::watcher::{Next, Source};
+use crate::tls::{Acceptor, Broken, Link};
+
+/// Connections that have not said hello yet, at most.
+const ARRIVING_MAX: usize = 256;
+/// The same for one address.
+const ARRIVING_OF_ONE: usize = 32;
+/// Connections that are let in before others have their turn.
+const AT_ONCE: usize = 32;
+/// How long nobody is let in when the system lacks something.
+const REST: Duration = Duration::from_millis(100);
+/// What a peer of TLS is told that there is no place for, before any handshake: the alert `internal_error` (RFC 8446, 6.2).
+const NO_PLACE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+
+/// What all ports of one endpoint share.
+pub(super) struct Hall {
+    policy: Policy,
+    host: Arc<dyn Host>,
+    /// How a peer becomes one under TLS, if that is what is spoken here.
+    tls: Option<Acceptor>,
+    /// How many are saying hello, by address.
+    arriving: Mutex<HashMap<IpAddr, usize>>,
+    connections: Mutex<HashMap<Token, Weak<Connection>>>,
+}
+
+/// One place among the arriving; given back when dropped.
+struct Place {
+    hall: Arc<Hall>,
+    address: IpAddr,
+}
+
+impl Place {
+    fn take(hall: &Arc<Hall>, address: IpAddr) -> Option<Self> {
+        let mut places = hall.arriving.lock();
+        let all: usize = places.values().sum();
+        let own = places.get(&address).copied().unwrap_or(0);
+        if all >= ARRIVING_MAX || own >= ARRIVING_OF_ONE {
+            return None;
+        }
+        places.insert(address, own + 1);
+        drop(places);
+        Some(Self { hall: Arc::clone(hall), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.hall.arriving.lock();
+        let own = places.remove(&self.address).unwrap_or(0);
+        if own > 1 {
+            places.insert(self.address, own - 1);
+        }
+    }
+}
+
+/// One listening socket, as the watcher sees it.
+pub(super) struct Door {
+    socket: Inherited<TcpListener>,
+    hall: Arc<Hall>,
+    rests_until: Mutex<Option<Instant>>,
+}
+
+impl Source for Door {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        *self.rests_until.lock()
+    }
+
+    fn expired(&self) -> Next {
+        *self.rests_until.lock() = None;
+        Next::Resume
+    }
+
+    fn ready(&self) -> Next {
+        for _ in 0..AT_ONCE {
+            match self.socket.accept() {
+                Ok((stream, address)) => self.let_in(stream, address),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Keep,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(error = explain(&error), "cannot accept peers");
+                    *self.rests_until.lock() = Some(Instant::now() + REST);
+                    return Next::Rest;
+                }
+            }
+        }
+        Next::Keep
+    }
+}
+
+impl Door {
+    pub(super) fn new(socket: Inherited<TcpListener>, hall: &Arc<Hall>) -> Self {
+        Self { socket, hall: Arc::clone(hall), rests_until: Mutex::default() }
+    }
+
+    /// A peer says hello to a thread of its own, which may have to wait for it.
+    fn let_in(&self, stream: TcpStream, address: SocketAddr) {
+        let Some(place) = Place::take(&self.hall, address.ip()) else {
+            self.turn_away(stream);
+            return;
+        };
+        let thread = std::thread::Builder::new().name("shmrpc-hello".into());
+        let started = thread.spawn(move || match place.hall.arrived(stream) {
+            Ok(arrived) => place.hall.greet(arrived, address, &place),
+            Err(error) => tracing::debug!(%error, %address, "a peer was gone at once"),
+        });
+        if let Err(error) = started {
+            tracing::warn!(error = explain_thread(&error), %address, "a peer was turned away");
+        }
+    }
+
+    fn turn_away(&self, stream: TcpStream) {
+        match Stream::socket(OwnedFd::from(stream), true) {
+            Ok(stream) if self.hall.tls.is_some() => {
+                stream.send_now(&NO_PLACE);
+                stream.end_sending();
+            }
+            Ok(stream) => {
+                refuse(&stream, "too many peers are saying hello, or too many of your address; try again");
+            }
+            Err(error) => tracing::debug!(%error, "a peer was turned away without a reason"),
+        }
+    }
+}
+
+/// A connection from both of its sides: as a stream, and as a socket that the watcher may read.
+struct Arrived {
+    stream: Stream,
+    control: Control,
+}
+
+enum Control {
+    Plain(TcpStream),
+    Tls(Arc<Link>),
+}
+
+fn refuse(stream: &Stream, reason: &str) {
+    if let Some(bytes) = refusal(reason) {
+        stream.send_now(&bytes);
+        stream.end_sending();
+    }
+}
+
+fn refusal(reason: &str) -> Option<Vec<u8>> {
+    frame(Header::new(Kind::Failure), clip(reason).as_bytes()).ok()
+}
+
+impl Hall {
+    pub(super) fn new(policy: Policy, host: Arc<dyn Host>, tls: Option<Acceptor>) -> Arc<Self> {
+        let (arriving, connections) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { policy, host, tls, arriving, connections })
+    }
+
+    fn arrived(&self, stream: TcpStream) -> Result<Arrived, Pause> {
+        stream.set_nodelay(true)?;
+        // Not inherited from the listener on Linux; said for the reader.
+        stream.set_nonblocking(false)?;
+        let Some(acceptor) = &self.tls else {
+            let control = Control::Plain(stream.try_clone()?);
+            return Ok(Arrived { stream: Stream::socket(OwnedFd::from(stream), true)?, control });
+        };
+        let link = Arc::new(acceptor.accept(stream)?);
+        Ok(Arrived { stream: Stream::tls(Arc::clone(&link))?, control: Control::Tls(link) })
+    }
+
+    /// The handshake of TLS, if that is spoken here, and a hello, all in the time of one.
+    fn greet(self: &Arc<Self>, arrived: Arrived, address: SocketAddr, _: &Place) {
+        let Arrived { stream, control } = arrived;
+        let until = &mut Until::after(self.policy.hello_timeout);
+        if let Err(pause) = stream.shake_hands(until) {
+            tracing::debug!(%pause, %address, "a peer was refused");
+            if let (Pause::Severed(Broken::Plain), Control::Tls(link)) = (&pause, &control)
+                && let Some(bytes) =
+                    refusal("this port speaks TLS, and the client plain TCP; connect with `tls:`")
+                && let Err(error) = link.say_plainly(&bytes)
+            {
+                tracing::debug!(%error, %address, "a peer was refused without a reason");
+            }
+            return;
+        }
+        let certificate = match &control {
+            Control::Tls(link) => link.certificate(),
+            Control::Plain(_) => None,
+        };
+        let peer = PeerInfo::remote(address, certificate);
+        let (mut reader, mut message) = (Reader::default(), Message::empty());
+        let pool = Pool::new(MAX_CONTROL as u64);
+        let first = reader.next_from(&stream, &mut message, MAX_CONTROL as u64, &pool, until);
+        let hello = match first {
+            Ok(header) => read_hello(header, message.private_bytes()).map_err(|error| error.to_string()),
+            Err(Cut::Pause(pause)) => Err(format!("no hello came: {pause}")),
+            Err(Cut::Header(BadHeader::Stamp { found, .. })) if looks_like_tls(found) => {
+                Err("this port speaks plain TCP, and the client TLS; connect with `tcp:`".into())
+            }
+            Err(error) => Err(format!("the other end does not speak shmrpc: {error}")),
+        };
+        let refused = match hello {
+            Err(reason) => Err((stream, reason)),
+            Ok(hello) if hello.token == Token::default() => {
+                let met = self.meet(&hello, &stream, control, peer, reader.into_rest());
+                met.map_err(|reason| (stream, reason))
+            }
+            // What is said before the answer would be lost.
+            Ok(_) if !reader.is_empty() => {
+                Err((stream, "the hello of a lane is to be answered before anything else is said".into()))
+            }
+            Ok(hello) => self.join(&hello, &peer, stream),
+        };
+        if let Err((stream, reason)) = refused {
+            tracing::debug!(reason, %address, "a peer was refused");
+            refuse(&stream, &reason);
+        }
+    }
+
+    /// A further lane of a connection. Under TLS the token is not enough: it has to be the same client.
+    fn join(&self, hello: &Hello, peer: &PeerInfo, stream: Stream) -> Result<(), (Stream, String)> {
+        let known = self.connections.lock().get(&hello.token).and_then(Weak::upgrade);
+        let Some(connection) = known.filter(|connection| connection.death().is_none()) else {
+            return Err((stream, "there is no such connection any more".into()));
+        };
+        if connection.peer().certificate() != peer.certificate() {
+            return Err((stream, "that connection is of a client with another certificate".into()));
+        }
+        match stream.unsliced() {
+            Ok(stream) => connection.lane_asked(hello.lane, stream),
+            Err(error) => tracing::debug!(%error, "a lane was gone at once"),
+        }
+        Ok(())
+    }
+
+    /// A new connection.
+    fn meet(
+        self: &Arc<Self>,
+        theirs: &Hello,
+        stream: &Stream,
+        control: Control,
+        peer: PeerInfo,
+        rest: Vec<u8>,
+    ) -> Result<(), String> {
+        let (application, events) = self.host.welcome(&peer, &theirs.application)?;
+        let lanes = self.policy.lanes.min(MAX_LANES);
+        let mut hello = Hello::new(self.policy.max_message, lanes, self.policy.memory, application);
+        (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
+        getrandom::fill(&mut hello.token).map_err(|error| format!("there is no random number: {error}"))?;
+        let socket = match control {
+            Control::Plain(socket) => Socket::tcp(socket, self.policy.max_silence),
+            Control::Tls(link) => Socket::tls(link, self.policy.max_silence),
+        };
+        let socket = socket.map_err(|error| error.to_string())?;
+        let limits = Limits {
+            lanes,
+            carrier: Carrier::Streams,
+            send_max: theirs.max_message.min(LARGEST),
+            receive_max: self.policy.max_message.min(LARGEST),
+            lent_max: 0,
+            memory: None,
+            memory_from: u64::MAX,
+        };
+        let reader = FrameReader::after(rest);
+        let parts = Parts {
+            limits,
+            peer,
+            peer_is_client: true,
+            trusted: false,
+            bases: None,
+            dial: Dial::No,
+            socket,
+            reader,
+        };
+        let connection = Connection::new(parts, events);
+        {
+            let mut connections = self.connections.lock();
+            connections.retain(|_, connection| connection.upgrade().is_some_and(|it| it.death().is_none()));
+            connections.insert(hello.token, Arc::downgrade(&connection));
+        }
+        self.host.connected(&connection);
+        let bytes = frame(Header::new(Kind::Hello), &hello.to_bytes()).map_err(|error| error.to_string())?;
+        stream.send_now(&bytes);
+        if let Err(error) = connection::watch(&connection) {
+            connection.give_up(format!("it cannot be watched: {}", explain(&error)));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the first four bytes begin a TLS record of a handshake.
+fn looks_like_tls(first: u32) -> bool {
+    first.to_le_bytes().starts_with(&[22, 3])
+}

@@ -331,5 +331,6 @@ impl Lease<'_> {
 impl Drop for Callers {
     fn drop(&mut self) {
         self.connection.die(Death { reason: "the client was dropped".into(), peer_closed: false });
+        self.connection.forget_handed();
     }
 }

@@ -1,16 +1,24 @@
 //! Byte streams: what the frames of a lane travel over where there is no shared memory.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getsockname, recv,
+    send, sendmsg, setsockopt, shutdown, sockopt,
+};
 use nix::sys::time::TimeVal;
+use parking_lot::Mutex;
 
 pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
+use crate::descriptors::{BadDescriptors, Descriptors};
+use crate::peers::Party;
+use crate::slot::DESCRIPTORS_MAX;
+use crate::sys::beside::{self, Part};
 use crate::sys::futex::Until;
 
 mod reader;
@@ -31,9 +39,23 @@ enum Medium {
         fd: OwnedFd,
         /// Whether those who wait have a deadline.
         sliced: bool,
+        /// What came beside the bytes, if it is a Unix socket.
+        beside: Option<Mutex<Beside>>,
     },
     Pipe(Pipe),
 }
+
+/// Descriptors whose frames are not whole yet, or were not looked at.
+#[derive(Debug, Default)]
+struct Beside {
+    /// For whom they count.
+    from: Option<Party>,
+    came: Descriptors,
+}
+
+/// Bytes for what comes beside those of a frame: more descriptors than it may have, and who sends, which nobody asks for
+/// here.
+const BESIDE: usize = 192;
 
 /// Why a stream gives or takes no more bytes now.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +69,9 @@ pub enum Pause {
     /// The system's error.
     #[error("the stream failed: {0}")]
     System(#[from] io::Error),
+    /// Descriptors that are not to be had.
+    #[error(transparent)]
+    Descriptors(#[from] BadDescriptors),
 }
 
 impl Stream {
@@ -58,7 +83,46 @@ impl Stream {
         if sliced {
             slice(&fd, SLICE)?;
         }
-        Ok(Self { medium: Medium::Socket { fd, sliced } })
+        let address = getsockname::<SockaddrStorage>(fd.as_raw_fd());
+        let is_unix = address.is_ok_and(|address| address.family() == Some(AddressFamily::Unix));
+        Ok(Self { medium: Medium::Socket { fd, sliced, beside: is_unix.then(Mutex::default) } })
+    }
+
+    /// Whose descriptors come here.
+    pub(crate) fn comes_from(&self, party: Party) {
+        if let Medium::Socket { beside: Some(beside), .. } = &self.medium {
+            beside.lock().from = Some(party);
+        }
+    }
+
+    /// Whether descriptors can go over it.
+    pub(crate) fn carries_descriptors(&self) -> bool {
+        matches!(&self.medium, Medium::Pipe(_) | Medium::Socket { beside: Some(_), .. })
+    }
+
+    /// Those of the frame that was received last, which announces so many. With `more`, the next one has begun.
+    ///
+    /// # Errors
+    /// [`BadDescriptors`] if others came.
+    pub(crate) fn claim(&self, announced: usize, more: bool) -> Result<Descriptors, BadDescriptors> {
+        let claimed = match &self.medium {
+            Medium::Pipe(_) if announced == 0 => return Ok(Descriptors::default()),
+            Medium::Pipe(pipe) => Descriptors::own(pipe.claim(announced)),
+            Medium::Socket { beside: Some(beside), .. } => {
+                let came = &mut beside.lock().came;
+                let claimed = came.split_off(announced);
+                if !more && !came.is_empty() {
+                    came.clear();
+                    return Err(BadDescriptors::Unwanted);
+                }
+                claimed
+            }
+            Medium::Socket { beside: None, .. } => Descriptors::default(),
+        };
+        match claimed.len() {
+            found if found == announced => Ok(claimed),
+            found => Err(BadDescriptors::Number { found, announced }),
+        }
     }
 
     /// Waits on it have no deadlines from now on.
@@ -66,7 +130,7 @@ impl Stream {
     /// # Errors
     /// The system's.
     pub fn unsliced(mut self) -> io::Result<Self> {
-        if let Medium::Socket { fd, sliced } = &mut self.medium {
+        if let Medium::Socket { fd, sliced, .. } = &mut self.medium {
             slice(fd, Duration::ZERO)?;
             *sliced = false;
         }
@@ -83,6 +147,19 @@ impl Stream {
     /// # Errors
     /// [`Pause`].
     pub fn send(&self, bytes: &[u8], until: &mut Until) -> Result<(), (usize, Pause)> {
+        self.send_with(bytes, Vec::new(), until)
+    }
+
+    /// The same, and with the first byte all of `descriptors`. They are closed here in any case.
+    ///
+    /// # Errors
+    /// [`Pause`].
+    pub fn send_with(
+        &self,
+        bytes: &[u8],
+        mut descriptors: Vec<OwnedFd>,
+        until: &mut Until,
+    ) -> Result<(), (usize, Pause)> {
         let mut sent = 0;
         while let Some(rest) = bytes.get(sent..)
             && !rest.is_empty()
@@ -91,7 +168,7 @@ impl Stream {
             if sent > 0 && until.is_over() {
                 return Err((sent, Pause::TimedOut));
             }
-            match self.send_some(rest, until) {
+            match self.send_some(rest, &mut descriptors, until) {
                 Ok(more) => sent += more,
                 Err(pause) => return Err((sent, pause)),
             }
@@ -99,17 +176,33 @@ impl Stream {
         Ok(())
     }
 
-    fn send_some(&self, bytes: &[u8], until: &mut Until) -> Result<usize, Pause> {
+    fn send_some(
+        &self,
+        bytes: &[u8],
+        descriptors: &mut Vec<OwnedFd>,
+        until: &mut Until,
+    ) -> Result<usize, Pause> {
         let (fd, sliced) = match &self.medium {
-            Medium::Socket { fd, sliced } => (fd, *sliced),
-            Medium::Pipe(pipe) => return pipe.send(bytes, until),
+            Medium::Socket { fd, sliced, .. } => (fd, *sliced),
+            Medium::Pipe(pipe) => return pipe.send(bytes, descriptors, until),
         };
         let mut flags = MsgFlags::MSG_NOSIGNAL;
         // The kernel's own limit would count anew for each piece of what is large.
         flags.set(MsgFlags::MSG_DONTWAIT, sliced);
         loop {
-            match send(fd.as_raw_fd(), bytes, flags) {
-                Ok(sent) => return Ok(sent),
+            let sent = match descriptors.is_empty() {
+                true => send(fd.as_raw_fd(), bytes, flags),
+                false => {
+                    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+                    let rights = [ControlMessage::ScmRights(&raw)];
+                    sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], &rights, flags, None)
+                }
+            };
+            match sent {
+                Ok(sent) => {
+                    descriptors.clear();
+                    return Ok(sent);
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => wait(fd, PollFlags::POLLOUT, until)?,
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(Pause::Closed),
@@ -127,7 +220,7 @@ impl Stream {
                     tracing::debug!(%error, "a last frame did not go");
                 }
             }
-            Medium::Pipe(pipe) => drop(pipe.send(bytes, &mut Until::after(Duration::ZERO))),
+            Medium::Pipe(pipe) => drop(pipe.send(bytes, &mut Vec::new(), &mut Until::after(Duration::ZERO))),
         }
     }
 
@@ -136,13 +229,13 @@ impl Stream {
     /// # Errors
     /// [`Pause`].
     pub fn receive(&self, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {
-        let fd = match &self.medium {
-            Medium::Socket { fd, .. } => fd,
+        let (fd, beside) = match &self.medium {
+            Medium::Socket { fd, beside, .. } => (fd, beside.as_ref()),
             Medium::Pipe(pipe) => return pipe.receive(room, until),
         };
         let mut flags = MsgFlags::empty();
         loop {
-            match recv(fd.as_raw_fd(), room, flags) {
+            match receive_some(fd, beside, room, flags)? {
                 Ok(0) if !room.is_empty() => return Err(Pause::Closed),
                 Ok(received) => return Ok(received),
                 Err(Errno::EINTR) => {}
@@ -165,12 +258,14 @@ impl Stream {
     pub fn receive_now(&self, room: &mut [u8]) -> Result<usize, Pause> {
         match &self.medium {
             Medium::Pipe(pipe) => pipe.receive(room, &mut Until::after(Duration::ZERO)),
-            Medium::Socket { fd, .. } => match recv(fd.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) | Err(Errno::ECONNRESET) => Err(Pause::Closed),
-                Ok(received) => Ok(received),
-                Err(Errno::EAGAIN | Errno::EINTR) => Err(Pause::TimedOut),
-                Err(errno) => Err(Pause::System(errno.into())),
-            },
+            Medium::Socket { fd, beside, .. } => {
+                match receive_some(fd, beside.as_ref(), room, MsgFlags::MSG_DONTWAIT)? {
+                    Ok(0) | Err(Errno::ECONNRESET) => Err(Pause::Closed),
+                    Ok(received) => Ok(received),
+                    Err(Errno::EAGAIN | Errno::EINTR) => Err(Pause::TimedOut),
+                    Err(errno) => Err(Pause::System(errno.into())),
+                }
+            }
         }
     }
 
@@ -199,6 +294,43 @@ impl Stream {
             Medium::Pipe(pipe) => pipe.shut(how),
         }
     }
+}
+
+/// Receives once, and what comes beside the bytes.
+fn receive_some(
+    fd: &OwnedFd,
+    beside: Option<&Mutex<Beside>>,
+    room: &mut [u8],
+    flags: MsgFlags,
+) -> Result<nix::Result<usize>, BadDescriptors> {
+    let Some(beside) = beside else { return Ok(recv(fd.as_raw_fd(), room, flags)) };
+    let mut came = Vec::new();
+    let received = beside::receive::<BESIDE>(fd.as_fd(), room, flags, |part| {
+        // Who sends is known, and a descriptor of that process is closed.
+        if let Part::Descriptor(fd) = part {
+            came.push(fd);
+        }
+    });
+    let received = match received {
+        Ok(received) => received,
+        Err(errno) => return Ok(Err(errno)),
+    };
+    if came.len() > DESCRIPTORS_MAX {
+        return Err(BadDescriptors::Unwanted);
+    }
+    if received.lost {
+        return Err(BadDescriptors::Lost);
+    }
+    if !came.is_empty() {
+        let Beside { from, came: all } = &mut *beside.lock();
+        let Some(from) = *from else { return Err(BadDescriptors::Unwanted) };
+        all.add(from, came);
+        // Of one frame, and of another one while the rest of the first is read.
+        if all.len() > 2 * DESCRIPTORS_MAX {
+            return Err(BadDescriptors::Unwanted);
+        }
+    }
+    Ok(Ok(received.length))
 }
 
 /// Sets how long one `recv` waits; zero is without end.

@@ -73,6 +73,7 @@ mod context;
 mod error;
 mod endpoint;
 mod blob;
+mod descriptor;
 #[doc(hidden)]
 pub mod arg;
 mod elements;
@@ -112,6 +113,8 @@ pub trait Message: Schema + private::Declared + shmrpc_transport::message::Wire 
 
 /// Everything that a service, its server and its clients need.
 pub mod prelude {
+    pub use std::os::fd::OwnedFd;
+
     pub use crate::{
         Archived, Blob, BlobMut, CallError, Client, ConnectError, Context, Memory, Outcome, Peers, Server,
         ServerHandle, View,

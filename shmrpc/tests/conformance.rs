@@ -7,6 +7,8 @@
     reason = "tests"
 )]
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,6 +51,11 @@ pub trait Work {
     fn keep(&self, frame: Blob) -> u64;
     fn kept(&self) -> u64;
     fn forget(&self);
+    fn read(&self, file: OwnedFd) -> Vec<u8>;
+    fn open(&self, text: &str) -> Result<OwnedFd, Missing>;
+    fn join(&self, one: OwnedFd, after: &[u8], other: OwnedFd) -> OwnedFd;
+    #[oneway]
+    fn write(&self, to: OwnedFd, text: &str);
 }
 
 struct Worker {
@@ -111,6 +118,35 @@ impl Work for Worker {
     fn forget(&self) {
         self.kept.lock().unwrap().clear();
     }
+    fn read(&self, file: OwnedFd) -> Vec<u8> {
+        all_of(file)
+    }
+    fn open(&self, text: &str) -> Result<OwnedFd, Missing> {
+        match text {
+            "none" => Err(Missing::Key(text.into())),
+            _ => Ok(holding(text)),
+        }
+    }
+    fn join(&self, one: OwnedFd, after: &[u8], other: OwnedFd) -> OwnedFd {
+        let [one, other] = [one, other].map(|file| String::from_utf8(all_of(file)).unwrap());
+        holding(&format!("{one} {other} {}", after.len()))
+    }
+    fn write(&self, to: OwnedFd, text: &str) {
+        File::from(to).write_all(text.as_bytes()).unwrap();
+    }
+}
+
+/// The reading end of a pipe that holds a text, and will hold no more.
+fn holding(text: &str) -> OwnedFd {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(text.as_bytes()).unwrap();
+    reader.into()
+}
+
+fn all_of(file: OwnedFd) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    File::from(file).read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 /// One way to reach a server.
@@ -251,6 +287,54 @@ fn a_blob_may_be_kept_and_a_loan_that_is_not_sent_comes_back(ground: Ground) {
     assert!(client.keep(frame).is_err());
 }
 
+fn descriptors_go_both_ways(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    if matches!(ground, Ground::Tcp) {
+        return descriptors_do_not_go(&client);
+    }
+    for length in [0, 10, 5_000, 300_000] {
+        assert_eq!(client.read(holding("a text")).unwrap(), b"a text");
+        assert_eq!(all_of(client.open("a text").unwrap()), b"a text");
+        assert_eq!(client.open("none").unwrap_err(), CallError::Service(Missing::Key("none".into())));
+        let joined = client.view().join(holding("one"), &vec![1; length], holding("other")).unwrap();
+        assert_eq!(String::from_utf8(all_of(joined)).unwrap(), format!("one other {length}"));
+    }
+    // What is passed on is the same file.
+    let passed = client.open("through two hands").unwrap();
+    assert_eq!(client.read(passed).unwrap(), b"through two hands");
+    let (reader, writer) = std::io::pipe().unwrap();
+    for call in 0..200 {
+        client.write(writer.try_clone().unwrap(), &format!("{call} ")).unwrap();
+    }
+    drop(writer);
+    let expected: String = (0..200).map(|call| format!("{call} ")).collect();
+    assert_eq!(String::from_utf8(all_of(reader.into())).unwrap(), expected);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let client = &client;
+            scope.spawn(move || {
+                for call in 0..50 {
+                    let text = format!("{thread} {call}");
+                    assert_eq!(client.read(client.open(&text).unwrap()).unwrap(), text.as_bytes());
+                }
+            });
+        }
+    });
+}
+
+/// Over a network there is no way for them; the connection goes on.
+fn descriptors_do_not_go(client: &WorkClient) {
+    let error = client.read(holding("a text")).unwrap_err();
+    assert!(matches!(&error, CallError::NotEncoded(text) if text.contains("uds:")), "{error}");
+    let error = client.open("a text").unwrap_err();
+    assert!(matches!(&error, CallError::BadReply(text) if text.contains("uds:")), "{error}");
+    assert_eq!(error.outcome(), Outcome::Ran);
+    assert_eq!(client.open("none").unwrap_err(), CallError::Service(Missing::Key("none".into())));
+    assert_eq!(client.write(holding(""), "x").unwrap_err().outcome(), Outcome::NotRun);
+    assert_eq!(client.add(1, 2), Ok(3));
+}
+
 fn sixty_four_threads_call_at_once(ground: Ground) {
     let started = ground.start();
     let client = started.connect();
@@ -368,6 +452,7 @@ macro_rules! over_every_transport {
                 payloads_of_every_size
                 blobs_go_both_ways
                 a_blob_may_be_kept_and_a_loan_that_is_not_sent_comes_back
+                descriptors_go_both_ways
                 sixty_four_threads_call_at_once
                 a_slow_call_holds_up_nobody_and_its_deadline_holds
                 failures_are_told

@@ -150,6 +150,11 @@ impl Reader {
         Ok(Some(header))
     }
 
+    /// Whether more has arrived than the last frame.
+    pub(crate) fn has_more(&self) -> bool {
+        self.start < self.end
+    }
+
     /// What has arrived beyond the last frame.
     pub fn into_rest(self) -> Vec<u8> {
         self.arrived().to_vec()

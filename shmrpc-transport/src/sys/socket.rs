@@ -17,6 +17,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use super::beside::LOST;
 use super::inside::Inside;
 use super::process;
 use super::shortage::is_shortage;
@@ -25,7 +26,6 @@ use crate::slot::{BadHeader, HEADER, Header};
 
 pub(crate) use self::reader::FrameReader;
 
-// unsafe: recvmsg, and descriptors that it made.
 mod reader;
 
 /// Payload bytes that a control frame may have.
@@ -67,9 +67,7 @@ pub(crate) enum ReadError {
     TooLong(u32),
     #[error("descriptors came beside frames that want none")]
     Descriptors,
-    #[error(
-        "a descriptor was lost on its way: the process that was to receive it has none left; raise its limit (ulimit -n, LimitNOFILE=), or fs.file-max"
-    )]
+    #[error("{LOST}")]
     OutOfDescriptors,
 }
 

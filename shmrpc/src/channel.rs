@@ -194,8 +194,16 @@ impl Channel {
         self.link.callers.connection().receive_blob(wire).map_err(|bad| bad_reply(&bad))
     }
 
+    /// Descriptors that came too late are closed, at the latest, when somebody asks for the next one.
+    fn tidy(&self) {
+        if self.link.process.is_current() {
+            self.link.callers.tidy();
+        }
+    }
+
     /// Calls a method that returns a descriptor and has no error of its own.
     pub fn call_descriptor<A: Args>(&self, method: u16, args: &A) -> Result<OwnedFd, CallError> {
+        self.tidy();
         let mut reply = Reply::empty();
         self.transact(method, args, &mut reply).map_err(|error| *error)?;
         match reply.kind {
@@ -210,6 +218,7 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<OwnedFd, CallError<E>> {
+        self.tidy();
         let mut reply = Reply::empty();
         self.transact(method, args, &mut reply).map_err(|error| error.widen())?;
         match reply.kind {

@@ -137,3 +137,81 @@ impl Connection {
         self.handed.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::PipeReader;
+    use std::os::fd::AsRawFd;
+
+    use super::super::outbox::tests::unwatched;
+    use super::*;
+    use crate::sys::socket::Socket;
+
+    /// A connection to a server that serves lane 0, and the server's end of its socket.
+    fn connection() -> (Arc<Connection>, Socket) {
+        let (connection, theirs) = unwatched();
+        let served = Question::Answered(LaneAnswer::Served);
+        connection.questions.lock().first_mut().into_iter().for_each(|question| *question = served.clone());
+        (connection, theirs)
+    }
+
+    /// Sends writing ends of a pipe, and returns the reading one.
+    fn send(theirs: &Socket, header: Header, count: usize) -> PipeReader {
+        let (reader, writer) = std::io::pipe().unwrap();
+        theirs.send(header, &[], &vec![writer.as_raw_fd(); count], || None).unwrap();
+        reader
+    }
+
+    fn header(call_id: u32, count: usize) -> Header {
+        Header { call_id, ..Header::new(Kind::Descriptors) }.with_descriptors(count)
+    }
+
+    fn is_closed(mut reader: PipeReader) -> bool {
+        std::io::Read::read(&mut reader, &mut [0]).unwrap() == 0
+    }
+
+    #[test]
+    fn what_came_is_taken_once_and_by_its_call() {
+        let (connection, theirs) = connection();
+        for call_id in [7, 8] {
+            let reader = send(&theirs, header(call_id, 3), 3);
+            // Nobody has read the socket yet.
+            let came = connection.take_handed(0, header(call_id, 3)).unwrap();
+            assert_eq!((came.len(), came.lost()), (3, None));
+            drop(came);
+            assert!(is_closed(reader));
+        }
+        let again = connection.take_handed(0, header(8, 3)).unwrap_err();
+        assert!(matches!(again, BadDescriptors::Number { found: 0, announced: 3 }), "{again}");
+        let _reader = send(&theirs, header(9, 1), 1);
+        let other = connection.take_handed(0, header(10, 1)).unwrap_err();
+        assert!(matches!(other, BadDescriptors::CallId { found: 9, expected: 10 }), "{other}");
+        let _reader = send(&theirs, header(11, 2), 2);
+        let fewer = connection.take_handed(0, header(11, 3)).unwrap_err();
+        assert!(matches!(fewer, BadDescriptors::Number { found: 2, announced: 3 }), "{fewer}");
+        assert_eq!(connection.death(), None);
+    }
+
+    #[test]
+    fn what_no_peer_sends_ends_the_connection() {
+        let lane = |block| Header { block, ..header(0, 1) };
+        for (sent, why) in [
+            (vec![(header(0, 2), 1)], "1 descriptors came with a message that announces 2"),
+            (vec![(header(0, 1), 2)], "descriptors came beside frames that want none"),
+            (vec![(lane(1), 1)], "descriptors for lane 1, which is not open"),
+            (
+                vec![(header(4, 1), 1), (header(5, 1), 1)],
+                "of call 5 on lane 0 before those of call 4 could be taken",
+            ),
+        ] {
+            let (connection, theirs) = connection();
+            let readers: Vec<_> =
+                sent.into_iter().map(|(header, count)| send(&theirs, header, count)).collect();
+            connection.read_all_frames();
+            let death = connection.death().expect(why).clone();
+            assert!(death.reason.contains(why), "{death}");
+            connection.forget_handed();
+            assert!(readers.into_iter().all(is_closed), "{why}");
+        }
+    }
+}

@@ -137,7 +137,7 @@ impl Connection {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
@@ -165,7 +165,7 @@ mod tests {
         (connection, theirs)
     }
 
-    fn unwatched() -> (Arc<Connection>, Socket) {
+    pub(in crate::connection) fn unwatched() -> (Arc<Connection>, Socket) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let base = || Segment::create(BASE_LEN, Memory::Memfd).unwrap().0;
         let limits = Limits {

@@ -148,13 +148,8 @@ impl Types<'_> {
             "`str` has no size of its own: use `String`".to_owned()
         } else if in_service && LATER.contains(&name.as_str()) {
             format!("`{name}` is not in this version of shmrpc yet")
-        } else if !in_service && DESCRIPTORS.contains(&name.as_str()) {
-            "a message holds no descriptors: send each as an `OwnedFd` parameter or result of its own"
-                .to_owned()
-        } else if name == "OwnedFd" {
-            "an `OwnedFd` is a parameter or a result of its own, and no part of another one".to_owned()
         } else if DESCRIPTORS.contains(&name.as_str()) {
-            format!("a `{name}` means nothing in another process: name an `OwnedFd`, which is moved there")
+            self.no_descriptor(&name)
         } else if in_service && name == "BlobMut" {
             "name a `Blob`: the caller fills a `BlobMut`, and the other side has a `Blob` of it".to_owned()
         } else if in_service && name == "Blob" {
@@ -175,6 +170,22 @@ impl Types<'_> {
         };
         self.refuse(whole, message);
         true
+    }
+
+    /// Why a descriptor of this name cannot stand here.
+    fn no_descriptor(&self, name: &str) -> String {
+        match name {
+            _ if self.place == Place::Field => {
+                "a message holds no descriptors: send each as an `OwnedFd` parameter or result of its own"
+                    .into()
+            }
+            "OwnedFd" => {
+                "an `OwnedFd` is a parameter or a result of its own, and no part of another one".into()
+            }
+            _ => format!(
+                "a `{name}` means nothing in another process: name an `OwnedFd`, which is moved there"
+            ),
+        }
     }
 
     fn arguments(&self, segment: &PathSegment) {

@@ -14,7 +14,6 @@ pub trait Descriptors {
     fn number(&self, file: RawFd);
     fn many(&self, files: Vec<OwnedFd>);
     fn maybe(&self) -> Option<std::os::fd::OwnedFd>;
-    fn archived(&self, file: &Archived<OwnedFd>);
     fn two(&self) -> (OwnedFd, OwnedFd);
     fn as_error(&self) -> Result<u32, OwnedFd>;
 }

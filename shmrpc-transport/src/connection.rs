@@ -229,6 +229,9 @@ impl Connection {
         if peer_is_client && limits.carrier == Carrier::Streams {
             reader.expect_streams();
         }
+        if limits.carrier == Carrier::Rings {
+            reader.expect_descriptors();
+        }
         // As much as we may have of the peer's in place.
         let copies = limits.receive_max.saturating_mul(4).max(4 << 20);
         let pool = match &bases {

@@ -153,6 +153,7 @@ fn in_its_place(header: Header, from_client: bool) -> Result<(), String> {
     const SEGMENTS: RangeInclusive<u32> = 1..=u32::MAX;
     const TEXT: RangeInclusive<u32> = 0..=u32::MAX;
     const ANY: RangeInclusive<u32> = 0..=u32::MAX;
+    #[expect(clippy::cast_possible_truncation, reason = "four bits")]
     const COUNT: RangeInclusive<u32> = 1..=DESCRIPTORS_MAX as u32;
     const NO: RangeInclusive<u32> = 0..=0;
     let Header { call_id, method, kind, flags: _, length, block, timeout_ms } = header;

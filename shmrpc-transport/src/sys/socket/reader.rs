@@ -27,6 +27,8 @@ pub(crate) struct FrameReader {
     pidfd: Option<OwnedFd>,
     /// Whether a lane comes with its stream.
     lanes_have_streams: bool,
+    /// Whether frames of [`Kind::Descriptors`] come; else no frame has more than one.
+    several: bool,
 }
 
 impl FrameReader {
@@ -38,6 +40,11 @@ impl FrameReader {
     /// From now on a lane comes with its stream.
     pub(crate) fn expect_streams(&mut self) {
         self.lanes_have_streams = true;
+    }
+
+    /// From now on frames may have as many descriptors as they announce.
+    pub(crate) fn expect_descriptors(&mut self) {
+        self.several = true;
     }
 
     /// The next whole frame; `None` if the socket has no more bytes for now. After an error nothing is kept open.
@@ -116,8 +123,13 @@ impl FrameReader {
         match self.bytes.first_chunk() {
             Some(head) => Header::from_frame(head).map_or(0, |header| self.wanted(header)),
             None if self.bytes.is_empty() => 0,
-            None => DESCRIPTORS_MAX,
+            None => self.most(),
         }
+    }
+
+    /// Descriptors that one frame may have.
+    fn most(&self) -> usize {
+        if self.several { DESCRIPTORS_MAX } else { 1 }
     }
 
     fn whole(&mut self) -> Result<Option<Frame>, ReadError> {
@@ -171,7 +183,7 @@ impl FrameReader {
             return Err(ReadError::OutOfDescriptors);
         }
         // They came beside one message of the peer's, and none of ours has more.
-        if self.fds.len() > pending + DESCRIPTORS_MAX {
+        if self.fds.len() > pending + self.most() {
             return Err(ReadError::Descriptors);
         }
         if received.length == 0 {
@@ -185,6 +197,7 @@ impl FrameReader {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     use super::super::frame;

@@ -1,5 +1,11 @@
 //! Descriptors are closed, whatever becomes of their call: by whoever sent them, and by whoever did not take them.
-#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::too_many_arguments,
+    reason = "tests"
+)]
 
 use std::fs::File;
 use std::io::{PipeReader, Read, pipe};

@@ -9,6 +9,7 @@ use shmrpc_transport::message::{Decoder, Encoder, Refusal};
 use shmrpc_transport::rkyv::{Archive, Deserialize, Place, Resolver, Serialize};
 
 use crate::arg::Arg;
+use crate::schema::Declared;
 use crate::{Describe, Message, Schema};
 
 /// A descriptor inside a message, as its receiver validates it.
@@ -52,6 +53,7 @@ impl Schema for DescriptorWire {
 }
 
 impl Message for DescriptorWire {}
+impl Declared for DescriptorWire {}
 
 impl Arg for Handed {
     const DESCRIPTOR: bool = true;

@@ -238,6 +238,7 @@ impl Session {
                 10 => Kind::LaneReset as u8,
                 11 => Kind::GoAway as u8,
                 12 => Kind::Ping as u8,
+                13 => Kind::Descriptors as u8,
                 _ => input.byte(),
             };
             let call_id = [0, 0, 0, 0, 0, 1, 1, u32::MAX][input.below(8)];
@@ -259,10 +260,15 @@ impl Session {
                 0 => 9,
                 1 => 2,
                 2 => 0,
+                many if kind == Kind::Descriptors as u8 => many,
                 _ => usize::from(kind == Kind::SegmentAdd as u8),
             };
             gifts.extend(std::iter::repeat_n(gift, count));
+            let block = if kind == Kind::Descriptors as u8 && block > 63 { block % 4 } else { block };
             let mut head = head(kind, call_id, block, payload.len());
+            if kind == Kind::Descriptors as u8 {
+                head[11] = (count.min(15) as u8) << 4;
+            }
             if input.below(32) == 1 {
                 head[input.below(HEADER)] = input.byte();
             }
@@ -346,14 +352,19 @@ impl Session {
         let lane = input.below(4) as u32;
         let Some(Lane { position, .. }) = self.lanes.get(&lane) else { return Ok(()) };
         let payload = archive([8, 100, 5_000, 20_000][input.below(4)] + input.below(64));
-        let mut head = head(Kind::Request as u8, input.half(), 0, payload.len());
+        let (call_id, handed) = match self.model.handed.get(&lane) {
+            Some((call_id, count)) => (*call_id, *count),
+            None => (input.half(), 0),
+        };
+        let mut head = head(Kind::Request as u8, call_id, 0, payload.len());
+        head[11] = (handed as u8) << 4;
         if payload.len() <= INLINE {
             self.own.write_slot(lane, *position, position.wrapping_add(1), &head, &payload);
         } else {
             let (offset, id) =
                 (ARENA + usize::from(input.short() % 8192) * 64, u32::from(input.short() % 4096));
             self.own.write(offset, &payload);
-            head[11] = FLAG_BLOCK;
+            head[11] |= FLAG_BLOCK;
             head[16..20].copy_from_slice(&id.to_le_bytes());
             let place = [u64::from(input.half()) << 32, offset as u64].map(u64::to_le_bytes).concat();
             self.own.write_slot(lane, *position, position.wrapping_add(1), &head, &place);
@@ -417,6 +428,7 @@ impl Session {
         assert_eq!((incoming.call_id, incoming.method), (header.call_id, header.method));
         assert_eq!((incoming.timeout_ms, incoming.oneway), (header.timeout_ms, header.kind == Kind::OneWay));
         assert_eq!(incoming.message.len(), header.length as usize);
+        assert_eq!(incoming.descriptors.len(), header.descriptors());
         let in_place = place.is_some() && self.connection.is_trusted() && header.length as usize > SMALL;
         assert_eq!(incoming.message.is_in_place(), in_place);
         let bytes =

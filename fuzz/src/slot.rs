@@ -44,7 +44,7 @@ pub fn slot(data: &[u8]) {
                 position = position.wrapping_add(1);
                 match taken {
                     Ok(header) if header.flags & FLAG_BLOCK == 0 => assert!(header.length as usize <= INLINE),
-                    Ok(header) => assert_eq!(header.flags, FLAG_BLOCK),
+                    Ok(header) => assert_eq!(header.with_descriptors(0).flags, FLAG_BLOCK),
                     // The lane is poisoned.
                     Err(_) => return,
                 }

@@ -92,7 +92,7 @@ fn parameters(method: &Method, errors: &Errors) {
             }
             ParamKind::Owned => types.check(&param.written),
             ParamKind::Archived(inner) => types.check(inner),
-            ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Blob(_) => {}
+            ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Blob(_) | ParamKind::Descriptor(_) => {}
         }
         sent += 1;
         if sent == MOST_PARAMETERS + 1 {
@@ -116,7 +116,9 @@ fn reply(reply: &Reply, errors: &Errors) {
     match reply {
         Reply::OneWay => {}
         Reply::Plain(ok) => types.check(ok),
-        Reply::Blob { number: _, err } => err.iter().for_each(|err| types.check(err)),
+        Reply::Blob { number: _, err } | Reply::Descriptor { err } => {
+            err.iter().for_each(|err| types.check(err))
+        }
         Reply::Fallible { ok, err } => {
             types.check(ok);
             types.check(err);

@@ -56,6 +56,8 @@ pub(crate) enum ParamKind {
     Numbers(Type),
     /// `Blob<n>` of plain numbers `n`: sent as it lies.
     Blob(Type),
+    /// `OwnedFd`: goes beside what is sent, where this says which of those it is.
+    Descriptor(u32),
     /// `&Context`: made by the server, not sent.
     Context,
 }
@@ -71,6 +73,8 @@ pub(crate) enum Reply {
     Fallible { ok: Type, err: Box<Type> },
     /// `Blob<n>`, or `Result<Blob<n>, E>`.
     Blob { number: Type, err: Option<Box<Type>> },
+    /// `OwnedFd`, or `Result<OwnedFd, E>`.
+    Descriptor { err: Option<Box<Type>> },
 }
 
 /// A message: a struct or an enum.
@@ -117,13 +121,19 @@ impl Method {
         let sent = self.params.iter().filter_map(|param| match &param.kind {
             ParamKind::Owned => Some(&param.written),
             ParamKind::Archived(inner) => Some(inner),
-            ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Blob(_) | ParamKind::Context => None,
+            ParamKind::Text
+            | ParamKind::Numbers(_)
+            | ParamKind::Blob(_)
+            | ParamKind::Descriptor(_)
+            | ParamKind::Context => None,
         });
         let returned: Vec<&Type> = match &self.reply {
             Reply::OneWay => vec![],
             Reply::Plain(ok) => vec![ok],
             Reply::Fallible { ok, err } => vec![ok, err],
-            Reply::Blob { number: _, err } => err.iter().map(|err| &**err).collect(),
+            Reply::Blob { number: _, err } | Reply::Descriptor { err } => {
+                err.iter().map(|err| &**err).collect()
+            }
         };
         sent.chain(returned)
     }

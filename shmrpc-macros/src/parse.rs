@@ -101,13 +101,18 @@ fn method(index: usize, function: &mut TraitItemFn, errors: &Errors) -> Option<M
         errors.refuse(&sig.ident, "a service has at most 65536 methods");
         return None;
     };
-    let mut params = Vec::new();
+    let mut params: Vec<Param> = Vec::new();
     for input in sig.inputs.iter() {
         if let FnArg::Typed(typed) = input {
             params.extend(param(typed, errors));
         }
     }
     let reply = reply(&sig.output, oneway, errors);
+    let descriptors = params.iter_mut().filter_map(|param| match &mut param.kind {
+        ParamKind::Descriptor(place) => Some(place),
+        _ => None,
+    });
+    (0..).zip(descriptors).for_each(|(number, place)| *place = number);
     Some(Method {
         index,
         name: sig.ident.clone(),
@@ -249,6 +254,9 @@ fn param(typed: &PatType, errors: &Errors) -> Option<Param> {
 
 fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
     let Type::Reference(reference) = peel(ty) else {
+        if is_descriptor(ty) {
+            return Some(ParamKind::Descriptor(0));
+        }
         return match blob(ty, errors) {
             None => Some(ParamKind::Owned),
             Some(number) => number.map(ParamKind::Blob),
@@ -335,6 +343,9 @@ fn reference_to(ty: &Type, path: &Path, errors: &Errors) -> Option<ParamKind> {
         (ident, _) if ident == "Blob" => {
             format!("take `{}`: it is lent, and read where it arrived", text(path))
         }
+        (ident, _) if ident == "OwnedFd" => {
+            format!("take `{}`: it is moved to the other process, and closed here", text(path))
+        }
         (ident, []) if ident == "String" => "take `&str`: it is read where it arrived".to_owned(),
         (ident, []) if ident == "Path" || ident == "OsStr" => {
             "a path is sent as text: take `&str`, or `&[u8]` if it may not be UTF-8".to_owned()
@@ -364,6 +375,11 @@ fn blob(ty: &Type, errors: &Errors) -> Option<Option<Type>> {
     }
 }
 
+/// `OwnedFd`, by whatever path.
+fn is_descriptor(ty: &Type) -> bool {
+    last_segment(ty).is_some_and(|last| last.ident == "OwnedFd" && last.arguments.is_empty())
+}
+
 fn reply(output: &ReturnType, oneway: bool, errors: &Errors) -> Reply {
     let written = match output {
         ReturnType::Default => parse_quote!(()),
@@ -381,10 +397,14 @@ fn reply(output: &ReturnType, oneway: bool, errors: &Errors) -> Reply {
     if let Some(number) = blob(&written, errors) {
         return number.map_or_else(plain, |number| Reply::Blob { number, err: None });
     }
+    if is_descriptor(&written) {
+        return Reply::Descriptor { err: None };
+    }
     let Some(result) = last_segment(&written).filter(|segment| segment.ident == "Result") else {
         return Reply::Plain(written);
     };
     match type_arguments(result)[..] {
+        [ok, err] if is_descriptor(ok) => Reply::Descriptor { err: Some(Box::new(err.clone())) },
         [ok, err] => match blob(ok, errors) {
             None => Reply::Fallible { ok: ok.clone(), err: Box::new(err.clone()) },
             Some(number) => number.map_or_else(plain, |number| {

@@ -36,6 +36,10 @@ fn method_schema(service: &Service, method: &Method) -> TokenStream {
         Reply::Blob { number, err: Some(err) } => {
             quote!(fallible::<#wire, #krate::private::BlobWire<#number>, #err>)
         }
+        Reply::Descriptor { err: None } => quote!(unary::<#wire, #krate::private::DescriptorWire>),
+        Reply::Descriptor { err: Some(err) } => {
+            quote!(fallible::<#wire, #krate::private::DescriptorWire, #err>)
+        }
     };
     quote!(#(#cfgs)* #krate::private::MethodSchema::#constructor(#index, #name))
 }
@@ -47,6 +51,7 @@ pub(crate) fn arguments(krate: &Path, method: &Method) -> TokenStream {
         ParamKind::Text => quote!(::std::string::String),
         ParamKind::Numbers(number) => quote!(::std::vec::Vec<#number>),
         ParamKind::Blob(number) => quote!(#krate::private::BlobWire<#number>),
+        ParamKind::Descriptor(_) => quote!(#krate::private::DescriptorWire),
         ParamKind::Owned | ParamKind::Context => quote!(#written),
     });
     let span = arguments_span(method);

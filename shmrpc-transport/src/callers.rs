@@ -152,6 +152,16 @@ impl Callers {
         guard.is_free().then_some(Lease { callers: self, index, guard })
     }
 
+    /// Takes replies off the lanes that were set aside, as far as they have come. For those who must not let them lie there:
+    /// what came with them is open as long.
+    pub fn tidy(&self) {
+        for index in 0..self.open.load(Ordering::Acquire) {
+            if let Some(lease) = self.try_lane(index) {
+                lease.end();
+            }
+        }
+    }
+
     #[inline(never)]
     fn lease_slowly(&self, until: &mut Until) -> Result<Lease<'_>, Box<NoLane>> {
         let mut registered = Registered { callers: self, on: false };
@@ -331,5 +341,6 @@ impl Lease<'_> {
 impl Drop for Callers {
     fn drop(&mut self) {
         self.connection.die(Death { reason: "the client was dropped".into(), peer_closed: false });
+        self.connection.forget_handed();
     }
 }

@@ -25,6 +25,7 @@ use crate::sys::watcher::Token;
 pub use self::blobs::{ArchivedOnWire, BadBlob, Blob, BlobMut, Loaned, OnWire};
 pub use self::blocks::BadBlock;
 pub(crate) use self::blocks::Encoded;
+use self::handed::Handed;
 use self::inbox::unwatch;
 pub(crate) use self::inbox::watch;
 use self::outbox::Outbox;
@@ -42,6 +43,7 @@ mod blobs;
 mod blocks;
 mod segments;
 mod streams;
+mod handed;
 mod inbox;
 mod outbox;
 
@@ -157,6 +159,7 @@ pub struct Connection {
     drafts: Arc<Pool>,
     /// The streams of its lanes, and how further ones are had.
     streams: Streams,
+    handed: Handed,
     socket: Socket,
     outbox: Mutex<Outbox>,
     reader: Mutex<FrameReader>,
@@ -226,6 +229,9 @@ impl Connection {
         if peer_is_client && limits.carrier == Carrier::Streams {
             reader.expect_streams();
         }
+        if limits.carrier == Carrier::Rings {
+            reader.expect_descriptors();
+        }
         // As much as we may have of the peer's in place.
         let copies = limits.receive_max.saturating_mul(4).max(4 << 20);
         let pool = match &bases {
@@ -245,6 +251,7 @@ impl Connection {
             // One on each lane, and it is ours.
             drafts: Pool::new(u64::MAX),
             streams: Streams::new(dial),
+            handed: Handed::default(),
             socket,
             outbox: Mutex::default(),
             reader: Mutex::new(reader),
@@ -324,6 +331,10 @@ impl Connection {
         self.socket.shutdown();
         if let Some(token) = self.mourner.get() {
             unwatch(*token);
+        }
+        if self.peer_is_client {
+            // No further request is run. A reply may still be taken.
+            self.handed.end();
         }
         // Whoever checks `death` and then waits holds the lock in between, so none of them misses this.
         drop(self.questions.lock());

@@ -1,11 +1,13 @@
 //! Lanes: a caller's carries one call at a time, a serving one belongs to one thread. Made of two rings in shared memory, or
 //! of a byte stream.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::connection::{Carrier, Connection, Death, LaneStream};
+use crate::descriptors::Descriptors;
 use crate::message::{Encode, EncodeError, Message};
-use crate::slot::Kind;
+use crate::slot::{DESCRIPTORS_MAX, Header, Kind};
 use crate::sys::futex::Until;
 
 mod ring;
@@ -50,6 +52,8 @@ pub struct Outgoing<'a, T> {
     pub value: &'a T,
     /// Whether they can contain values of their own type.
     pub recursive: bool,
+    /// What goes with them. Closed here in any case.
+    pub descriptors: Vec<OwnedFd>,
 }
 
 /// What came back.
@@ -59,13 +63,15 @@ pub struct Reply {
     pub kind: Kind,
     /// The payload.
     pub message: Message,
+    /// What came with it.
+    pub descriptors: Descriptors,
 }
 
 impl Reply {
     /// Nothing came back yet.
     #[inline(always)]
     pub fn empty() -> Self {
-        Self { kind: Kind::Failure, message: Message::empty() }
+        Self { kind: Kind::Failure, message: Message::empty(), descriptors: Descriptors::default() }
     }
 }
 
@@ -161,6 +167,23 @@ fn not_encoded(error: EncodeError) -> Box<NoReply> {
     Box::new(NoReply::NotEncoded(error))
 }
 
+/// No message has more descriptors than its header can count.
+#[inline(always)]
+fn check_number(descriptors: &[OwnedFd]) -> Result<(), EncodeError> {
+    match descriptors.len() {
+        0..=DESCRIPTORS_MAX => Ok(()),
+        more => Err(EncodeError::Descriptors(
+            format!("a message has {DESCRIPTORS_MAX} at most, and this one {more}").into(),
+        )),
+    }
+}
+
+/// Whether descriptors may come with such a message.
+#[inline(always)]
+fn may_have_descriptors(header: Header) -> bool {
+    header.descriptors() == 0 || matches!(header.kind, Kind::Request | Kind::OneWay | Kind::Reply)
+}
+
 /// A request as it arrived.
 #[derive(Debug)]
 pub struct Incoming {
@@ -176,6 +199,8 @@ pub struct Incoming {
     pub answered: bool,
     /// The arguments.
     pub message: Message,
+    /// What came with them.
+    pub descriptors: Descriptors,
 }
 
 impl Incoming {
@@ -189,6 +214,7 @@ impl Incoming {
             timeout_ms: 0,
             answered: false,
             message: Message::empty(),
+            descriptors: Descriptors::default(),
         }
     }
 }
@@ -259,9 +285,25 @@ impl ServingLane {
         value: &T,
         recursive: bool,
     ) -> Result<(), EncodeError> {
+        self.reply_with(call_id, kind, value, recursive, Vec::new())
+    }
+
+    /// The same, with descriptors. They are closed here in any case.
+    ///
+    /// # Errors
+    /// As above.
+    #[inline(always)]
+    pub fn reply_with<T: Encode>(
+        &mut self,
+        call_id: u32,
+        kind: Kind,
+        value: &T,
+        recursive: bool,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), EncodeError> {
         match &mut self.0 {
-            Server::Ring(ring) => ring.reply(call_id, kind, value, recursive),
-            Server::Stream(stream) => stream.reply(call_id, kind, value, recursive),
+            Server::Ring(ring) => ring.reply(call_id, kind, value, recursive, &descriptors),
+            Server::Stream(stream) => stream.reply(call_id, kind, value, recursive, descriptors),
         }
     }
 }

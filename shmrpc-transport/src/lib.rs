@@ -16,6 +16,8 @@ pub mod lane;
 pub mod connection;
 #[cfg(not(loom))]
 pub mod stream;
+#[cfg(not(loom))]
+pub mod descriptors;
 pub mod life;
 #[cfg(not(loom))]
 pub mod places;

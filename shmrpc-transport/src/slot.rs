@@ -59,12 +59,14 @@ pub enum Kind {
     GoAway = 16,
     /// Asks for a sign of life.
     Ping = 17,
+    /// Descriptors of a message that is about to be published on a lane of rings travel beside the frame.
+    Descriptors = 18,
 }
 
 impl Kind {
     /// Reads the byte that a peer wrote.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Kind; 17] = [
+        const ALL: [Kind; 18] = [
             Kind::Hello,
             Kind::LaneOpen,
             Kind::LaneReset,
@@ -82,6 +84,7 @@ impl Kind {
             Kind::Credit,
             Kind::GoAway,
             Kind::Ping,
+            Kind::Descriptors,
         ];
         ALL.get(usize::from(byte).checked_sub(1)?).copied()
     }
@@ -91,6 +94,10 @@ impl Kind {
 pub const FLAG_BLOCK: u8 = 1;
 /// Flag: a metadata block precedes the payload. Reserved: refused by this version.
 pub const FLAG_EXT: u8 = 2;
+/// Descriptors that one message may have: what the upper four flags can count.
+pub const DESCRIPTORS_MAX: usize = 15;
+/// Where they are counted.
+const DESCRIPTORS: u8 = 0xf0;
 
 /// A header in private memory: of a slot or of a stream frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +147,19 @@ impl Header {
         Self { call_id: 0, method: 0, kind, flags: 0, length: 0, block: 0, timeout_ms: 0 }
     }
 
+    /// Descriptors that belong to the message.
+    #[inline(always)]
+    pub fn descriptors(self) -> usize {
+        usize::from(self.flags >> DESCRIPTORS.trailing_zeros())
+    }
+
+    /// The same with so many descriptors, [`DESCRIPTORS_MAX`] at most.
+    #[inline(always)]
+    pub fn with_descriptors(self, count: usize) -> Self {
+        let count = u8::try_from(count.min(DESCRIPTORS_MAX)).unwrap_or(0);
+        Self { flags: self.flags & !DESCRIPTORS | count << DESCRIPTORS.trailing_zeros(), ..self }
+    }
+
     #[inline(always)]
     fn route(self) -> u64 {
         u64::from(self.method)
@@ -163,7 +183,7 @@ impl Header {
         let kind_byte = (route >> 16) as u8;
         let flags = (route >> 24) as u8;
         let Some(kind) = Kind::from_byte(kind_byte) else { return Err(BadHeader::Kind(kind_byte)) };
-        if flags & !FLAG_BLOCK != 0 {
+        if flags & !(FLAG_BLOCK | DESCRIPTORS) != 0 {
             return Err(BadHeader::Flags(flags));
         }
         Ok(Self {
@@ -390,6 +410,12 @@ mod tests {
             timeout_ms: 10_000,
         };
         assert_eq!(Header::from_frame(&header.to_frame()), Ok(header));
+        for count in 0..=DESCRIPTORS_MAX {
+            let header = header.with_descriptors(3).with_descriptors(count);
+            assert_eq!(Header::from_frame(&header.to_frame()), Ok(header));
+            assert_eq!((header.descriptors(), header.flags & FLAG_BLOCK), (count, FLAG_BLOCK));
+        }
+        assert_eq!(header.with_descriptors(16).descriptors(), DESCRIPTORS_MAX);
     }
 
     #[test]
@@ -400,7 +426,7 @@ mod tests {
             }
         }
         assert_eq!(Kind::from_byte(0), None);
-        assert_eq!(Kind::from_byte(18), None);
+        assert_eq!(Kind::from_byte(19), None);
     }
 
     #[test]
@@ -411,6 +437,8 @@ mod tests {
         frame[10] = Kind::Request as u8;
         frame[11] = FLAG_EXT;
         assert_eq!(Header::from_frame(&frame), Err(BadHeader::Flags(FLAG_EXT)));
+        frame[11] = 8;
+        assert_eq!(Header::from_frame(&frame), Err(BadHeader::Flags(8)));
         frame[11] = 0;
         frame[0] = 1;
         assert_eq!(Header::from_frame(&frame), Err(BadHeader::Stamp { found: 1, expected: 0 }));

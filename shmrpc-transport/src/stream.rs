@@ -1,17 +1,25 @@
 //! Byte streams: what the frames of a lane travel over where there is no shared memory.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getsockname, recv,
+    send, sendmsg, setsockopt, shutdown, sockopt,
+};
 use nix::sys::time::TimeVal;
+use parking_lot::Mutex;
 
 pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
+use crate::descriptors::{BadDescriptors, Descriptors};
+use crate::peers::Party;
+use crate::slot::DESCRIPTORS_MAX;
+use crate::sys::beside::{self, Part};
 use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
 use crate::tls::{Broken, Link};
@@ -35,10 +43,24 @@ enum Medium {
         fd: OwnedFd,
         /// Whether those who wait have a deadline.
         sliced: bool,
+        /// What came beside the bytes, if it is a Unix socket.
+        beside: Option<Mutex<Beside>>,
     },
     Pipe(Pipe),
     Tls(Arc<Link>),
 }
+
+/// Descriptors whose frames are not whole yet, or were not looked at.
+#[derive(Debug, Default)]
+struct Beside {
+    /// For whom they count.
+    from: Option<Party>,
+    came: Descriptors,
+}
+
+/// Bytes for what comes beside those of a frame: more descriptors than it may have, and who sends, which nobody asks for
+/// here.
+const BESIDE: usize = 192;
 
 /// Why a stream gives or takes no more bytes now.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +77,9 @@ pub enum Pause {
     /// Nobody who has the keys of TLS ended the stream: whatever the other end did or did not do is not known.
     #[error(transparent)]
     Severed(#[from] Broken),
+    /// Descriptors that are not to be had.
+    #[error(transparent)]
+    Descriptors(#[from] BadDescriptors),
 }
 
 impl Stream {
@@ -66,7 +91,9 @@ impl Stream {
         if sliced {
             slice(fd.as_fd(), SLICE)?;
         }
-        Ok(Self::over(Medium::Socket { fd, sliced }))
+        let address = getsockname::<SockaddrStorage>(fd.as_raw_fd());
+        let is_unix = address.is_ok_and(|address| address.family() == Some(AddressFamily::Unix));
+        Ok(Self::over(Medium::Socket { fd, sliced, beside: is_unix.then(Mutex::default) }))
     }
 
     /// A TCP connection under TLS, whose waits end now and then, so that deadlines are looked at.
@@ -82,13 +109,50 @@ impl Stream {
         Self { medium, process: Generation::current() }
     }
 
+    /// Whose descriptors come here.
+    pub(crate) fn comes_from(&self, party: Party) {
+        if let Medium::Socket { beside: Some(beside), .. } = &self.medium {
+            beside.lock().from = Some(party);
+        }
+    }
+
+    /// Whether descriptors can go over it.
+    pub(crate) fn carries_descriptors(&self) -> bool {
+        matches!(&self.medium, Medium::Pipe(_) | Medium::Socket { beside: Some(_), .. })
+    }
+
+    /// Those of the frame that was received last, which announces so many. With `more`, the next one has begun.
+    ///
+    /// # Errors
+    /// [`BadDescriptors`] if others came.
+    pub(crate) fn claim(&self, announced: usize, more: bool) -> Result<Descriptors, BadDescriptors> {
+        let claimed = match &self.medium {
+            Medium::Pipe(_) if announced == 0 => return Ok(Descriptors::default()),
+            Medium::Pipe(pipe) => Descriptors::own(pipe.claim(announced)),
+            Medium::Socket { beside: Some(beside), .. } => {
+                let came = &mut beside.lock().came;
+                let claimed = came.split_off(announced);
+                if !more && !came.is_empty() {
+                    came.clear();
+                    return Err(BadDescriptors::Unwanted);
+                }
+                claimed
+            }
+            Medium::Socket { beside: None, .. } | Medium::Tls(_) => Descriptors::default(),
+        };
+        match claimed.len() {
+            found if found == announced => Ok(claimed),
+            found => Err(BadDescriptors::Number { found, announced }),
+        }
+    }
+
     /// Waits on it have no deadlines from now on.
     ///
     /// # Errors
     /// The system's.
     pub fn unsliced(mut self) -> io::Result<Self> {
         match &mut self.medium {
-            Medium::Socket { fd, sliced } => {
+            Medium::Socket { fd, sliced, .. } => {
                 slice(fd.as_fd(), Duration::ZERO)?;
                 *sliced = false;
             }
@@ -121,6 +185,19 @@ impl Stream {
     /// # Errors
     /// [`Pause`].
     pub fn send(&self, bytes: &[u8], until: &mut Until) -> Result<(), (usize, Pause)> {
+        self.send_with(bytes, Vec::new(), until)
+    }
+
+    /// The same, and with the first byte all of `descriptors`. They are closed here in any case.
+    ///
+    /// # Errors
+    /// [`Pause`].
+    pub fn send_with(
+        &self,
+        bytes: &[u8],
+        mut descriptors: Vec<OwnedFd>,
+        until: &mut Until,
+    ) -> Result<(), (usize, Pause)> {
         let mut sent = 0;
         while let Some(rest) = bytes.get(sent..)
             && !rest.is_empty()
@@ -129,7 +206,7 @@ impl Stream {
             if sent > 0 && until.is_over() {
                 return Err((sent, Pause::TimedOut));
             }
-            match self.send_some(rest, until) {
+            match self.send_some(rest, &mut descriptors, until) {
                 Ok(more) => sent += more,
                 Err(pause) => return Err((sent, pause)),
             }
@@ -146,10 +223,15 @@ impl Stream {
         Ok(())
     }
 
-    fn send_some(&self, bytes: &[u8], until: &mut Until) -> Result<usize, Pause> {
+    fn send_some(
+        &self,
+        bytes: &[u8],
+        descriptors: &mut Vec<OwnedFd>,
+        until: &mut Until,
+    ) -> Result<usize, Pause> {
         let (fd, sliced) = match &self.medium {
-            Medium::Socket { fd, sliced } => (fd, *sliced),
-            Medium::Pipe(pipe) => return pipe.send(bytes, until),
+            Medium::Socket { fd, sliced, .. } => (fd, *sliced),
+            Medium::Pipe(pipe) => return pipe.send(bytes, descriptors, until),
             Medium::Tls(link) => loop {
                 match link.send(bytes)? {
                     0 => wait(link.as_fd(), PollFlags::POLLOUT, until)?,
@@ -161,8 +243,19 @@ impl Stream {
         // The kernel's own limit would count anew for each piece of what is large.
         flags.set(MsgFlags::MSG_DONTWAIT, sliced);
         loop {
-            match send(fd.as_raw_fd(), bytes, flags) {
-                Ok(sent) => return Ok(sent),
+            let sent = match descriptors.is_empty() {
+                true => send(fd.as_raw_fd(), bytes, flags),
+                false => {
+                    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+                    let rights = [ControlMessage::ScmRights(&raw)];
+                    sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], &rights, flags, None)
+                }
+            };
+            match sent {
+                Ok(sent) => {
+                    descriptors.clear();
+                    return Ok(sent);
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => wait(fd.as_fd(), PollFlags::POLLOUT, until)?,
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(Pause::Closed),
@@ -180,7 +273,7 @@ impl Stream {
                     tracing::debug!(%error, "a last frame did not go");
                 }
             }
-            Medium::Pipe(pipe) => drop(pipe.send(bytes, &mut Until::after(Duration::ZERO))),
+            Medium::Pipe(pipe) => drop(pipe.send(bytes, &mut Vec::new(), &mut Until::after(Duration::ZERO))),
             Medium::Tls(link) => {
                 if let Err(error) = link.send(bytes) {
                     tracing::debug!(%error, "a last frame did not go");
@@ -194,14 +287,14 @@ impl Stream {
     /// # Errors
     /// [`Pause`].
     pub fn receive(&self, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {
-        let fd = match &self.medium {
-            Medium::Socket { fd, .. } => fd,
+        let (fd, beside) = match &self.medium {
+            Medium::Socket { fd, beside, .. } => (fd, beside.as_ref()),
             Medium::Pipe(pipe) => return pipe.receive(room, until),
             Medium::Tls(link) => return receive_tls(link, room, until),
         };
         let mut flags = MsgFlags::empty();
         loop {
-            match recv(fd.as_raw_fd(), room, flags) {
+            match receive_some(fd, beside, room, flags)? {
                 Ok(0) if !room.is_empty() => return Err(Pause::Closed),
                 Ok(received) => return Ok(received),
                 Err(Errno::EINTR) => {}
@@ -229,12 +322,14 @@ impl Stream {
                 Some(received) => Ok(received),
                 None => Err(Pause::TimedOut),
             },
-            Medium::Socket { fd, .. } => match recv(fd.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) | Err(Errno::ECONNRESET) => Err(Pause::Closed),
-                Ok(received) => Ok(received),
-                Err(Errno::EAGAIN | Errno::EINTR) => Err(Pause::TimedOut),
-                Err(errno) => Err(Pause::System(errno.into())),
-            },
+            Medium::Socket { fd, beside, .. } => {
+                match receive_some(fd, beside.as_ref(), room, MsgFlags::MSG_DONTWAIT)? {
+                    Ok(0) | Err(Errno::ECONNRESET) => Err(Pause::Closed),
+                    Ok(received) => Ok(received),
+                    Err(Errno::EAGAIN | Errno::EINTR) => Err(Pause::TimedOut),
+                    Err(errno) => Err(Pause::System(errno.into())),
+                }
+            }
         }
     }
 
@@ -297,6 +392,43 @@ fn receive_tls(link: &Link, room: &mut [u8], until: &mut Until) -> Result<usize,
     }
 }
 
+/// Receives once, and what comes beside the bytes.
+fn receive_some(
+    fd: &OwnedFd,
+    beside: Option<&Mutex<Beside>>,
+    room: &mut [u8],
+    flags: MsgFlags,
+) -> Result<nix::Result<usize>, BadDescriptors> {
+    let Some(beside) = beside else { return Ok(recv(fd.as_raw_fd(), room, flags)) };
+    let mut came = Vec::new();
+    let received = beside::receive::<BESIDE>(fd.as_fd(), room, flags, |part| {
+        // Who sends is known, and a descriptor of that process is closed.
+        if let Part::Descriptor(fd) = part {
+            came.push(fd);
+        }
+    });
+    let received = match received {
+        Ok(received) => received,
+        Err(errno) => return Ok(Err(errno)),
+    };
+    if came.len() > DESCRIPTORS_MAX {
+        return Err(BadDescriptors::Unwanted);
+    }
+    if received.lost {
+        return Err(BadDescriptors::Lost);
+    }
+    if !came.is_empty() {
+        let Beside { from, came: all } = &mut *beside.lock();
+        let Some(from) = *from else { return Err(BadDescriptors::Unwanted) };
+        all.add(from, came);
+        // Of one frame, and of another one while the rest of the first is read.
+        if all.len() > 2 * DESCRIPTORS_MAX {
+            return Err(BadDescriptors::Unwanted);
+        }
+    }
+    Ok(Ok(received.length))
+}
+
 /// Sets how long one `recv` waits; zero is without end.
 fn slice(fd: BorrowedFd<'_>, slice: Duration) -> io::Result<()> {
     let slice = TimeVal::new(0, slice.subsec_micros().into());
@@ -313,5 +445,86 @@ fn wait(fd: BorrowedFd<'_>, what: PollFlags, until: &mut Until) -> Result<(), Pa
     match poll(&mut [PollFd::new(fd, what)], timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(Pause::System(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::peers::PeerCredentials;
+
+    fn pair() -> (Stream, Stream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let [near, far] = [near, far].map(|end| Stream::socket(end.into(), true).unwrap());
+        far.comes_from(Party::new(&PeerCredentials::own(), None));
+        (near, far)
+    }
+
+    /// Sends some bytes with so many writing ends of a pipe, whose reading end is returned.
+    fn send(to: &Stream, count: usize) -> PipeReader {
+        let (reader, writer) = io::pipe().unwrap();
+        let descriptors = (0..count).map(|_| writer.try_clone().unwrap().into()).collect();
+        to.send_with(b"bytes", descriptors, &mut Until::never()).unwrap();
+        reader
+    }
+
+    fn receive(from: &Stream) -> Result<usize, Pause> {
+        from.receive(&mut [0; 5], &mut Until::never())
+    }
+
+    fn is_closed(mut reader: PipeReader) -> bool {
+        reader.read(&mut [0]).unwrap() == 0
+    }
+
+    #[test]
+    fn descriptors_come_with_their_bytes_and_exactly_as_many() {
+        let (near, far) = pair();
+        for count in [0, 1, DESCRIPTORS_MAX] {
+            let reader = send(&near, count);
+            assert_eq!(receive(&far).unwrap(), 5);
+            assert_eq!(far.claim(count, false).unwrap().len(), count);
+            assert!(is_closed(reader));
+        }
+        let _reader = send(&near, 1);
+        receive(&far).unwrap();
+        let fewer = far.claim(2, false).unwrap_err();
+        assert!(matches!(fewer, BadDescriptors::Number { found: 1, announced: 2 }), "{fewer}");
+        let reader = send(&near, 3);
+        receive(&far).unwrap();
+        assert!(matches!(far.claim(2, false), Err(BadDescriptors::Unwanted)));
+        assert!(is_closed(reader));
+        // The next frame has begun.
+        let reader = send(&near, 3);
+        receive(&far).unwrap();
+        assert_eq!(far.claim(2, true).unwrap().len(), 2);
+        assert_eq!(far.claim(1, false).unwrap().len(), 1);
+        assert!(is_closed(reader));
+    }
+
+    #[test]
+    fn more_than_a_message_has_are_refused_and_closed() {
+        for count in [DESCRIPTORS_MAX + 1, 100, 253] {
+            let (near, far) = pair();
+            let reader = send(&near, count);
+            let refused = receive(&far).unwrap_err();
+            assert!(matches!(refused, Pause::Descriptors(BadDescriptors::Unwanted)), "{count}: {refused}");
+            assert!(is_closed(reader), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_inside_the_process_moves_them() {
+        let (near, far) = Pipe::pair();
+        let (near, far) = (Stream::pipe(near), Stream::pipe(far));
+        let reader = send(&near, 2);
+        receive(&far).unwrap();
+        assert_eq!(far.claim(2, false).unwrap().len(), 2);
+        assert!(is_closed(reader));
+        let reader = send(&near, 2);
+        drop((near, far));
+        assert!(is_closed(reader));
     }
 }

@@ -7,6 +7,8 @@ pub(crate) mod watcher;
 #[cfg(not(loom))]
 pub(crate) mod socket;
 #[cfg(not(loom))]
+pub(crate) mod beside;
+#[cfg(not(loom))]
 pub(crate) mod closing;
 #[cfg(not(loom))]
 pub(crate) mod inside;

@@ -3,6 +3,8 @@
 //! A client writes a tuple of [`Text`], [`Slice`] and [`Ref`]; its archive is that of the tuple of owned types that
 //! the server reads.
 
+use std::os::fd::OwnedFd;
+
 use shmrpc_transport::message::{Encode, Encoder, Refusal, Wire, decode};
 use shmrpc_transport::rkyv::string::{ArchivedString, StringResolver};
 use shmrpc_transport::rkyv::vec::{ArchivedVec, VecResolver};
@@ -16,6 +18,11 @@ use crate::{Message, Schema};
 pub trait Args: Encode {
     /// Whether any of them is of a recursive type.
     const RECURSIVE: bool;
+    /// Whether any of them is a descriptor.
+    const DESCRIPTORS: bool;
+
+    /// The descriptors among them, once.
+    fn descriptors(&self) -> Vec<OwnedFd>;
 
     /// Says whether the message that they are in was published.
     fn settle(&self, published: bool);
@@ -25,6 +32,14 @@ pub trait Args: Encode {
 pub trait Arg {
     /// Whether it is of a recursive type.
     const RECURSIVE: bool = false;
+    /// Whether it is a descriptor.
+    const DESCRIPTOR: bool = false;
+
+    /// Gives its descriptor away, if it is one.
+    #[inline(always)]
+    fn hand_over(&self) -> Option<OwnedFd> {
+        None
+    }
 
     /// Says whether the message that it is in was published.
     #[inline(always)]
@@ -107,6 +122,18 @@ macro_rules! args {
             ($($name,)*): Encode,
         {
             const RECURSIVE: bool = false $(|| $name::RECURSIVE)*;
+            const DESCRIPTORS: bool = false $(|| $name::DESCRIPTOR)*;
+
+            #[inline(always)]
+            #[allow(non_snake_case, unused_variables, reason = "there may be no arguments; they are named as their types")]
+            fn descriptors(&self) -> Vec<OwnedFd> {
+                if !Self::DESCRIPTORS {
+                    return Vec::new();
+                }
+                let ($($name,)*) = self;
+                let all: Vec<Option<OwnedFd>> = vec![$($name.hand_over(),)*];
+                all.into_iter().flatten().collect()
+            }
 
             #[inline(always)]
             #[allow(non_snake_case, unused_variables, reason = "there may be no arguments; they are named as their types")]

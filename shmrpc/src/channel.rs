@@ -1,6 +1,7 @@
 //! The client's side of a call: encode, lease a lane, call, decode.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use shmrpc_transport::sys::futex::Until;
 use crate::arg::Args;
 use crate::blob::{BlobWire, Loan};
 use crate::context::TransportInfo;
+use crate::descriptor::{DescriptorWire, not_among};
 use crate::dispatch::Failure;
 use crate::error::{CallError, Outcome};
 use crate::{Message, Schema};
@@ -114,7 +116,8 @@ impl Channel {
     pub fn send<A: Args>(&self, method: u16, args: &A) -> Result<(), CallError> {
         let mut until = Until::after(self.timeout);
         let method = self.id(method).map_err(|error| *error)?;
-        let request = Outgoing { method, value: args, recursive: A::RECURSIVE };
+        let descriptors = args.descriptors();
+        let request = Outgoing { method, value: args, recursive: A::RECURSIVE, descriptors };
         let mut lease = self.link.callers.lease(&mut until).map_err(|none| *self.no_lane(*none))?;
         let sent = lease.lane().send(request, &mut until);
         if sent.is_ok() {
@@ -130,7 +133,8 @@ impl Channel {
     fn transact<A: Args>(&self, method: u16, args: &A, reply: &mut Reply) -> Result<(), Box<CallError>> {
         let mut until = Until::after(self.timeout);
         let method = self.id(method)?;
-        let request = Outgoing { method, value: args, recursive: A::RECURSIVE };
+        let descriptors = args.descriptors();
+        let request = Outgoing { method, value: args, recursive: A::RECURSIVE, descriptors };
         let mut lease = self.link.callers.lease(&mut until).map_err(|none| self.no_lane(*none))?;
         let called = lease.lane().call(request, self.timeout_ms, reply, &mut until);
         if called.is_ok() {
@@ -188,6 +192,39 @@ impl Channel {
     fn blob_in<T: Number + Schema>(&self, reply: &Reply) -> Result<Blob<T>, CallError> {
         let wire = reply.message.access::<BlobWire<T>>().map_err(|invalid| bad_reply(&invalid))?;
         self.link.callers.connection().receive_blob(wire).map_err(|bad| bad_reply(&bad))
+    }
+
+    /// Descriptors that came too late are closed, at the latest, when somebody asks for the next one.
+    fn tidy(&self) {
+        if self.link.process.is_current() {
+            self.link.callers.tidy();
+        }
+    }
+
+    /// Calls a method that returns a descriptor and has no error of its own.
+    pub fn call_descriptor<A: Args>(&self, method: u16, args: &A) -> Result<OwnedFd, CallError> {
+        self.tidy();
+        let mut reply = Reply::empty();
+        self.transact(method, args, &mut reply).map_err(|error| *error)?;
+        match reply.kind {
+            Kind::Reply => descriptor_in(&mut reply),
+            _ => Err(failure(&reply)),
+        }
+    }
+
+    /// Calls a method that returns `Result<OwnedFd, E>`.
+    pub fn call_descriptor_fallible<A: Args, E: Message>(
+        &self,
+        method: u16,
+        args: &A,
+    ) -> Result<OwnedFd, CallError<E>> {
+        self.tidy();
+        let mut reply = Reply::empty();
+        self.transact(method, args, &mut reply).map_err(|error| error.widen())?;
+        match reply.kind {
+            Kind::Reply => descriptor_in(&mut reply).map_err(CallError::widen),
+            _ => Err(service_error(&reply)),
+        }
     }
 
     /// The server's id of a method; also where a forked child stops.
@@ -251,6 +288,16 @@ impl fmt::Debug for Channel {
 #[inline(always)]
 fn timeout_ms(timeout: Duration) -> u32 {
     u32::try_from(timeout.as_millis().max(1)).unwrap_or(0)
+}
+
+/// The descriptor that is the result.
+fn descriptor_in(reply: &mut Reply) -> Result<OwnedFd, CallError> {
+    let at = reply.message.access::<DescriptorWire>().map_err(|invalid| bad_reply(&invalid))?;
+    if let Some(lost) = reply.descriptors.lost() {
+        return Err(bad_reply(&lost));
+    }
+    let came = &mut reply.descriptors;
+    came.take(at).ok_or_else(|| bad_reply(&not_among(at, came)))
 }
 
 #[cold]

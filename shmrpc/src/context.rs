@@ -1,16 +1,20 @@
 //! What a handler may know about a call, and a client about its connection.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use shmrpc_transport::connection::{ArchivedOnWire, BadBlob, Blob, BlobMut, Connection};
+use shmrpc_transport::descriptors::{ArchivedNth, Descriptors};
 use shmrpc_transport::message::Number;
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::futex::Until;
 
 use crate::arg::Rejected;
+use crate::descriptor::not_among;
 
 /// What a handler may know about the call it serves. A parameter `ctx: &Context` is not sent.
 #[derive(Debug)]
@@ -18,12 +22,14 @@ pub struct Context {
     connection: Arc<Connection>,
     /// That of the call being served, as it travels.
     pub(crate) timeout_ms: u32,
+    /// Those that came with the call and that its handler does not have yet.
+    pub(crate) descriptors: Mutex<Descriptors>,
 }
 
 impl Context {
     /// Calls over `connection`.
     pub(crate) fn new(connection: &Arc<Connection>) -> Self {
-        Self { connection: Arc::clone(connection), timeout_ms: 0 }
+        Self { connection: Arc::clone(connection), timeout_ms: 0, descriptors: Mutex::default() }
     }
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
@@ -58,6 +64,15 @@ pub fn blob<T: Number>(archived: &ArchivedOnWire, context: &Context) -> Result<B
         BadBlob::NoRoom(_) => Rejected::Room(bad.to_string()),
         BadBlob::Block(_) | BadBlob::Length { .. } => Rejected::Type(bad.to_string()),
     })
+}
+
+/// A descriptor that came with the call.
+///
+/// # Errors
+/// [`Rejected`] if it did not, or was taken already.
+pub fn descriptor(at: &ArchivedNth, context: &Context) -> Result<OwnedFd, Rejected> {
+    let mut came = context.descriptors.lock();
+    came.take(at).ok_or_else(|| Rejected::Type(not_among(at, &came)))
 }
 
 /// How messages travel.

@@ -1,6 +1,7 @@
 //! The server's side of a call: validate, run the handler, encode its result.
 
 use std::any::Any;
+use std::os::fd::OwnedFd;
 
 use shmrpc_transport::connection::Blob;
 use shmrpc_transport::lane::{Incoming, ServingLane};
@@ -11,6 +12,7 @@ use crate::Message;
 use crate::arg::Rejected;
 use crate::blob::Loan;
 use crate::context::Context;
+use crate::descriptor::DescriptorWire;
 use crate::error::CallError;
 use crate::schema::ServiceSchema;
 
@@ -121,6 +123,31 @@ impl Request<'_> {
         }
     }
 
+    /// Runs a handler that returns a descriptor.
+    pub fn descriptor<A: Message>(
+        self,
+        handler: impl FnOnce(&A::Archived, &Context) -> Result<OwnedFd, Rejected>,
+    ) -> Answered {
+        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+            Ok(Ok(fd)) => self.reply_with(Kind::Reply, &DescriptorWire::RESULT, false, vec![fd]),
+            Ok(Err(rejected)) => self.rejected(rejected),
+            Err(invalid) => self.unread(&invalid),
+        }
+    }
+
+    /// Runs a handler that returns a descriptor or an error.
+    pub fn descriptor_fallible<A: Message, E: Message>(
+        self,
+        handler: impl FnOnce(&A::Archived, &Context) -> Result<Result<OwnedFd, E>, Rejected>,
+    ) -> Answered {
+        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+            Ok(Ok(Ok(fd))) => self.reply_with(Kind::Reply, &DescriptorWire::RESULT, false, vec![fd]),
+            Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
+            Ok(Err(rejected)) => self.rejected(rejected),
+            Err(invalid) => self.unread(&invalid),
+        }
+    }
+
     /// Runs a handler that nobody waits for.
     #[inline(always)]
     pub fn oneway<A: Message>(
@@ -142,13 +169,24 @@ impl Request<'_> {
 
     #[inline(always)]
     fn reply<T: Encode>(self, kind: Kind, value: &T, recursive: bool) -> Answered {
+        self.reply_with(kind, value, recursive, Vec::new())
+    }
+
+    #[inline(always)]
+    fn reply_with<T: Encode>(
+        self,
+        kind: Kind,
+        value: &T,
+        recursive: bool,
+        descriptors: Vec<OwnedFd>,
+    ) -> Answered {
         let Self { lane, incoming, context: _ } = self;
         // The arguments' memory goes back before the reply says so, so that the caller's next call finds it free.
         incoming.message.clear();
         if incoming.oneway {
             return Answered(());
         }
-        match lane.reply(incoming.call_id, kind, value, recursive) {
+        match lane.reply_with(incoming.call_id, kind, value, recursive, descriptors) {
             Ok(()) => incoming.answered = true,
             Err(error) => not_encoded(lane, incoming, &error),
         }

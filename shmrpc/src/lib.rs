@@ -62,6 +62,33 @@
 //! bytes of a large message (above 4 KiB) while it is read in place. Everything else is defended against everyone. A peer
 //! that chose [`Memory::PosixShm`] for its side has to be trusted, because it can end our process by cutting it short.
 
+//! # Descriptors
+//!
+//! A parameter `OwnedFd` is moved to the other process, and so is a result `OwnedFd` or `Result<OwnedFd, E>`; the caller may
+//! pass whatever owns one. They go over `shm:`, `uds:` and `inproc:`. Over a network such a call is refused before anything is
+//! sent ([`CallError::NotEncoded`]); a result is lost ([`CallError::BadReply`]).
+//!
+//! ```no_run
+//! use std::fs::File;
+//! use shmrpc::prelude::*;
+//!
+//! #[shmrpc::service]
+//! pub trait Files {
+//!     fn open(&self, path: &str) -> Result<OwnedFd, String>;
+//!     fn append(&self, file: OwnedFd, text: &str) -> u64;
+//! }
+//!
+//! let files = FilesClient::connect("shm:files")?;
+//! let file = File::from(files.open("notes")?);
+//! files.append(file.try_clone()?, "seen")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! It is closed by its sender once the call was sent, and also if it was not: clone what is to stay. What arrived and was not
+//! taken by a handler or a caller is closed, too. What a peer sends is what it likes: reading it may block, and a file that is
+//! mapped may be cut short by whoever else has it. Descriptors of one client that wait for their handlers are a sixteenth of
+//! what the server may have open at most; calls with more of them fail with [`CallError::Overloaded`].
+
 #![forbid(unsafe_code)]
 
 mod client;
@@ -73,6 +100,7 @@ mod context;
 mod error;
 mod endpoint;
 mod blob;
+mod descriptor;
 #[doc(hidden)]
 pub mod arg;
 mod elements;
@@ -115,6 +143,8 @@ pub trait Message: Schema + private::Declared + shmrpc_transport::message::Wire 
 
 /// Everything that a service, its server and its clients need.
 pub mod prelude {
+    pub use std::os::fd::OwnedFd;
+
     pub use crate::{
         Archived, Blob, BlobMut, CallError, Client, ConnectError, Context, Memory, Outcome, Peers, Server,
         ServerHandle, View,

@@ -4,7 +4,8 @@ pub use crate::__are as are;
 pub use crate::arg;
 pub use crate::blob::{BlobWire, Loan};
 pub use crate::channel::Channel;
-pub use crate::context::blob;
+pub use crate::context::{blob, descriptor};
+pub use crate::descriptor::{DescriptorWire, Handed};
 pub use crate::dispatch::{Answered, Request};
 pub use crate::elements::{Checked, Look, Overlook, refuse_empty_elements};
 pub use crate::schema::{

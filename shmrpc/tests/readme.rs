@@ -32,6 +32,11 @@ mod client {
     }
 }
 
+#[allow(dead_code, reason = "compiled, and not run")]
+pub mod descriptors {
+    include!("readme/descriptors.rs");
+}
+
 /// The blocks of README.md in this language.
 fn blocks(language: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
@@ -46,6 +51,7 @@ fn the_programs_are_the_files_that_are_compiled() {
         include_str!("readme/service.rs"),
         include_str!("readme/server.rs"),
         include_str!("readme/client.rs"),
+        include_str!("readme/descriptors.rs"),
     ];
     assert_eq!(blocks("rust"), files);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind, SLOTS};
+use shmrpc_transport::slot::{DESCRIPTORS_MAX, FLAG_BLOCK, HEADER, Header, INLINE, Kind, SLOTS};
 
 use crate::ground::Ground;
 use crate::wire::{GIFTS, MAX_MESSAGE, base_len, is_served};
@@ -31,6 +31,10 @@ pub(super) struct Model {
     pub(super) leaving: BTreeSet<u32>,
     /// The lane that the product asks for.
     pub(super) asked: Option<u32>,
+    /// Lanes that the fuzzer serves.
+    served: BTreeSet<u32>,
+    /// Descriptors of messages that are not taken: by lane, of which call, and how many.
+    pub(super) handed: BTreeMap<u32, (u32, usize)>,
     /// What the product must still say.
     pub(super) answers: VecDeque<(Kind, u32)>,
 }
@@ -73,6 +77,8 @@ impl Model {
             gave_up: false,
             leaving: BTreeSet::new(),
             asked: None,
+            served: BTreeSet::new(),
+            handed: BTreeMap::new(),
             answers: VecDeque::new(),
         }
     }
@@ -86,7 +92,7 @@ impl Model {
     /// Descriptors arrive beside some frames, which come whole.
     pub(super) fn gifts(&mut self, gifts: &[usize]) -> Result<(), Poison> {
         self.pending.extend(gifts);
-        if self.pending.len() > 1 { Err(Poison) } else { Ok(()) }
+        if self.pending.len() > DESCRIPTORS_MAX { Err(Poison) } else { Ok(()) }
     }
 
     /// Those frames are all there: none of their descriptors is for another frame.
@@ -107,7 +113,8 @@ impl Model {
             return Err(Poison);
         }
         let Header { call_id, method, kind, flags, length, block, timeout_ms } = header;
-        if (method, flags, timeout_ms) != (0, 0, 0) {
+        let count = header.descriptors();
+        if (method, timeout_ms) != (0, 0) || flags & 0xf != 0 || (kind == Kind::Descriptors) != (count > 0) {
             return Err(Poison);
         }
         match (kind, call_id, length) {
@@ -128,7 +135,19 @@ impl Model {
                 Ok(())
             }
             (Kind::LaneOpen, 1, 0) | (Kind::LaneReset, 1, _) if !self.as_client => {
-                if self.asked.take_if(|asked| *asked == block).is_some() { Ok(()) } else { Err(Poison) }
+                if self.asked.take_if(|asked| *asked == block).is_none() {
+                    return Err(Poison);
+                }
+                if kind == Kind::LaneOpen { self.served.insert(block) } else { self.served.remove(&block) };
+                Ok(())
+            }
+            (Kind::Descriptors, _, 0) => {
+                let lanes = if self.as_client { &self.opened } else { &self.served };
+                if !lanes.contains(&block) || self.asked == Some(block) || self.pending.len() < count {
+                    return Err(Poison);
+                }
+                self.pending.drain(..count);
+                if self.handed.insert(block, (call_id, count)).is_some() { Err(Poison) } else { Ok(()) }
             }
             (Kind::GoAway, 0, 0) if block == 0 && !self.as_client => {
                 self.going_away = true;
@@ -158,7 +177,7 @@ impl Model {
     }
 
     /// What the product must find at `position` of the ring of `lane` in the fuzzer's memory.
-    pub(super) fn slot(&self, own: &Ground, lane: u32, position: u32) -> Result<Due, Poison> {
+    pub(super) fn slot(&mut self, own: &Ground, lane: u32, position: u32) -> Result<Due, Poison> {
         let (found, expected) = (own.stamp(lane, position), position.wrapping_add(1));
         let last_lap = if position < SLOTS && found == 0 { 0 } else { expected.wrapping_sub(SLOTS) };
         if found != expected {
@@ -167,6 +186,10 @@ impl Model {
         let (head, payload) = own.read_slot(lane, position);
         let header = Header::from_frame(&head).map_err(|_| Poison)?;
         if !matches!(header.kind, Kind::Request | Kind::OneWay) {
+            return Err(Poison);
+        }
+        let due = (header.call_id, header.descriptors());
+        if due.1 > 0 && self.handed.remove(&lane) != Some(due) {
             return Err(Poison);
         }
         let length = u64::from(header.length);

@@ -200,7 +200,8 @@ impl Script {
 
     /// Whether the kind and the call have their place in the ring.
     fn is_welcome(&self, header: Header) -> bool {
-        match header.kind {
+        // Nobody sends descriptors here.
+        header.descriptors() == 0 && match header.kind {
             Kind::Request | Kind::OneWay => self.serves,
             Kind::Reply | Kind::ServiceError | Kind::Failure => {
                 !self.serves && self.awaiting == Some(header.call_id)

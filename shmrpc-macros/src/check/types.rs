@@ -24,7 +24,9 @@ pub(super) struct Types<'a> {
 const SHARED: [&str; 3] = ["Rc", "Arc", "Weak"];
 const INDEXED: [(&str, &str); 2] =
     [("IndexMap", "`BTreeMap`, or a `Vec` of pairs"), ("IndexSet", "`BTreeSet`, or a `Vec`")];
-const LATER: [&str; 2] = ["Streaming", "OwnedFd"];
+const LATER: [&str; 1] = ["Streaming"];
+/// What names an open file in one process only.
+const DESCRIPTORS: [&str; 3] = ["OwnedFd", "BorrowedFd", "RawFd"];
 /// Types whose first argument is held any number of times.
 const COLLECTIONS: [&str; 6] = ["Vec", "VecDeque", "HashMap", "HashSet", "BTreeMap", "BTreeSet"];
 const LONGEST_TUPLE: usize = 12;
@@ -146,6 +148,8 @@ impl Types<'_> {
             "`str` has no size of its own: use `String`".to_owned()
         } else if in_service && LATER.contains(&name.as_str()) {
             format!("`{name}` is not in this version of shmrpc yet")
+        } else if DESCRIPTORS.contains(&name.as_str()) {
+            self.no_descriptor(&name)
         } else if in_service && name == "BlobMut" {
             "name a `Blob`: the caller fills a `BlobMut`, and the other side has a `Blob` of it".to_owned()
         } else if in_service && name == "Blob" {
@@ -166,6 +170,22 @@ impl Types<'_> {
         };
         self.refuse(whole, message);
         true
+    }
+
+    /// Why a descriptor of this name cannot stand here.
+    fn no_descriptor(&self, name: &str) -> String {
+        match name {
+            _ if self.place == Place::Field => {
+                "a message holds no descriptors: send each as an `OwnedFd` parameter or result of its own"
+                    .into()
+            }
+            "OwnedFd" => {
+                "an `OwnedFd` is a parameter or a result of its own, and no part of another one".into()
+            }
+            _ => format!(
+                "a `{name}` means nothing in another process: name an `OwnedFd`, which is moved there"
+            ),
+        }
     }
 
     fn arguments(&self, segment: &PathSegment) {

@@ -116,6 +116,7 @@ pub(crate) fn call(service: &Service, method: &Method) -> TokenStream {
         Reply::OneWay => (quote!((), #krate::CallError), quote!(send(#index, #arguments))),
         Reply::Plain(ok) => (quote!(#ok, #krate::CallError), quote!(call::<_, #ok>(#index, #arguments))),
         Reply::Blob { number, err } => blob_call(service, method, number, err.as_deref()),
+        Reply::Descriptor { err } => descriptor_call(service, method, err.as_deref()),
         Reply::Fallible { ok, err } => {
             (quote!(#ok, #krate::CallError<#err>), quote!(call_fallible::<_, #ok, #err>(#index, #arguments)))
         }
@@ -144,6 +145,21 @@ fn blob_call(
     }
 }
 
+/// What a call that returns a descriptor has, and how it is made.
+fn descriptor_call(service: &Service, method: &Method, err: Option<&Type>) -> (TokenStream, TokenStream) {
+    let (krate, index) = (&service.krate, method.index);
+    let arguments = arguments(service, method);
+    match err {
+        None => {
+            (quote!(::std::os::fd::OwnedFd, #krate::CallError), quote!(call_descriptor(#index, #arguments)))
+        }
+        Some(err) => (
+            quote!(::std::os::fd::OwnedFd, #krate::CallError<#err>),
+            quote!(call_descriptor_fallible::<_, #err>(#index, #arguments)),
+        ),
+    }
+}
+
 /// One method of the view. A one-way method has no result to look at.
 pub(crate) fn view_call(service: &Service, method: &Method) -> Option<TokenStream> {
     let krate = &service.krate;
@@ -154,6 +170,8 @@ pub(crate) fn view_call(service: &Service, method: &Method) -> Option<TokenStrea
         Reply::OneWay => return None,
         // It is read where it arrived in any case.
         Reply::Blob { number, err } => blob_call(service, method, number, err.as_deref()),
+        // There is nothing to look at.
+        Reply::Descriptor { err } => descriptor_call(service, method, err.as_deref()),
         Reply::Plain(ok) => {
             (quote!(#krate::View<#ok>, #krate::CallError), quote!(view::<_, #ok>(#index, #arguments)))
         }
@@ -184,6 +202,7 @@ fn head(service: &Service, method: &Method) -> TokenStream {
             let krate = &service.krate;
             Some(quote!(#name: impl ::core::convert::Into<#krate::Blob<#number>>))
         }
+        ParamKind::Descriptor(_) => Some(quote!(#name: impl ::core::convert::Into<::std::os::fd::OwnedFd>)),
         ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Owned => Some(quote!(#name: #written)),
     });
     quote!(#(#cfgs)* #doc #(#attrs)* #[inline] #vis fn #name(&self #(, #params)*))
@@ -196,11 +215,14 @@ fn arguments(service: &Service, method: &Method) -> TokenStream {
         if let ParamKind::Blob(number) = kind {
             return quote!(self.0.loan::<#number>(#name));
         }
+        if let ParamKind::Descriptor(place) = kind {
+            return quote!(#krate::private::Handed::new(#name, #place));
+        }
         let (wrapper, name) = match kind {
             ParamKind::Text => (quote!(Text), quote!(#name)),
             ParamKind::Numbers(_) => (quote!(Slice), quote!(#name)),
             ParamKind::Archived(_) => (quote!(Ref), quote!(#name)),
-            ParamKind::Owned | ParamKind::Blob(_) | ParamKind::Context => {
+            ParamKind::Owned | ParamKind::Blob(_) | ParamKind::Descriptor(_) | ParamKind::Context => {
                 (quote!(Ref), quote_spanned!(name.span()=> &#name))
             }
         };

@@ -160,6 +160,11 @@ mod tests {
     }
 
     #[test]
+    fn descriptors() {
+        pinned("descriptors", "", super::service);
+    }
+
+    #[test]
     fn message_struct() {
         pinned("message_struct", "", super::message);
     }

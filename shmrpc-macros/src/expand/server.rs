@@ -67,11 +67,8 @@ fn arm(service: &Service, method: &Method, implementation: &Ident, request: &Ide
     let wire = schema::arguments(&service.krate, method);
     let passed = passed(service, params, &args, &ctx);
     let args = if method.sent().next().is_none() { quote!(_) } else { quote!(#args) };
-    let ctx = if params.iter().any(|param| matches!(param.kind, ParamKind::Context | ParamKind::Blob(_))) {
-        quote!(#ctx)
-    } else {
-        quote!(_)
-    };
+    let asks = |kind: &_| matches!(kind, ParamKind::Context | ParamKind::Blob(_) | ParamKind::Descriptor(_));
+    let ctx = if params.iter().any(|param| asks(&param.kind)) { quote!(#ctx) } else { quote!(_) };
     let call = quote!(<#implementation as #trait_name>::#name(&self.0 #(, #passed)*));
     let answer = match reply {
         Reply::OneWay => quote! {
@@ -85,6 +82,12 @@ fn arm(service: &Service, method: &Method, implementation: &Ident, request: &Ide
         }
         Reply::Fallible { ok, err } => {
             quote!(#request.fallible::<#wire, #ok, #err>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+        }
+        Reply::Descriptor { err: None } => {
+            quote!(#request.descriptor::<#wire>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+        }
+        Reply::Descriptor { err: Some(err) } => {
+            quote!(#request.descriptor_fallible::<#wire, #err>(|#args, #ctx| ::core::result::Result::Ok(#call)))
         }
         Reply::Blob { number, err: None } => {
             quote!(#request.blob::<#wire, #number>(|#args, #ctx| ::core::result::Result::Ok(#call)))
@@ -118,6 +121,7 @@ fn passed<'a>(
             ParamKind::Numbers(_) => quote!(#krate::private::arg::slice(&#args.#index)),
             ParamKind::Archived(_) => quote!(&#args.#index),
             ParamKind::Blob(number) => quote!(#krate::private::blob::<#number>(&#args.#index, #ctx)?),
+            ParamKind::Descriptor(_) => quote!(#krate::private::descriptor(&#args.#index, #ctx)?),
             ParamKind::Owned => {
                 quote!(#krate::private::arg::owned::<#written>(&#args.#index)?)
             }

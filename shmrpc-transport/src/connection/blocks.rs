@@ -19,7 +19,8 @@ const HEADROOM: usize = 512;
 
 impl Connection {
     /// Encodes a value for the peer: into the bytes of `slot`, or into lent memory. With `recursive`, what was
-    /// encoded is validated as the peer will do it, so that it refuses nothing that we sent.
+    /// encoded is validated as the peer will do it, so that it refuses nothing that we sent. When nothing else can fail,
+    /// what has to be done `before` it is published.
     ///
     /// # Errors
     /// [`EncodeError`]; nothing was sent, and the slot is as good as before.
@@ -30,6 +31,7 @@ impl Connection {
         recursive: bool,
         until: &mut Until,
         slot: &Slot,
+        before: impl FnOnce(&mut Until) -> Result<(), EncodeError>,
     ) -> Result<Encoded, EncodeError> {
         let inline = Buffer { start: slot.payload_start(), capacity: INLINE };
         let mut growth = Growth { connection: self, block: None, until };
@@ -40,12 +42,14 @@ impl Connection {
         let (needed, max) = (length as u64, self.limits.send_max);
         // `send_max` is far below 4 GiB, so only what is refused next does not fit.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
-        match growth.block {
-            None => Ok(Encoded { length, flags: 0, block: 0 }),
+        let Growth { block, until, .. } = growth;
+        match block {
+            None => before(until).map(|()| Encoded { length, flags: 0, block: 0 }),
             // A block may be larger than what the peer takes.
             Some(_) if needed > max => Err(EncodeError::TooLarge { needed, max }),
             Some(mut block) => {
                 block.shrink(length);
+                before(until)?;
                 let (id, at) = block.lend();
                 slot.write_payload(&at.to_words());
                 Ok(Encoded { length, flags: FLAG_BLOCK, block: id })
@@ -221,7 +225,7 @@ impl EncodedFrame {
             // SAFETY: `encode` wrote so many bytes of payload into the draft, which has not been used since.
             return unsafe { draft.finish(header.to_frame(), self.length as usize) };
         };
-        let header = Header { flags: FLAG_BLOCK, block: id, ..header };
+        let header = Header { flags: header.flags | FLAG_BLOCK, block: id, ..header };
         draft.fill(header.to_frame(), &at.to_bytes())
     }
 

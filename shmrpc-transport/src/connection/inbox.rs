@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Carrier, Connection, Death, LaneAnswer, Question};
 use crate::shm::segment::MAX_LANES;
-use crate::slot::{Header, Kind};
+use crate::slot::{DESCRIPTORS_MAX, Header, Kind};
 use crate::sys::socket::{Frame, ReadError, clip};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
 
@@ -40,6 +40,7 @@ impl Connection {
             }
             Kind::LaneOpen => self.lane_answered(header.block, LaneAnswer::Served),
             Kind::LaneReset => self.lane_answered(header.block, LaneAnswer::Refused(frame.text())),
+            Kind::Descriptors if self.limits.carrier == Carrier::Rings => self.handed(header),
             Kind::GoAway => {
                 self.going_away.store(true, Ordering::Relaxed);
                 Ok(())
@@ -76,6 +77,11 @@ impl Connection {
                 self.tell_why(answer, clip(&reason));
             }
         }
+    }
+
+    /// Whether the peer, a client, has opened the lane.
+    pub(super) fn has_opened(&self, lane: u32) -> bool {
+        self.opened.load(Ordering::Relaxed) & 1_u64.checked_shl(lane).unwrap_or(0) != 0
     }
 
     fn lane_answered(&self, lane: u32, answer: LaneAnswer) -> Result<(), Fault> {
@@ -146,8 +152,11 @@ fn in_its_place(header: Header, from_client: bool) -> Result<(), String> {
     const LANES: RangeInclusive<u32> = 0..=MAX_LANES - 1;
     const SEGMENTS: RangeInclusive<u32> = 1..=u32::MAX;
     const TEXT: RangeInclusive<u32> = 0..=u32::MAX;
+    const ANY: RangeInclusive<u32> = 0..=u32::MAX;
+    #[expect(clippy::cast_possible_truncation, reason = "four bits")]
+    const COUNT: RangeInclusive<u32> = 1..=DESCRIPTORS_MAX as u32;
     const NO: RangeInclusive<u32> = 0..=0;
-    let Header { call_id, method, kind, flags, length, block, timeout_ms } = header;
+    let Header { call_id, method, kind, flags: _, length, block, timeout_ms } = header;
     let (call_ids, blocks, lengths) = match kind {
         Kind::LaneOpen if from_client => (NO, LANES, NO),
         Kind::LaneOpen => (1..=1, LANES, NO),
@@ -157,12 +166,17 @@ fn in_its_place(header: Header, from_client: bool) -> Result<(), String> {
         Kind::Failure => (NO, NO, TEXT),
         Kind::GoAway if !from_client => (NO, NO, NO),
         Kind::Ping => (NO, NO, NO),
+        Kind::Descriptors => (ANY, LANES, NO),
         other => return Err(no_place(other, from_client)),
     };
+    // The upper ones count, and are a field of their own.
+    let (count, flags) = (header.descriptors(), header.with_descriptors(0).flags);
+    let counts = if kind == Kind::Descriptors { COUNT } else { NO };
     let fields = [
         ("call id", call_id, call_ids),
         ("method", method.into(), NO),
         ("flags", flags.into(), NO),
+        ("descriptors", u32::try_from(count).unwrap_or(u32::MAX), counts),
         ("length", length, lengths),
         ("block", block, blocks),
         ("timeout_ms", timeout_ms, NO),
@@ -280,6 +294,8 @@ mod tests {
             good(Kind::SegmentRetire, 1, 0, 7),
             good(Kind::Failure, 0, 99, 0),
             good(Kind::Ping, 0, 0, 0),
+            good(Kind::Descriptors, 0, 0, 63).with_descriptors(1),
+            good(Kind::Descriptors, 2, 0, 0).with_descriptors(15),
         ];
         let of_client = [good(Kind::LaneOpen, 0, 0, 63)];
         let of_server = [
@@ -293,12 +309,17 @@ mod tests {
                 if from_client { [&of_client, &of_server] } else { [&of_server, &of_client] };
             for header in either.iter().chain(own) {
                 assert_eq!(in_its_place(*header, from_client), Ok(()), "{header:?}");
+                let any = header.kind == Kind::Descriptors;
                 for (name, wrong) in [
                     ("call id 2", Header { call_id: 2, ..*header }),
+                    ("descriptors", header.with_descriptors(if any { 0 } else { 3 })),
                     ("method 1", Header { method: 1, ..*header }),
-                    ("flags 1", Header { flags: 1, ..*header }),
+                    ("flags 1", Header { flags: header.flags | 1, ..*header }),
                     ("timeout_ms 9", Header { timeout_ms: 9, ..*header }),
                 ] {
+                    if any && name == "call id 2" {
+                        continue;
+                    }
                     let error = in_its_place(wrong, from_client).unwrap_err();
                     assert!(error.contains(name) && error.contains(&format!("{:?}", header.kind)), "{error}");
                 }
@@ -315,6 +336,11 @@ mod tests {
             (good(Kind::SegmentAdd, 0, 8, 0), "SegmentAdd with block 0 from a client"),
             (good(Kind::SegmentRetire, 0, 0, 0), "SegmentRetire with block 0 from a client"),
             (good(Kind::Ping, 0, 1, 0), "Ping with length 1 from a client"),
+            (good(Kind::Descriptors, 0, 0, 1), "Descriptors with descriptors 0 from a client"),
+            (
+                good(Kind::Descriptors, 0, 0, 64).with_descriptors(1),
+                "Descriptors with block 64 from a client",
+            ),
             (good(Kind::GoAway, 0, 0, 0), "GoAway has no place on the socket from a client"),
             (good(Kind::Hello, 0, 0, 0), "Hello has no place on the socket from a client"),
         ] {

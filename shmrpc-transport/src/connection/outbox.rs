@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::{Connection, Death};
 use crate::slot::{Header, Kind};
@@ -94,17 +94,18 @@ impl Connection {
         }
     }
 
-    /// Sends a short frame and its descriptor now or not at all. False if the peer must read first.
+    /// Sends a short frame and its descriptors now or not at all. False if the peer must read first.
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn announce(&self, header: Header, payload: &[u8], fd: &OwnedFd) -> io::Result<bool> {
+    pub(super) fn announce(&self, header: Header, payload: &[u8], fds: &[OwnedFd]) -> io::Result<bool> {
         let mut outbox = self.outbox.lock();
         if !self.send_waiting(&mut outbox)? {
             return Ok(false);
         }
         let bytes = frame(header, payload)?;
-        let sent = self.socket.try_send(&bytes, &[fd.as_raw_fd()])?;
+        let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let sent = self.socket.try_send(&bytes, &fds)?;
         if sent > 0 && sent < bytes.len() {
             // The kernel does not cut what is as short as this. If it did, the rest would have to follow.
             outbox.frames.push_back(bytes);
@@ -136,7 +137,7 @@ impl Connection {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
@@ -164,7 +165,7 @@ mod tests {
         (connection, theirs)
     }
 
-    fn unwatched() -> (Arc<Connection>, Socket) {
+    pub(in crate::connection) fn unwatched() -> (Arc<Connection>, Socket) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let base = || Segment::create(BASE_LEN, Memory::Memfd).unwrap().0;
         let limits = Limits {
@@ -239,7 +240,7 @@ mod tests {
         fill(&connection);
         let fd = Segment::create(4096, Memory::Memfd).unwrap().1.descriptor;
         let header = Header::new(Kind::SegmentAdd);
-        assert!(!connection.announce(header, &[0; 8], &fd).unwrap());
+        assert!(!connection.announce(header, &[0; 8], &[fd]).unwrap());
         assert_eq!(connection.outbox.lock().frames.len(), 1, "it must not come later");
         drop(theirs);
         connection.die(Death { reason: "the test is over".into(), peer_closed: false });

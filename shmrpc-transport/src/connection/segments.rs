@@ -178,7 +178,7 @@ impl Connection {
         let id = sending.next;
         let mut header = Header::new(Kind::SegmentAdd);
         header.block = id;
-        match self.announce(header, &length.to_le_bytes(), &descriptor) {
+        match self.announce(header, &length.to_le_bytes(), &[descriptor]) {
             Ok(true) => {}
             // The peer has to read before it can know of more memory; whoever needs it asks again.
             Ok(false) => return Ok(false),

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::inbox::Fault;
 use super::{Connection, Death};
 use crate::message::Message;
+use crate::peers::Party;
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{Header, Kind};
 use crate::stream::{Cut, Pause, Reader, Stream};
@@ -99,7 +100,8 @@ impl Streams {
     }
 
     /// One more, if there are fewer than `most`.
-    fn attach(&self, stream: Stream, most: u32) -> Result<LaneStream, Stream> {
+    fn attach(&self, stream: Stream, from: Party, most: u32) -> Result<LaneStream, Stream> {
+        stream.comes_from(from);
         let mut state = self.state.lock();
         state.open.retain(|stream| stream.strong_count() > 0);
         if state.open.len() >= most as usize {
@@ -145,7 +147,7 @@ impl Connection {
                 _ => NoStream::Refused(format!("it cannot connect again: {}", explain(&error))),
             })?,
         };
-        let stream = self.streams.attach(stream, u32::MAX);
+        let stream = self.streams.attach(stream, self.peer.party(), u32::MAX);
         let stream = stream.map_err(|_| NoStream::Refused("there are too many streams".into()))?;
         let (mut reader, mut message) = (Reader::default(), Message::empty());
         let max = MAX_CONTROL as u64;
@@ -172,7 +174,7 @@ impl Connection {
         let lacking =
             |error: io::Error| NoStream::Refused(format!("there is no socket for it: {}", explain(&error)));
         let (ours, theirs) = UnixStream::pair().map_err(lacking)?;
-        let theirs = OwnedFd::from(theirs);
+        let theirs = [OwnedFd::from(theirs)];
         let header = Header { block: lane, ..Header::new(Kind::LaneOpen) };
         loop {
             if let Some(death) = self.death() {
@@ -216,7 +218,7 @@ impl Connection {
             }
         };
         let most = self.limits.lanes;
-        match self.streams.attach(stream, most) {
+        match self.streams.attach(stream, self.peer.party(), most) {
             Err(stream) => refused(&stream, &format!("{most} lanes are all that a connection may have")),
             Ok(stream) => {
                 let answer = Arc::clone(&stream.0);

@@ -1,10 +1,12 @@
 //! Lanes of two rings in shared memory, one each way.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Incoming, NoReply, NotOpened, Outgoing, Reply, not_encoded};
+use super::{Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, may_have_descriptors, not_encoded};
 use crate::connection::{BadBlock, Connection, Death, Encoded, LaneAnswer};
+use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::message::{Encode, EncodeError};
 use crate::shm::consumer::{Consumer, Wait};
 use crate::shm::producer::{BadCredit, Producer};
@@ -22,6 +24,8 @@ enum Broken {
     Credit(#[from] BadCredit),
     #[error(transparent)]
     Block(#[from] Box<BadBlock>),
+    #[error(transparent)]
+    Descriptors(#[from] BadDescriptors),
     #[error("{0:?} has no place in the ring of this lane")]
     Kind(Kind),
     #[error("a reply to call {found} came where the reply to call {expected} was due")]
@@ -38,6 +42,8 @@ pub(super) struct Caller {
     next_call: u32,
     /// The call whose reply nobody waited for. The lane is set aside until it comes.
     overdue: Option<u32>,
+    /// The position of the last message that had descriptors.
+    handed: Option<u32>,
 }
 
 impl Caller {
@@ -58,7 +64,8 @@ impl Caller {
             LaneAnswer::Refused(reason) => return Err(NotOpened::Refused(reason)),
             LaneAnswer::TimedOut => return Err(NotOpened::TimedOut),
         }
-        Ok(Self { connection: Arc::clone(connection), lane, producer, consumer, next_call: 0, overdue: None })
+        let connection = Arc::clone(connection);
+        Ok(Self { connection, lane, producer, consumer, next_call: 0, overdue: None, handed: None })
     }
 
     /// Whether the lane can carry a call now: takes an overdue reply off it if that has come.
@@ -134,15 +141,27 @@ impl Caller {
         if !matches!(self.producer.try_claim(), Ok(true)) {
             self.wait_for_credit(until)?;
         }
-        let Outgoing { method, value, recursive } = request;
-        let encoded = self.connection.encode(value, recursive, until, self.producer.claimed());
+        let Outgoing { method, value, recursive, descriptors } = request;
+        if !descriptors.is_empty() {
+            self.may_hand_over(&descriptors, until)?;
+        }
+        let (lane, call_id) = (self.lane, self.next_call);
+        let hand_over = |until: &mut Until| match &*descriptors {
+            [] => Ok(()),
+            some => self.connection.hand_over(lane, call_id, some, until),
+        };
+        let slot = self.producer.claimed();
+        let encoded = self.connection.encode(value, recursive, until, slot, hand_over);
         let Encoded { length, flags, block } = match encoded {
             Ok(encoded) => encoded,
             Err(error) => return Err(not_encoded(error)),
         };
-        let call_id = self.next_call;
         self.next_call = call_id.wrapping_add(1);
-        self.producer.publish_written(Header { call_id, method, kind, flags, length, block, timeout_ms });
+        if !descriptors.is_empty() {
+            self.handed = Some(self.producer.position());
+        }
+        let header = Header { call_id, method, kind, flags, length, block, timeout_ms };
+        self.producer.publish_written(header.with_descriptors(descriptors.len()));
         self.producer.notify();
         self.consumer.follows(length);
         Ok(call_id)
@@ -150,10 +169,27 @@ impl Caller {
 
     #[cold]
     fn wait_for_credit(&mut self, until: &mut Until) -> Result<(), Box<NoReply>> {
+        self.wait_for(Producer::try_claim, until)
+    }
+
+    /// The server keeps the descriptors of one message of this lane that it has not taken, and no more.
+    #[cold]
+    fn may_hand_over(&mut self, descriptors: &[OwnedFd], until: &mut Until) -> Result<(), Box<NoReply>> {
+        check_number(descriptors).map_err(not_encoded)?;
+        let Some(last) = self.handed else { return Ok(()) };
+        self.wait_for(|producer| producer.is_done(last), until)
+    }
+
+    #[cold]
+    fn wait_for(
+        &mut self,
+        comes: impl FnMut(&mut Producer<Side>) -> Result<bool, BadCredit>,
+        until: &mut Until,
+    ) -> Result<(), Box<NoReply>> {
         let connection = Arc::clone(&self.connection);
         let none = match connection
             .stop(self.lane)
-            .map(|stop| wait_for_credit(&mut self.producer, stop, until))
+            .map(|stop| wait_for(comes, &mut self.producer, stop, until))
         {
             Some(Ok(Wait::Ready)) => return Ok(()),
             Some(Ok(Wait::TimedOut)) => NoReply::TimedOut { published: false },
@@ -167,6 +203,9 @@ impl Caller {
     fn take(&mut self, call_id: u32, reply: &mut Reply) -> Result<(), Broken> {
         let header = self.consumer.take(reply.message.words_mut())?;
         self.connection.receive(header, &mut reply.message)?;
+        if header.descriptors() > 0 {
+            reply.descriptors = take_descriptors(&self.connection, self.lane, header)?;
+        }
         self.consumer.finish();
         reply.kind = header.kind;
         if !matches!(reply.kind, Kind::Reply | Kind::ServiceError | Kind::Failure) {
@@ -204,10 +243,15 @@ impl Caller {
     }
 }
 
-/// Waits until the peer gives a credit back.
-fn wait_for_credit(producer: &mut Producer<Side>, stop: &Stop, until: &mut Until) -> Result<Wait, BadCredit> {
+/// Waits until the peer is done with enough: it gives credits back.
+fn wait_for(
+    mut comes: impl FnMut(&mut Producer<Side>) -> Result<bool, BadCredit>,
+    producer: &mut Producer<Side>,
+    stop: &Stop,
+    until: &mut Until,
+) -> Result<Wait, BadCredit> {
     loop {
-        if producer.try_claim()? {
+        if comes(producer)? {
             return Ok(Wait::Ready);
         }
         if stop.is_set() {
@@ -220,7 +264,16 @@ fn wait_for_credit(producer: &mut Producer<Side>, stop: &Stop, until: &mut Until
     }
 }
 
-/// How long a reply may wait for the caller to give memory back.
+/// The descriptors of a message that was just taken.
+#[cold]
+fn take_descriptors(connection: &Arc<Connection>, lane: u32, header: Header) -> Result<Descriptors, Broken> {
+    match may_have_descriptors(header) {
+        true => Ok(connection.take_handed(lane, header)?),
+        false => Err(BadDescriptors::Unwanted.into()),
+    }
+}
+
+/// How long a reply may wait for the caller to give memory back, or to read its socket.
 const REPLY_MEMORY: Duration = Duration::from_secs(1);
 
 /// The serving end.
@@ -297,7 +350,9 @@ impl Server {
         kind: Kind,
         value: &T,
         recursive: bool,
+        descriptors: &[OwnedFd],
     ) -> Result<(), EncodeError> {
+        check_number(descriptors)?;
         if !matches!(self.producer.try_claim(), Ok(true))
             && let Err(death) = self.wait_for_credit()
         {
@@ -305,9 +360,15 @@ impl Server {
             return Ok(());
         }
         let mut until = Until::after(REPLY_MEMORY);
+        let hand_over = |until: &mut Until| match descriptors {
+            [] => Ok(()),
+            some => self.connection.hand_over(self.lane, call_id, some, until),
+        };
+        let slot = self.producer.claimed();
         let Encoded { length, flags, block } =
-            self.connection.encode(value, recursive, &mut until, self.producer.claimed())?;
-        self.producer.publish_written(Header { call_id, flags, length, block, ..Header::new(kind) });
+            self.connection.encode(value, recursive, &mut until, slot, hand_over)?;
+        let header = Header { call_id, flags, length, block, ..Header::new(kind) };
+        self.producer.publish_written(header.with_descriptors(descriptors.len()));
         // What the handler returned is dropped after this, which may take long.
         self.producer.wake_seen_sleeper();
         Ok(())
@@ -317,7 +378,8 @@ impl Server {
     fn wait_for_credit(&mut self) -> Result<(), Box<Death>> {
         let connection = Arc::clone(&self.connection);
         let until = &mut Until::never();
-        match connection.stop(self.lane).map(|stop| wait_for_credit(&mut self.producer, stop, until)) {
+        let wait = |stop| wait_for(Producer::try_claim, &mut self.producer, stop, until);
+        match connection.stop(self.lane).map(wait) {
             Some(Ok(Wait::Ready)) => Ok(()),
             Some(Err(bad)) => Err(Box::new(connection.poison(&bad))),
             Some(Ok(_)) | None => Err(Box::new(connection.last_words())),
@@ -335,6 +397,9 @@ impl Server {
             return Err(Broken::Kind(kind));
         }
         self.connection.receive(header, &mut incoming.message)?;
+        if header.descriptors() > 0 {
+            incoming.descriptors = take_descriptors(&self.connection, self.lane, header)?;
+        }
         incoming.call_id = call_id;
         incoming.method = method;
         incoming.oneway = kind == Kind::OneWay;

@@ -1,13 +1,16 @@
 //! Lanes of one byte stream.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Incoming, NoReply, NotOpened, Outgoing, Reply, not_encoded};
+use super::{Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, may_have_descriptors, not_encoded};
 use crate::connection::{BadBlock, Connection, Death, LaneStream, NoStream};
+use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::message::{Draft, Encode, EncodeError, Message};
 use crate::slot::{BlockRef, FLAG_BLOCK, HEADER, Header, Kind};
 use crate::stream::{Cut, Pause, Reader};
 use crate::sys::futex::Until;
+use crate::sys::shortage::{explain, is_shortage};
 
 /// What a peer did that no correct peer does.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +19,8 @@ enum Broken {
     Frame(#[from] Cut),
     #[error(transparent)]
     Block(#[from] Box<BadBlock>),
+    #[error(transparent)]
+    Descriptors(#[from] BadDescriptors),
     #[error("{0:?} has no place on the stream of this lane")]
     Kind(Kind),
     #[error("a reply to call {found} came where the reply to call {expected} was due")]
@@ -149,14 +154,18 @@ impl Caller {
         let Line::Open(open) = &mut self.line else {
             return Err(Box::new(NoReply::TimedOut { published: false }));
         };
-        let Outgoing { method, value, recursive } = request;
+        let Outgoing { method, value, recursive, descriptors } = request;
+        if !descriptors.is_empty() {
+            may_send(&descriptors, &open.stream).map_err(not_encoded)?;
+        }
         let encoded = self.connection.encode_frame(value, recursive, &mut self.draft);
         let encoded = encoded.map_err(not_encoded)?;
         let call_id = self.next_call;
         let header = Header { call_id, method, timeout_ms, ..Header::new(kind) };
+        let header = header.with_descriptors(descriptors.len());
         let bytes = encoded.bytes(header, &mut self.draft);
         let length = bytes.len();
-        let sent = open.stream.send(bytes, until);
+        let sent = open.stream.send_with(bytes, descriptors, until);
         self.draft.clear();
         match sent {
             Ok(()) => {
@@ -164,6 +173,7 @@ impl Caller {
                 self.next_call = call_id.wrapping_add(1);
                 Ok(call_id)
             }
+            Err((0, Pause::System(error))) if is_shortage(&error) => Err(not_encoded(lacking(&error))),
             Err((sent, pause)) => Err(self.not_sent(sent, length, pause)),
         }
     }
@@ -248,6 +258,7 @@ impl Caller {
                     self.overdue = Some(call_id);
                     return Err(Box::new(NoReply::TimedOut { published: true }));
                 }
+                Err(Cut::Pause(Pause::Descriptors(bad))) => return Err(self.broken(&bad.into())),
                 Err(Cut::Pause(pause)) => {
                     let death = self.last_words(&pause);
                     self.closed();
@@ -256,6 +267,10 @@ impl Caller {
                 Err(broken) => return Err(self.broken(&broken.into())),
             }
         };
+        let descriptors = match claim(stream, reader, header) {
+            Ok(descriptors) => descriptors,
+            Err(bad) => return Err(self.broken(&bad.into())),
+        };
         if header.kind == Kind::GoAway {
             let taken = call_id.wrapping_sub(*first) < header.call_id;
             self.connection.goes_away();
@@ -263,6 +278,7 @@ impl Caller {
             let death = Death { reason: "the server is shutting down".into(), peer_closed: true };
             return Err(Box::new(NoReply::Dead { taken, death }));
         }
+        reply.descriptors = descriptors;
         self.take(header, call_id, reply).map_err(|broken| self.broken(&broken))?;
         self.connection.set_done(self.lane, self.next_call);
         Ok(())
@@ -283,7 +299,42 @@ impl Caller {
     #[cold]
     fn broken(&mut self, broken: &Broken) -> Box<NoReply> {
         self.line = Line::Closed;
-        Box::new(NoReply::Dead { taken: true, death: self.connection.poison(broken) })
+        end(&self.connection, broken);
+        Box::new(NoReply::Dead { taken: true, death: self.connection.last_words() })
+    }
+}
+
+/// Ends the connection: the peer broke the protocol, or this process has no descriptor left.
+#[cold]
+fn end(connection: &Connection, broken: &Broken) {
+    match broken {
+        Broken::Descriptors(bad) if bad.is_ours() => connection.give_up(bad.to_string()),
+        _ => drop(connection.poison(broken)),
+    }
+}
+
+/// Whether the stream takes so many descriptors, and any.
+fn may_send(descriptors: &[OwnedFd], stream: &LaneStream) -> Result<(), EncodeError> {
+    check_number(descriptors)?;
+    match stream.carries_descriptors() {
+        true => Ok(()),
+        false => {
+            let why = "this connection goes over a network; use shm:, uds: or inproc: for this call";
+            Err(EncodeError::Descriptors(why.into()))
+        }
+    }
+}
+
+#[cold]
+fn lacking(error: &std::io::Error) -> EncodeError {
+    EncodeError::Descriptors(explain(error).into())
+}
+
+/// The descriptors of the frame that was just received.
+fn claim(stream: &LaneStream, reader: &Reader, header: Header) -> Result<Descriptors, BadDescriptors> {
+    match may_have_descriptors(header) {
+        true => stream.claim(header.descriptors(), !reader.is_empty()),
+        false => Err(BadDescriptors::Unwanted),
     }
 }
 
@@ -361,7 +412,7 @@ impl Server {
             Ok(true) => self.connection.death().is_none(),
             Ok(false) => false,
             Err(broken) => {
-                self.connection.poison(&broken);
+                end(&self.connection, &broken);
                 false
             }
         }
@@ -375,6 +426,7 @@ impl Server {
             match reader.next_from(stream, &mut incoming.message, max, connection.pool(), until) {
                 Ok(Header { kind: Kind::Ping, .. }) => {}
                 Ok(header) => break header,
+                Err(Cut::Pause(Pause::Descriptors(bad))) => return Err(bad.into()),
                 Err(Cut::Pause(pause)) => {
                     end_if_severed(connection, &pause);
                     tracing::trace!(%pause, "a lane ends");
@@ -387,6 +439,7 @@ impl Server {
         if !matches!(kind, Kind::Request | Kind::OneWay) {
             return Err(Broken::Kind(kind));
         }
+        incoming.descriptors = claim(stream, reader, header)?;
         receive_block(connection, header, &mut incoming.message)?;
         self.taken = self.taken.wrapping_add(1);
         incoming.call_id = call_id;
@@ -404,13 +457,19 @@ impl Server {
         kind: Kind,
         value: &T,
         recursive: bool,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<(), EncodeError> {
+        if !descriptors.is_empty() {
+            may_send(&descriptors, &self.stream)?;
+        }
         let encoded = self.connection.encode_frame(value, recursive, &mut self.draft)?;
-        let header = Header { call_id, ..Header::new(kind) };
-        let sent = self.stream.send(encoded.bytes(header, &mut self.draft), &mut Until::never());
+        let header = Header { call_id, ..Header::new(kind) }.with_descriptors(descriptors.len());
+        let bytes = encoded.bytes(header, &mut self.draft);
+        let sent = self.stream.send_with(bytes, descriptors, &mut Until::never());
         self.draft.clear();
         match sent {
             Ok(()) => encoded.sent(),
+            Err((0, Pause::System(error))) if is_shortage(&error) => return Err(lacking(&error)),
             Err((_, pause)) => tracing::debug!(%pause, "nobody waits for a reply any more"),
         }
         Ok(())

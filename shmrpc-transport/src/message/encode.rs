@@ -49,6 +49,9 @@ pub enum EncodeError {
         /// Messages that may be out at once.
         max: u32,
     },
+    /// The descriptors in it do not go.
+    #[error("the descriptors of the message cannot be sent: {0}")]
+    Descriptors(Box<str>),
     /// The value refused, or is nested too deep.
     #[error("the message cannot be encoded: {0}")]
     Refused(Box<str>),

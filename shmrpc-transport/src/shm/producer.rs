@@ -76,6 +76,15 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
         Ok(())
     }
 
+    /// Whether the peer is done with the message at `position`, which was published.
+    ///
+    /// # Errors
+    /// [`BadCredit`] as [`Producer::try_claim`].
+    pub(crate) fn is_done(&mut self, position: u32) -> Result<bool, BadCredit> {
+        self.refresh_credits()?;
+        Ok(self.outstanding() < self.next.wrapping_sub(position))
+    }
+
     /// Whether the peer has taken the message at `position`. Only a true answer is a promise of the peer; a
     /// nonsensical counter counts as taken, because then nothing is proved.
     pub fn was_taken(&self, position: u32) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ struct Way {
 #[derive(Debug, Default)]
 struct State {
     bytes: VecDeque<u8>,
+    /// They belong to frames in `bytes`, or to one that was taken just now.
+    descriptors: VecDeque<OwnedFd>,
     /// Nothing more is put in; what is there can be taken.
     closed: bool,
     /// Nobody takes anything any more.
@@ -45,7 +48,13 @@ impl Pipe {
         (near, Self { incoming: there, outgoing: back })
     }
 
-    pub(super) fn send(&self, bytes: &[u8], until: &mut Until) -> Result<usize, Pause> {
+    /// Sends some of `bytes`, and with the first of them all of `descriptors`.
+    pub(super) fn send(
+        &self,
+        bytes: &[u8],
+        descriptors: &mut Vec<OwnedFd>,
+        until: &mut Until,
+    ) -> Result<usize, Pause> {
         let mut state = self.outgoing.state.lock();
         loop {
             if state.closed || state.deaf {
@@ -55,6 +64,7 @@ impl Pipe {
             if room > 0 {
                 let piece = bytes.get(..room).unwrap_or(bytes);
                 state.bytes.write_all(piece)?;
+                state.descriptors.extend(descriptors.drain(..));
                 self.outgoing.changed.notify_all();
                 return Ok(piece.len());
             }
@@ -75,6 +85,13 @@ impl Pipe {
             }
             self.incoming.wait(&mut state, until)?;
         }
+    }
+
+    /// The next descriptors that came, `count` at most.
+    pub(super) fn claim(&self, count: usize) -> Vec<OwnedFd> {
+        let mut state = self.incoming.state.lock();
+        let count = count.min(state.descriptors.len());
+        state.descriptors.drain(..count).collect()
     }
 
     pub(super) fn shut(&self, how: Shutdown) {
@@ -121,7 +138,7 @@ mod tests {
         let sender = std::thread::spawn(move || {
             let mut rest = sent.as_slice();
             while !rest.is_empty() {
-                rest = &rest[a.send(rest, &mut Until::never()).unwrap()..];
+                rest = &rest[a.send(rest, &mut Vec::new(), &mut Until::never()).unwrap()..];
             }
         });
         let (mut received, mut room) = (Vec::new(), [0; 1000]);
@@ -140,6 +157,6 @@ mod tests {
         let waiting = std::thread::spawn(move || a.receive(&mut [0], &mut Until::never()));
         b.shut(Shutdown::Write);
         assert!(matches!(waiting.join().unwrap(), Err(Pause::Closed)));
-        assert!(matches!(b.send(b"x", &mut Until::never()), Err(Pause::Closed)));
+        assert!(matches!(b.send(b"x", &mut Vec::new(), &mut Until::never()), Err(Pause::Closed)));
     }
 }

@@ -18,6 +18,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use super::beside::LOST;
 use super::inside::Inside;
 use super::process;
 use super::shortage::is_shortage;
@@ -27,7 +28,6 @@ use crate::tls::{Broken, Link};
 
 pub(crate) use self::reader::FrameReader;
 
-// unsafe: recvmsg, and descriptors that it made.
 mod reader;
 
 /// Payload bytes that a control frame may have.
@@ -73,9 +73,7 @@ pub(crate) enum ReadError {
     TooLong(u32),
     #[error("descriptors came beside frames that want none")]
     Descriptors,
-    #[error(
-        "a descriptor was lost on its way: the process that was to receive it has none left; raise its limit (ulimit -n, LimitNOFILE=), or fs.file-max"
-    )]
+    #[error("{LOST}")]
     OutOfDescriptors,
 }
 

@@ -1,6 +1,7 @@
 //! One lane of a server: its requests, one after another, and what becomes of handlers that panic.
 
 use std::any::Any;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shmrpc_transport::lane::{Incoming, ServingLane};
@@ -26,6 +27,9 @@ type Method<'a> = (&'a dyn Service, u16);
 #[inline(always)]
 fn serve_one(lane: &mut ServingLane, methods: &[Method<'_>], context: &mut Context, incoming: &mut Incoming) {
     context.timeout_ms = incoming.timeout_ms;
+    if !incoming.descriptors.is_empty() && !hand_over(lane, context, incoming) {
+        return;
+    }
     let known = methods.get(usize::from(incoming.method));
     let run = AssertUnwindSafe(|| {
         let request = Request { lane, incoming, context };
@@ -38,8 +42,21 @@ fn serve_one(lane: &mut ServingLane, methods: &[Method<'_>], context: &mut Conte
     if let Err(panic) = catch_unwind(run) {
         panicked(lane, incoming, panic);
     }
-    // A one-way call's arguments go back here.
+    // A one-way call's arguments go back here, and descriptors that its method did not ask for.
     incoming.message.clear();
+    context.descriptors.get_mut().clear();
+}
+
+/// Gives the handler what came with its call. False if there was too much of it: then the call is answered.
+#[cold]
+fn hand_over(lane: &mut ServingLane, context: &mut Context, incoming: &mut Incoming) -> bool {
+    let came = mem::take(&mut incoming.descriptors);
+    if let Some(lost) = came.lost() {
+        fail(lane, incoming, Failure::Overloaded, lost);
+        return false;
+    }
+    *context.descriptors.get_mut() = came;
+    true
 }
 
 #[cold]

@@ -14,6 +14,7 @@ mod blobs;
 mod calls;
 mod deadlines;
 mod death;
+mod descriptors;
 mod drain;
 mod errors;
 mod forks;
@@ -43,6 +44,7 @@ macro_rules! features {
             blobs::blobs_go_both_ways
             blobs::a_blob_may_be_kept_and_a_loan_that_is_not_sent_comes_back
             blobs::blobs_that_are_kept_push_back
+            descriptors::descriptors_go_both_ways
             errors::service_errors_are_the_handlers_own
             errors::panicked_and_the_server_goes_on
             errors::bad_reply_if_the_result_is_too_large
@@ -94,6 +96,12 @@ const CANNOT: &[Cannot] = &[
         "not_encoded_if_no_memory_is_left",
         |ground| !ground.in_place,
         "what is sent lies in shared memory for as long as its copy takes, or in none",
+    ),
+    #[cfg(feature = "tls")]
+    (
+        "deadline_exceeded_is_not_run_if_it_never_left",
+        |ground| ground.transport == Transport::Tls,
+        "a small frame is encrypted whole before the socket takes it, and cannot be taken back",
     ),
     (
         "a_frozen_server_costs_its_callers_their_time_and_no_more",

@@ -1,31 +1,34 @@
 //! Reads frames from a socket, and what comes beside them.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::libc;
+use nix::sys::socket::MsgFlags;
 
 use super::{Carries, Frame, MAX_CONTROL, ReadError, Socket};
 use crate::peers::PeerCredentials;
-use crate::slot::{HEADER, Header, Kind};
+use crate::slot::{DESCRIPTORS_MAX, HEADER, Header, Kind};
+use crate::sys::beside::{self, Part};
 use crate::sys::closing::Foreign;
-use crate::sys::process;
 
 /// Puts frames together from whatever pieces a socket delivers. Keeps its place between calls.
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
     bytes: Vec<u8>,
-    /// Those whose frames are not whole yet: one, and another one while the rest of its frame is read.
+    /// Those whose frames are not whole yet: of one frame, and of another one while the rest of the first is read.
     fds: VecDeque<Foreign>,
     /// What came with the last whole frame.
-    claimed: Option<Foreign>,
+    claimed: Vec<Foreign>,
     credentials: Option<PeerCredentials>,
     /// Not all bytes came from the process that sent the first ones.
     mixed: bool,
     pidfd: Option<OwnedFd>,
     /// Whether a lane comes with its stream.
     lanes_have_streams: bool,
+    /// Whether frames of [`Kind::Descriptors`] come; else no frame has more than one.
+    several: bool,
 }
 
 impl FrameReader {
@@ -37,6 +40,11 @@ impl FrameReader {
     /// From now on a lane comes with its stream.
     pub(crate) fn expect_streams(&mut self) {
         self.lanes_have_streams = true;
+    }
+
+    /// From now on frames may have as many descriptors as they announce.
+    pub(crate) fn expect_descriptors(&mut self) {
+        self.several = true;
     }
 
     /// The next whole frame; `None` if the socket has no more bytes for now. After an error nothing is kept open.
@@ -54,7 +62,8 @@ impl FrameReader {
                 return Ok(Some(frame));
             }
             if !self.fill(socket)? {
-                return Ok(None);
+                // Frames with several descriptors are short, and come whole.
+                return if self.fds.len() > 1 { Err(ReadError::Descriptors) } else { Ok(None) };
             }
         }
     }
@@ -75,40 +84,52 @@ impl FrameReader {
 
     /// The descriptor that came with the last whole frame, if it wants one. Unclaimed, it is closed with the next frame.
     pub(crate) fn take_descriptor(&mut self) -> Option<Foreign> {
-        self.claimed.take()
+        self.claimed.pop()
+    }
+
+    /// The same for a frame that may have several: as many as it announces, or all that came.
+    pub(crate) fn take_descriptors(&mut self) -> Vec<Foreign> {
+        mem::take(&mut self.claimed)
     }
 
     /// The next whole frame of those bytes that were read already.
     pub(crate) fn cut(&mut self) -> Result<Option<Frame>, ReadError> {
-        self.claimed = None;
+        self.claimed.clear();
         let frame = self.whole()?;
         match &frame {
-            Some(frame) if self.wants_descriptor(frame.header.kind) => self.claimed = self.fds.pop_front(),
-            Some(_) => {}
-            // A descriptor comes with the first byte of its frame.
-            None if self.fds.len() > usize::from(self.begun_one_that_wants()) => {
-                return Err(ReadError::Descriptors);
+            Some(frame) => {
+                let wanted = self.wanted(frame.header).min(self.fds.len());
+                self.claimed.extend(self.fds.drain(..wanted));
             }
+            // A descriptor comes with the first byte of its frame.
+            None if self.fds.len() > self.wanted_by_what_began() => return Err(ReadError::Descriptors),
             None => {}
         }
         Ok(frame)
     }
 
-    /// The frames that have one descriptor beside them.
-    fn wants_descriptor(&self, kind: Kind) -> bool {
-        match kind {
-            Kind::Hello | Kind::SegmentAdd => true,
-            Kind::LaneOpen => self.lanes_have_streams,
-            _ => false,
+    /// The descriptors that a frame has beside it.
+    fn wanted(&self, header: Header) -> usize {
+        match header.kind {
+            Kind::Hello | Kind::SegmentAdd => 1,
+            Kind::LaneOpen => usize::from(self.lanes_have_streams),
+            Kind::Descriptors => header.descriptors(),
+            _ => 0,
         }
     }
 
-    /// Whether the bytes that there are may be the beginning of a frame with a descriptor.
-    fn begun_one_that_wants(&self) -> bool {
+    /// The descriptors that the frame may have whose beginning there is.
+    fn wanted_by_what_began(&self) -> usize {
         match self.bytes.first_chunk() {
-            Some(head) => Header::from_frame(head).is_ok_and(|header| self.wants_descriptor(header.kind)),
-            None => !self.bytes.is_empty(),
+            Some(head) => Header::from_frame(head).map_or(0, |header| self.wanted(header)),
+            None if self.bytes.is_empty() => 0,
+            None => self.most(),
         }
+    }
+
+    /// Descriptors that one frame may have.
+    fn most(&self) -> usize {
+        if self.several { DESCRIPTORS_MAX } else { 1 }
     }
 
     fn whole(&mut self) -> Result<Option<Frame>, ReadError> {
@@ -142,9 +163,20 @@ impl FrameReader {
             Some(Some(0)) => return Err(ReadError::Closed),
             Some(Some(_)) => return Ok(true),
         }
-        let mut control = Control([0; CONTROL]);
+        let pending = self.fds.len();
         let received = loop {
-            match receive(socket.as_fd(), &mut piece, &mut control) {
+            let received = beside::receive::<{ beside::ALL }>(
+                socket.as_fd(),
+                &mut piece,
+                MsgFlags::MSG_DONTWAIT,
+                |part| match part {
+                    Part::Descriptor(fd) => self.fds.push_back(fd),
+                    Part::Credentials(by) => self.mixed |= *self.credentials.get_or_insert(by) != by,
+                    // The first one stays: it came with the hello. A later one is closed here.
+                    Part::Process(pidfd) => self.pidfd = self.pidfd.take().or(Some(pidfd)),
+                },
+            );
+            match received {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(false),
                 Err(Errno::ECONNRESET) => return Err(ReadError::Closed),
@@ -152,36 +184,11 @@ impl FrameReader {
                 Ok(received) => break received,
             }
         };
-        let pending = self.fds.len();
-        for (level, kind, data) in parts(control.0.get(..received.control).unwrap_or_default()) {
-            match (level, kind) {
-                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                    let fds = data.as_chunks().0.iter().copied().map(RawFd::from_ne_bytes);
-                    // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
-                    self.fds.extend(fds.map(|fd| Foreign::new(unsafe { OwnedFd::from_raw_fd(fd) })));
-                }
-                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
-                    if let ([pid, uid, gid], _) = data.as_chunks() {
-                        let by = PeerCredentials {
-                            pid: i32::from_ne_bytes(*pid),
-                            uid: u32::from_ne_bytes(*uid),
-                            gid: u32::from_ne_bytes(*gid),
-                        };
-                        self.mixed |= *self.credentials.get_or_insert(by) != by;
-                    }
-                }
-                _ => {
-                    let pidfd = process::pidfd_in(level, kind, data);
-                    // The first one stays: it came with the hello. A later one is closed here.
-                    self.pidfd = self.pidfd.take().or(pidfd);
-                }
-            }
-        }
         if received.lost {
             return Err(ReadError::OutOfDescriptors);
         }
-        // One message of the peer's, and none of ours has two.
-        if self.fds.len() > pending + 1 {
+        // They came beside one message of the peer's, and none of ours has more.
+        if self.fds.len() > pending + self.most() {
             return Err(ReadError::Descriptors);
         }
         if received.length == 0 {
@@ -192,60 +199,10 @@ impl FrameReader {
     }
 }
 
-/// Bytes for all that can come beside one message: the kernel passes up to 253 descriptors, credentials, a pidfd, and
-/// their heads. So nothing is lost but what this process has no descriptor for.
-const CONTROL: usize = 1280;
-
-#[repr(C, align(16))]
-struct Control([u8; CONTROL]);
-
-/// What one read came to.
-struct Received {
-    /// Bytes.
-    length: usize,
-    /// Bytes beside them.
-    control: usize,
-    /// Whether descriptors were lost.
-    lost: bool,
-}
-
-/// Not nix's, which forgets the descriptors that arrived when others were lost.
-fn receive(socket: BorrowedFd<'_>, piece: &mut [u8], control: &mut Control) -> Result<Received, Errno> {
-    let mut part = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() };
-    // SAFETY: zeros are a message header without name, parts and control bytes.
-    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL as _;
-    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-    // SAFETY: the header names `piece` and `control` with their lengths; both are ours to write during the call.
-    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
-    let length = Errno::result(length)?;
-    Ok(Received {
-        length: usize::try_from(length).unwrap_or(0),
-        control: message.msg_controllen as _,
-        lost: message.msg_flags & libc::MSG_CTRUNC != 0,
-    })
-}
-
-/// The parts of what came beside the bytes: their level, type and data (cmsg(3)).
-fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (i32, i32, &[u8])> {
-    const WORD: usize = size_of::<usize>();
-    core::iter::from_fn(move || {
-        let (length, rest) = bytes.split_first_chunk::<WORD>()?;
-        let length = usize::from_ne_bytes(*length);
-        let (level, rest) = rest.split_first_chunk()?;
-        let kind = rest.first_chunk()?;
-        let data = bytes.get(size_of::<libc::cmsghdr>()..length)?;
-        bytes = bytes.get(length.checked_next_multiple_of(WORD)?..).unwrap_or_default();
-        Some((i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind), data))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     use super::super::frame;

@@ -1,5 +1,4 @@
 use shmrpc::prelude::*;
-use std::os::fd::OwnedFd;
 
 pub struct Streaming<T>(T);
 
@@ -10,7 +9,6 @@ pub trait NotYet {
     async fn watch(&self, key: &str) -> u64;
     fn scan(&self, prefix: &str) -> Streaming<u64>;
     fn load(&self, entries: Streaming<u64>) -> u64;
-    fn open(&self, path: &str) -> Result<OwnedFd, String>;
 }
 
 fn main() {}

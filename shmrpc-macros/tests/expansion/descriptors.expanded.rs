@@ -1,0 +1,188 @@
+pub trait Files {
+    fn open(&self, path: &str) -> Result<OwnedFd, OpenError>;
+    fn copy(&self, from: OwnedFd, ctx: &Context, to: std::os::fd::OwnedFd) -> OwnedFd;
+}
+/// Blocking client of the [`Files`] service.
+#[derive(::core::clone::Clone, ::core::fmt::Debug)]
+pub struct FilesClient(::shmrpc::private::Channel);
+impl ::shmrpc::Client for FilesClient
+where
+    OpenError: ::shmrpc::Message,
+{
+    type View = FilesView;
+    fn from_channel(channel: ::shmrpc::private::Channel) -> Self {
+        Self(channel)
+    }
+    fn channel(&self) -> &::shmrpc::private::Channel {
+        &self.0
+    }
+    fn view(&self) -> FilesView {
+        FilesView(::core::clone::Clone::clone(&self.0))
+    }
+    fn schema() -> ::shmrpc::private::ServiceSchema {
+        ::shmrpc::private::ServiceSchema {
+            name: "Files",
+            methods: ::std::vec::Vec::from([
+                ::shmrpc::private::MethodSchema::fallible::<
+                    (::std::string::String,),
+                    ::shmrpc::private::DescriptorWire,
+                    OpenError,
+                >(0u16, "open"),
+                ::shmrpc::private::MethodSchema::unary::<
+                    (
+                        ::shmrpc::private::DescriptorWire,
+                        ::shmrpc::private::DescriptorWire,
+                    ),
+                    ::shmrpc::private::DescriptorWire,
+                >(1u16, "copy"),
+            ]),
+        }
+    }
+}
+#[allow(dead_code, reason = "a program may use a part of a service")]
+impl FilesClient
+where
+    OpenError: ::shmrpc::Message,
+{
+    /// Connects to the first of the comma-separated endpoints that serves [`Files`].
+    ///
+    /// # Errors
+    /// If no endpoint can be reached, or if what serves it is not this service.
+    pub fn connect(
+        endpoint: impl ::core::convert::AsRef<str>,
+    ) -> ::core::result::Result<Self, ::shmrpc::ConnectError> {
+        ::shmrpc::ClientBuilder::<Self>::new().connect(endpoint)
+    }
+    /// Sets options before connecting.
+    pub fn builder() -> ::shmrpc::ClientBuilder<Self> {
+        ::shmrpc::ClientBuilder::new()
+    }
+    /// Calls `Files::open`.
+    #[inline]
+    pub fn open(
+        &self,
+        path: &str,
+    ) -> ::core::result::Result<::std::os::fd::OwnedFd, ::shmrpc::CallError<OpenError>> {
+        self.0
+            .call_descriptor_fallible::<
+                _,
+                OpenError,
+            >(0u16, &(::shmrpc::private::arg::Text(path),))
+    }
+    /// Calls `Files::copy`.
+    #[inline]
+    pub fn copy(
+        &self,
+        from: impl ::core::convert::Into<::std::os::fd::OwnedFd>,
+        to: impl ::core::convert::Into<::std::os::fd::OwnedFd>,
+    ) -> ::core::result::Result<::std::os::fd::OwnedFd, ::shmrpc::CallError> {
+        self.0
+            .call_descriptor(
+                1u16,
+                &(
+                    ::shmrpc::private::Handed::new(from, 0u32),
+                    ::shmrpc::private::Handed::new(to, 1u32),
+                ),
+            )
+    }
+}
+/// Calls of the [`Files`] service whose results are read where they arrived.
+#[derive(::core::clone::Clone, ::core::fmt::Debug)]
+pub struct FilesView(::shmrpc::private::Channel);
+#[allow(dead_code, reason = "a program may use a part of a service")]
+impl FilesView
+where
+    OpenError: ::shmrpc::Message,
+{
+    /// Calls `Files::open`.
+    #[inline]
+    pub fn open(
+        &self,
+        path: &str,
+    ) -> ::core::result::Result<::std::os::fd::OwnedFd, ::shmrpc::CallError<OpenError>> {
+        self.0
+            .call_descriptor_fallible::<
+                _,
+                OpenError,
+            >(0u16, &(::shmrpc::private::arg::Text(path),))
+    }
+    /// Calls `Files::copy`.
+    #[inline]
+    pub fn copy(
+        &self,
+        from: impl ::core::convert::Into<::std::os::fd::OwnedFd>,
+        to: impl ::core::convert::Into<::std::os::fd::OwnedFd>,
+    ) -> ::core::result::Result<::std::os::fd::OwnedFd, ::shmrpc::CallError> {
+        self.0
+            .call_descriptor(
+                1u16,
+                &(
+                    ::shmrpc::private::Handed::new(from, 0u32),
+                    ::shmrpc::private::Handed::new(to, 1u32),
+                ),
+            )
+    }
+}
+/// Serves an implementation of [`Files`].
+pub struct FilesServer<Implementation>(Implementation);
+#[allow(dead_code, reason = "a program may use a part of a service")]
+impl<Implementation> FilesServer<Implementation>
+where
+    Implementation: Files + ::core::marker::Send + ::core::marker::Sync + 'static,
+{
+    /// Wraps `service` for a server to serve.
+    pub fn new(service: Implementation) -> Self {
+        Self(service)
+    }
+}
+impl<Implementation> ::core::fmt::Debug for FilesServer<Implementation> {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct(::core::stringify!(FilesServer)).finish_non_exhaustive()
+    }
+}
+impl<Implementation> ::shmrpc::Service for FilesServer<Implementation>
+where
+    Implementation: Files + ::core::marker::Send + ::core::marker::Sync + 'static,
+    OpenError: ::shmrpc::Message,
+{
+    fn schema(&self) -> ::shmrpc::private::ServiceSchema {
+        <FilesClient as ::shmrpc::Client>::schema()
+    }
+    fn dispatch(
+        &self,
+        method: u16,
+        request: ::shmrpc::private::Request<'_>,
+    ) -> ::shmrpc::private::Answered {
+        match method {
+            0u16 => {
+                request
+                    .descriptor_fallible::<
+                        (::std::string::String,),
+                        OpenError,
+                    >(|args, _| ::core::result::Result::Ok(
+                        <Implementation as Files>::open(
+                            &self.0,
+                            ::shmrpc::private::arg::text(&args.0),
+                        ),
+                    ))
+            }
+            1u16 => {
+                request
+                    .descriptor::<
+                        (
+                            ::shmrpc::private::DescriptorWire,
+                            ::shmrpc::private::DescriptorWire,
+                        ),
+                    >(|args, ctx| ::core::result::Result::Ok(
+                        <Implementation as Files>::copy(
+                            &self.0,
+                            ::shmrpc::private::descriptor(&args.0, ctx)?,
+                            ctx,
+                            ::shmrpc::private::descriptor(&args.1, ctx)?,
+                        ),
+                    ))
+            }
+            _ => request.unknown_method(),
+        }
+    }
+}

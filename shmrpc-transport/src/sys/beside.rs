@@ -1,0 +1,103 @@
+//! What comes beside the bytes of a Unix socket: descriptors, and who sends.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::MsgFlags;
+
+use super::closing::Foreign;
+use super::process;
+use crate::peers::PeerCredentials;
+
+/// What lost descriptors mean.
+pub(crate) const LOST: &str = "a descriptor was lost on its way: the process that was to receive it has none left; \
+                               raise its limit (ulimit -n, LimitNOFILE=), or fs.file-max";
+
+/// Bytes for all that can come beside one message: the kernel passes up to 253 descriptors, credentials, a pidfd, and
+/// their heads. So nothing is lost but what this process has no descriptor for.
+pub(crate) const ALL: usize = 1280;
+
+/// Something that came beside the bytes.
+pub(crate) enum Part {
+    Descriptor(Foreign),
+    Credentials(PeerCredentials),
+    /// The sender's process.
+    Process(OwnedFd),
+}
+
+/// What one read came to.
+pub(crate) struct Received {
+    /// Bytes.
+    pub(crate) length: usize,
+    /// Whether something beside them was lost.
+    pub(crate) lost: bool,
+}
+
+#[repr(C, align(16))]
+struct Control<const ROOM: usize>([u8; ROOM]);
+
+/// Receives bytes, and what came beside them, for which there are `ROOM` bytes. No program that is started later has the
+/// descriptors.
+///
+/// Not nix's, which forgets the descriptors that arrived when others were lost.
+pub(crate) fn receive<const ROOM: usize>(
+    socket: BorrowedFd<'_>,
+    piece: &mut [u8],
+    flags: MsgFlags,
+    mut each: impl FnMut(Part),
+) -> Result<Received, Errno> {
+    let mut control = Control([0; ROOM]);
+    let mut part = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() };
+    // SAFETY: zeros are a message header without name, parts and control bytes.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = ROOM as _;
+    let flags = (flags | MsgFlags::MSG_CMSG_CLOEXEC).bits();
+    // SAFETY: the header names `piece` and `control` with their lengths; both are ours to write during the call.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let length = Errno::result(length)?;
+    let came: usize = message.msg_controllen as _;
+    for (level, kind, data) in parts(control.0.get(..came).unwrap_or_default()) {
+        match (level, kind) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                for fd in data.as_chunks().0.iter().copied().map(RawFd::from_ne_bytes) {
+                    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+                    each(Part::Descriptor(Foreign::new(unsafe { OwnedFd::from_raw_fd(fd) })));
+                }
+            }
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                if let ([pid, uid, gid], _) = data.as_chunks() {
+                    each(Part::Credentials(PeerCredentials {
+                        pid: i32::from_ne_bytes(*pid),
+                        uid: u32::from_ne_bytes(*uid),
+                        gid: u32::from_ne_bytes(*gid),
+                    }));
+                }
+            }
+            _ => {
+                if let Some(pidfd) = process::pidfd_in(level, kind, data) {
+                    each(Part::Process(pidfd));
+                }
+            }
+        }
+    }
+    let lost = message.msg_flags & libc::MSG_CTRUNC != 0;
+    Ok(Received { length: usize::try_from(length).unwrap_or(0), lost })
+}
+
+/// The parts of what came beside the bytes: their level, type and data (cmsg(3)).
+fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (i32, i32, &[u8])> {
+    const WORD: usize = size_of::<usize>();
+    core::iter::from_fn(move || {
+        let (length, rest) = bytes.split_first_chunk::<WORD>()?;
+        let length = usize::from_ne_bytes(*length);
+        let (level, rest) = rest.split_first_chunk()?;
+        let kind = rest.first_chunk()?;
+        let data = bytes.get(size_of::<libc::cmsghdr>()..length)?;
+        bytes = bytes.get(length.checked_next_multiple_of(WORD)?..).unwrap_or_default();
+        Some((i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind), data))
+    })
+}

@@ -8,23 +8,23 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getsockname, recv,
-    send, sendmsg, setsockopt, shutdown, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getsockname, send,
+    sendmsg, setsockopt, shutdown, sockopt,
 };
 use nix::sys::time::TimeVal;
 use parking_lot::Mutex;
 
+use self::beside::{Beside, receive_some};
 pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
 use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::peers::Party;
-use crate::slot::DESCRIPTORS_MAX;
-use crate::sys::beside::{self, Part};
 use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
 use crate::tls::{Broken, Link};
 
 mod reader;
+mod beside;
 mod pipe;
 
 /// How long a wait with a deadline lasts at most before the deadline is looked at again.
@@ -49,18 +49,6 @@ enum Medium {
     Pipe(Pipe),
     Tls(Arc<Link>),
 }
-
-/// Descriptors whose frames are not whole yet, or were not looked at.
-#[derive(Debug, Default)]
-struct Beside {
-    /// For whom they count.
-    from: Option<Party>,
-    came: Descriptors,
-}
-
-/// Bytes for what comes beside those of a frame: more descriptors than it may have, and who sends, which nobody asks for
-/// here.
-const BESIDE: usize = 192;
 
 /// Why a stream gives or takes no more bytes now.
 #[derive(Debug, thiserror::Error)]
@@ -392,43 +380,6 @@ fn receive_tls(link: &Link, room: &mut [u8], until: &mut Until) -> Result<usize,
     }
 }
 
-/// Receives once, and what comes beside the bytes.
-fn receive_some(
-    fd: &OwnedFd,
-    beside: Option<&Mutex<Beside>>,
-    room: &mut [u8],
-    flags: MsgFlags,
-) -> Result<nix::Result<usize>, BadDescriptors> {
-    let Some(beside) = beside else { return Ok(recv(fd.as_raw_fd(), room, flags)) };
-    let mut came = Vec::new();
-    let received = beside::receive::<BESIDE>(fd.as_fd(), room, flags, |part| {
-        // Who sends is known, and a descriptor of that process is closed.
-        if let Part::Descriptor(fd) = part {
-            came.push(fd);
-        }
-    });
-    let received = match received {
-        Ok(received) => received,
-        Err(errno) => return Ok(Err(errno)),
-    };
-    if came.len() > DESCRIPTORS_MAX {
-        return Err(BadDescriptors::Unwanted);
-    }
-    if received.lost {
-        return Err(BadDescriptors::Lost);
-    }
-    if !came.is_empty() {
-        let Beside { from, came: all } = &mut *beside.lock();
-        let Some(from) = *from else { return Err(BadDescriptors::Unwanted) };
-        all.add(from, came);
-        // Of one frame, and of another one while the rest of the first is read.
-        if all.len() > 2 * DESCRIPTORS_MAX {
-            return Err(BadDescriptors::Unwanted);
-        }
-    }
-    Ok(Ok(received.length))
-}
-
 /// Sets how long one `recv` waits; zero is without end.
 fn slice(fd: BorrowedFd<'_>, slice: Duration) -> io::Result<()> {
     let slice = TimeVal::new(0, slice.subsec_micros().into());
@@ -455,6 +406,7 @@ mod tests {
 
     use super::*;
     use crate::peers::PeerCredentials;
+    use crate::slot::DESCRIPTORS_MAX;
 
     fn pair() -> (Stream, Stream) {
         let (near, far) = UnixStream::pair().unwrap();

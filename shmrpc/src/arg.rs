@@ -3,6 +3,9 @@
 //! A client writes a tuple of [`Text`], [`Slice`] and [`Ref`]; its archive is that of the tuple of owned types that
 //! the server reads.
 
+use std::sync::Arc;
+
+use shmrpc_transport::connection::Connection;
 use shmrpc_transport::message::{Encode, Encoder, Refusal, Wire, decode};
 use shmrpc_transport::rkyv::string::{ArchivedString, StringResolver};
 use shmrpc_transport::rkyv::vec::{ArchivedVec, VecResolver};
@@ -17,6 +20,9 @@ pub trait Args: Encode {
     /// Whether any of them is of a recursive type.
     const RECURSIVE: bool;
 
+    /// Makes them ready to be encoded for `connection`. Once for each connection that is tried.
+    fn prepare(&self, connection: &Arc<Connection>);
+
     /// Says whether the message that they are in was published.
     fn settle(&self, published: bool);
 }
@@ -25,6 +31,10 @@ pub trait Args: Encode {
 pub trait Arg {
     /// Whether it is of a recursive type.
     const RECURSIVE: bool = false;
+
+    /// Makes it ready to be encoded for `connection`.
+    #[inline(always)]
+    fn prepare(&self, _connection: &Arc<Connection>) {}
 
     /// Says whether the message that it is in was published.
     #[inline(always)]
@@ -107,6 +117,13 @@ macro_rules! args {
             ($($name,)*): Encode,
         {
             const RECURSIVE: bool = false $(|| $name::RECURSIVE)*;
+
+            #[inline(always)]
+            #[allow(non_snake_case, unused_variables, reason = "there may be no arguments; they are named as their types")]
+            fn prepare(&self, connection: &Arc<Connection>) {
+                let ($($name,)*) = self;
+                $($name.prepare(connection);)*
+            }
 
             #[inline(always)]
             #[allow(non_snake_case, unused_variables, reason = "there may be no arguments; they are named as their types")]

@@ -16,7 +16,7 @@ use crate::shm::memory::Memory;
 use crate::shm::segment::BASE_LEN;
 
 /// Version of the wire format.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 const MAGIC: [u8; 8] = *b"shmrpc\0\0";
 /// Facts about archives that both sides must share: little-endian, 32-bit relative pointers, aligned, depth 128.
 const FORMATS: u32 = 0x0001_2080;

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::hello::Token;
-use super::{ANSWER, Hello, HelloError, Host, LARGEST, MeetError, Met, Policy, hear, open_hello, watch};
+use super::{
+    ANSWER, Hello, HelloError, Host, LARGEST, MeetError, Met, Policy, Refusal, hear, open_hello, watch,
+};
 use crate::connection::{self, Carrier, Connection, Death, Dial, Events, Limits, Parts, Redial};
 use crate::message::{Message, Pool};
 use crate::peers::PeerInfo;
@@ -252,7 +254,8 @@ impl Door {
             }
         };
         let Some(place) = Place::take(&self.hall, address.ip()) else {
-            refuse(&stream.0, "too many peers are saying hello, or too many of your address; try again");
+            let full = "too many peers are saying hello, or too many of your address; try again";
+            refuse(&stream.0, &full.into());
             return;
         };
         let thread = std::thread::Builder::new().name("shmrpc-hello".into());
@@ -274,8 +277,8 @@ fn arrived(stream: TcpStream) -> io::Result<Arrived> {
     Ok(Arrived(Stream::socket(OwnedFd::from(stream), true)?, socket))
 }
 
-fn refuse(stream: &Stream, reason: &str) {
-    if let Ok(bytes) = frame(Header::new(Kind::Failure), clip(reason).as_bytes()) {
+fn refuse(stream: &Stream, refusal: &Refusal) {
+    if let Ok(bytes) = frame(refusal.header(), clip(&refusal.reason).as_bytes()) {
         stream.send_now(&bytes);
         stream.end_sending();
     }
@@ -289,15 +292,16 @@ impl Hall {
         let until = &mut Until::after(self.policy.hello_timeout);
         let first = reader.next_from(&stream, &mut message, MAX_CONTROL as u64, &pool, until);
         let hello = match first {
-            Ok(Header { kind: Kind::Hello, .. }) => {
-                Hello::from_bytes(message.private_bytes()).map_err(|error| error.to_string())
-            }
-            Ok(Header { kind, .. }) => Err(format!("it began with {kind:?}")),
-            Err(Cut::Pause(pause)) => Err(format!("no hello came: {pause}")),
+            Ok(Header { kind: Kind::Hello, .. }) => Hello::from_bytes(message.private_bytes())
+                .map_err(|error| Refusal::lasting(error.to_string())),
+            Ok(Header { kind, .. }) => Err(format!("it began with {kind:?}").into()),
+            Err(Cut::Pause(pause)) => Err(format!("no hello came: {pause}").into()),
             Err(Cut::Header(BadHeader::Stamp { found, .. })) if looks_like_tls(found) => {
-                Err("this port speaks plain TCP, and the client TLS; connect with `tcp:`".into())
+                Err(Refusal::lasting(
+                    "this port speaks plain TCP, and the client TLS; connect with `tcp:`".into(),
+                ))
             }
-            Err(error) => Err(format!("the other end does not speak shmrpc: {error}")),
+            Err(error) => Err(format!("the other end does not speak shmrpc: {error}").into()),
         };
         let refused = match hello {
             Err(reason) => Err((stream, reason)),
@@ -307,14 +311,14 @@ impl Hall {
             }
             Ok(hello) => self.join(&hello, stream),
         };
-        if let Err((stream, reason)) = refused {
-            tracing::debug!(reason, %address, "a peer was refused");
-            refuse(&stream, &reason);
+        if let Err((stream, refusal)) = refused {
+            tracing::debug!(?refusal, %address, "a peer was refused");
+            refuse(&stream, &refusal);
         }
     }
 
     /// A further lane of a connection.
-    fn join(&self, hello: &Hello, stream: Stream) -> Result<(), (Stream, String)> {
+    fn join(&self, hello: &Hello, stream: Stream) -> Result<(), (Stream, Refusal)> {
         let known = self.connections.lock().get(&hello.token).and_then(Weak::upgrade);
         let Some(connection) = known.filter(|connection| connection.death().is_none()) else {
             return Err((stream, "there is no such connection any more".into()));
@@ -334,7 +338,7 @@ impl Hall {
         socket: TcpStream,
         address: SocketAddr,
         rest: Vec<u8>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
         let peer = PeerInfo::remote(address);
         let (application, events) = self.host.welcome(&peer, &theirs.application)?;
         let lanes = self.policy.lanes.min(MAX_LANES);
@@ -453,6 +457,10 @@ fn dial_one(address: SocketAddr, until: &mut Until) -> io::Result<TcpStream> {
         Some(left) => TcpStream::connect_timeout(&address, left)?,
         None => TcpStream::connect(address)?,
     };
+    // A port of this host at which nobody listens may be the one that the system chose for us: then we met ourselves.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -1,14 +1,20 @@
 //! Endpoints of a server: taken first, served then.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::rendezvous::inside;
 use shmrpc_transport::rendezvous::net::{NetListener, Ports};
 use shmrpc_transport::rendezvous::{Bound, Host, Listener, Policy};
+use shmrpc_transport::sys::futex::Until;
 
 use crate::endpoint::{Address, Endpoint};
 use crate::error::ServeError;
+
+/// How often a server that waits for an endpoint looks whether it is free.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// An endpoint that is ours, and not served yet.
 #[derive(Debug)]
@@ -19,7 +25,21 @@ pub(super) enum Threshold {
 }
 
 impl Threshold {
-    pub(super) fn take(endpoint: &Endpoint, policy: &Policy) -> Result<Self, ServeError> {
+    /// Takes it; if another server has it, as soon as that gives it up.
+    pub(super) fn take(endpoint: &Endpoint, policy: &Policy, until: &mut Until) -> Result<Self, ServeError> {
+        loop {
+            match Self::take_now(endpoint, policy) {
+                Err(ServeError::Listen { error, .. })
+                    if error.kind() == ErrorKind::AddrInUse && !until.is_over() =>
+                {
+                    std::thread::sleep(LOOK);
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    fn take_now(endpoint: &Endpoint, policy: &Policy) -> Result<Self, ServeError> {
         let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
         match endpoint.to_listen()? {
             Address::Unix(path, carrier) => {

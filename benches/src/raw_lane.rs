@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, thread, time::Duration};
 use shmrpc_transport::{
     connection::{Connection, Death, Events, LaneAnswer, LaneStream},
     peers::PeerInfo,
-    rendezvous::{Host, Listener, Policy, connect},
+    rendezvous::{Host, Listener, Policy, Refusal, connect},
     shm::{
         consumer::{Consumer, Wait},
         producer::Producer,
@@ -32,7 +32,7 @@ pub(crate) fn serve(path: &Path) -> Result<Listener> {
 struct Echo;
 
 impl Host for Echo {
-    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> std::result::Result<(Vec<u8>, Box<dyn Events>), String> {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> std::result::Result<(Vec<u8>, Box<dyn Events>), Refusal> {
         Ok((Vec::new(), Box::new(Echo)))
     }
 

@@ -111,7 +111,9 @@ impl Plan {
         };
         let refused =
             |why: String| Outcome::Refused(why, (!wants && !self.gifts.is_empty()).then_some(STRAY));
-        if header != (Header { length: header.length, ..Header::new(header.kind) }) {
+        // A failure says whether it lasts.
+        let call_id = if header.kind == Kind::Failure { header.call_id.min(1) } else { 0 };
+        if header != (Header { length: header.length, call_id, ..Header::new(header.kind) }) {
             return refused("fields that mean nothing there".into());
         }
         match header.kind {

@@ -18,7 +18,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCreden
 use nix::sys::stat::Mode;
 use shmrpc_transport::connection::{Connection, Events, LaneStream};
 use shmrpc_transport::peers::{PeerInfo, Peers};
-use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy};
+use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy, Refusal};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{HEADER, Header};
 
@@ -264,7 +264,7 @@ pub(crate) fn is_served(lane: u32) -> bool {
 }
 
 impl Host for Guests {
-    fn welcome(&self, _: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+    fn welcome(&self, _: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
         match application {
             b"not welcome" => Err("this application is not welcome".into()),
             _ => Ok((application.to_vec(), Box::new(self.clone()))),

@@ -301,7 +301,8 @@ impl Connection {
         self.life.may_run(lane)
     }
 
-    /// Whether the peer said that it takes no new calls.
+    /// Whether no new calls are to be sent: the peer said that it takes none, or the connection has ended.
+    #[inline(always)]
     pub fn is_going_away(&self) -> bool {
         self.going_away.load(Ordering::Relaxed)
     }
@@ -322,6 +323,7 @@ impl Connection {
         if !self.life.end(death) || !self.process.is_current() {
             return;
         }
+        self.goes_away();
         self.life.stop_all();
         self.streams.end();
         self.life.reach_all();
@@ -426,7 +428,7 @@ impl Connection {
         Draft::new(&self.drafts)
     }
 
-    /// The server takes no new calls.
+    /// No new calls are to be sent.
     pub(crate) fn goes_away(&self) {
         self.going_away.store(true, Ordering::Relaxed);
     }

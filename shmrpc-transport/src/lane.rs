@@ -37,6 +37,8 @@ pub enum NoReply {
 pub(crate) enum NotOpened {
     /// The peer serves no further lane now, for this reason.
     Refused(String),
+    /// It could not even be asked: where it is to be asked for, nobody knows of the connection.
+    Unreachable(String),
     /// The peer did not answer in time.
     TimedOut,
     /// The connection ended.
@@ -117,6 +119,14 @@ impl CallerLane {
         match &mut self.0 {
             Caller::Ring(ring) => ring.is_free(),
             Caller::Stream(stream) => stream.is_free(),
+        }
+    }
+
+    /// Whether the server is done with all that was sent. Looks for its last words, if it is to say some.
+    pub(crate) fn is_done(&mut self) -> bool {
+        match &mut self.0 {
+            Caller::Ring(ring) => ring.is_done(),
+            Caller::Stream(stream) => stream.is_done(),
         }
     }
 

@@ -21,11 +21,13 @@ use crate::sys::watcher::{Source, Token, Watcher};
 pub use bound::Bound;
 pub use hello::{Hello, HelloError, VERSION};
 pub use listener::{Host, Listener};
+pub use refusal::Refusal;
 
 mod listener;
 pub mod net;
 pub mod inside;
 mod bound;
+mod refusal;
 mod hello;
 
 /// What is wrong with an answer that does not go with what was asked for over a network.
@@ -156,9 +158,12 @@ pub enum MeetError {
         /// Who may talk.
         allow: String,
     },
-    /// The peer said no.
+    /// The peer said no, for now.
     #[error("the server refused: {0}")]
     Refused(String),
+    /// The peer said no, and will as long as both are what they are.
+    #[error("the server refused: {0}")]
+    Unwelcome(String),
     /// The hello was no hello.
     #[error("the peer's hello is not usable: {0}")]
     Hello(#[from] HelloError),
@@ -206,6 +211,27 @@ pub enum MeetError {
     /// The connection ended during the hello.
     #[error("the connection ended during the hello: {0}")]
     Ended(String),
+}
+
+impl MeetError {
+    /// Whether time alone does not mend it.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::NotAllowed { .. } | Self::Unwelcome(_) | Self::Hello(_) | Self::Unsealed { .. } => true,
+            Self::Memory(error) => !error.is_ours(),
+            Self::Nobody { error, .. } | Self::NoHost { error, .. } => {
+                error.kind() == io::ErrorKind::PermissionDenied
+            }
+            Self::NoName { .. }
+            | Self::Refused(_)
+            | Self::StillHeld { .. }
+            | Self::TimedOut(_)
+            | Self::System { .. }
+            // It may be that a server ended in the middle of it.
+            | Self::Tls(_)
+            | Self::Ended(_) => false,
+        }
+    }
 }
 
 /// What a caller of [`connect`] gets.
@@ -423,7 +449,11 @@ fn watch(source: Arc<dyn Source>) -> io::Result<Token> {
 
 fn open_hello(frame: &Frame) -> Result<Hello, MeetError> {
     match frame.header.kind {
-        Kind::Failure if frame.header == plain(frame.header) => Err(MeetError::Refused(frame.text())),
+        Kind::Failure
+            if frame.header == (Header { call_id: frame.header.call_id.min(1), ..plain(frame.header) }) =>
+        {
+            Err(Refusal { reason: frame.text(), is_lasting: frame.header.call_id == 1 }.into())
+        }
         _ => read_hello(frame.header, &frame.payload),
     }
 }

@@ -17,7 +17,7 @@ use shmrpc_transport::callers::{Callers, NoLane};
 use shmrpc_transport::connection::{Connection, Events, LaneStream, Mapped};
 use shmrpc_transport::lane::{Incoming, Outgoing, Reply, ServingLane};
 use shmrpc_transport::peers::PeerInfo;
-use shmrpc_transport::rendezvous::{Host, Listener, MeetError, Policy, connect};
+use shmrpc_transport::rendezvous::{Host, Listener, MeetError, Policy, Refusal, connect};
 use shmrpc_transport::slot::Kind;
 use shmrpc_transport::sys::futex::Until;
 
@@ -27,7 +27,7 @@ const BOUND: Duration = Duration::from_secs(30);
 struct Echo(Mutex<Sender<Arc<Connection>>>);
 
 impl Host for Echo {
-    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
         Ok((Vec::new(), Box::new(Lanes::default())))
     }
     fn connected(&self, connection: &Arc<Connection>) {
@@ -89,7 +89,7 @@ impl Pair {
         let listener = Listener::bind(&path, Policy::default(), Arc::new(Echo(Mutex::new(sender)))).unwrap();
         let met = connect(&path, &Policy::default(), &[], BOUND, Box::new(Lanes::default())).unwrap();
         let server = connections.recv_timeout(BOUND).unwrap();
-        let callers = Callers::new(Arc::clone(&met.connection));
+        let callers = Callers::new(Arc::clone(&met.connection), ());
         Self { client: met.connection, server, callers, _listener: listener, folder }
     }
 
@@ -100,7 +100,7 @@ impl Pair {
         let mut until = Until::after(BOUND);
         let mut lease = self.callers.lease(&mut until).unwrap();
         let request = Outgoing { method: 0, value: &value, recursive: false, descriptors: Vec::new() };
-        lease.lane().call(request, 0, &mut reply, &mut until).unwrap();
+        lease.seat().unwrap().lane.call(request, 0, &mut reply, &mut until).unwrap();
         lease.end();
         assert_eq!(reply.message.access::<Vec<u8>>().unwrap().as_slice(), value);
         reply

@@ -12,7 +12,7 @@ use shmrpc_transport::callers::Callers;
 use shmrpc_transport::connection::{Connection, Events, LaneStream};
 use shmrpc_transport::lane::{Incoming, Outgoing, ServingLane};
 use shmrpc_transport::peers::{PeerInfo, Peers};
-use shmrpc_transport::rendezvous::{Host, Listener, Policy, connect};
+use shmrpc_transport::rendezvous::{Host, Listener, Policy, Refusal, connect};
 use shmrpc_transport::slot::{Header, Kind};
 use shmrpc_transport::sync::instrument::{self, Memory};
 use shmrpc_transport::sys::futex::Until;
@@ -101,7 +101,7 @@ fn overwrite(address: usize, length: usize) {
 struct Deaf(Mutex<Sender<Arc<Connection>>>);
 
 impl Host for Deaf {
-    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
         Ok((Vec::new(), Box::new(Serving)))
     }
     fn connected(&self, connection: &Arc<Connection>) {
@@ -146,12 +146,12 @@ fn every_word_and_every_byte_once() {
     inline.expect_one_slot();
 
     // In a block: one copy of its bytes, however often they are looked at afterwards.
-    let callers = Callers::new(Arc::clone(&client));
+    let callers = Callers::new(Arc::clone(&client), ());
     let mut lease = callers.lease(&mut Until::after(BOUND)).unwrap();
     let mut serving = ServingLane::new(&server, 0, None).unwrap();
     let data = vec![7_u8; 20_000];
     let request = Outgoing { method: 0, value: &data, recursive: false, descriptors: Vec::new() };
-    lease.lane().send(request, &mut Until::after(BOUND)).unwrap();
+    lease.seat().unwrap().lane.send(request, &mut Until::after(BOUND)).unwrap();
     lease.end();
     *counter.0.lock().unwrap() = Some(Fetched::default());
     let mut incoming = Incoming::empty();

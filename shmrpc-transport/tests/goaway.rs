@@ -13,7 +13,7 @@ use shmrpc_transport::callers::Callers;
 use shmrpc_transport::connection::{Carrier, Connection, Events, LaneStream};
 use shmrpc_transport::lane::{Incoming, NoReply, Outgoing, Reply, ServingLane};
 use shmrpc_transport::peers::PeerInfo;
-use shmrpc_transport::rendezvous::{Host, Listener, Policy, connect};
+use shmrpc_transport::rendezvous::{Host, Listener, Policy, Refusal, connect};
 use shmrpc_transport::slot::{HEADER, Header, Kind};
 use shmrpc_transport::sys::futex::Until;
 
@@ -41,7 +41,7 @@ enum End {
 struct Stage(Arc<Mutex<Receiver<Part>>>);
 
 impl Host for Stage {
-    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
         Ok((Vec::new(), Box::new(self.clone())))
     }
     fn connected(&self, _: &Arc<Connection>) {}
@@ -118,7 +118,7 @@ impl Client {
         let stage = Stage(Arc::new(Mutex::new(stage)));
         let listener = Listener::bind(&path, policy.clone(), Arc::new(stage.clone())).unwrap();
         let connection = connect(&path, &policy, &[], BOUND, Box::new(stage)).unwrap().connection;
-        let callers = Callers::new(Arc::clone(&connection));
+        let callers = Callers::new(Arc::clone(&connection), ());
         Self { connection, callers, parts, _listener: listener, folder }
     }
 
@@ -128,9 +128,10 @@ impl Client {
         let mut lease = self.callers.lease(&mut until).unwrap();
         let request = || Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: Vec::new() };
         for _ in 0..oneways {
-            lease.lane().send(request(), &mut until).unwrap();
+            lease.seat().unwrap().lane.send(request(), &mut until).unwrap();
         }
-        let none = lease.lane().call(request(), 0, &mut Reply::empty(), &mut until).unwrap_err();
+        let none =
+            lease.seat().unwrap().lane.call(request(), 0, &mut Reply::empty(), &mut until).unwrap_err();
         lease.end();
         match *none {
             NoReply::Dead { taken, death } => {

@@ -17,7 +17,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, conn
 use shmrpc_transport::connection::{Connection, Events, LaneStream};
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::rendezvous::net::{self, NetListener, Ports};
-use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy, connect};
+use shmrpc_transport::rendezvous::{Hello, Host, Listener, Policy, Refusal, connect};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{HEADER, Header, Kind};
 
@@ -29,7 +29,7 @@ const PATH: &str = "SHMRPC_TEST_HELLOS";
 struct Anybody;
 
 impl Host for Anybody {
-    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
         Ok((Vec::new(), Box::new(Self)))
     }
     fn connected(&self, _: &Arc<Connection>) {}

@@ -4,7 +4,9 @@
 //! the server reads.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use shmrpc_transport::connection::Connection;
 use shmrpc_transport::message::{Encode, Encoder, Refusal, Wire, decode};
 use shmrpc_transport::rkyv::string::{ArchivedString, StringResolver};
 use shmrpc_transport::rkyv::vec::{ArchivedVec, VecResolver};
@@ -24,6 +26,9 @@ pub trait Args: Encode {
     /// The descriptors among them, once.
     fn descriptors(&self) -> Vec<OwnedFd>;
 
+    /// Makes them ready to be encoded for `connection`. Once for each connection that is tried.
+    fn prepare(&self, connection: &Arc<Connection>);
+
     /// Says whether the message that they are in was published.
     fn settle(&self, published: bool);
 }
@@ -40,6 +45,10 @@ pub trait Arg {
     fn hand_over(&self) -> Option<OwnedFd> {
         None
     }
+
+    /// Makes it ready to be encoded for `connection`.
+    #[inline(always)]
+    fn prepare(&self, _connection: &Arc<Connection>) {}
 
     /// Says whether the message that it is in was published.
     #[inline(always)]
@@ -133,6 +142,13 @@ macro_rules! args {
                 let ($($name,)*) = self;
                 let all: Vec<Option<OwnedFd>> = vec![$($name.hand_over(),)*];
                 all.into_iter().flatten().collect()
+            }
+
+            #[inline(always)]
+            #[allow(non_snake_case, unused_variables, reason = "there may be no arguments; they are named as their types")]
+            fn prepare(&self, connection: &Arc<Connection>) {
+                let ($($name,)*) = self;
+                $($name.prepare(connection);)*
             }
 
             #[inline(always)]

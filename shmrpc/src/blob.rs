@@ -1,8 +1,9 @@
 //! Blobs as arguments and results: what they look like inside a message.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
-use shmrpc_transport::connection::{ArchivedOnWire, Loaned, OnWire};
+use shmrpc_transport::connection::{ArchivedOnWire, Connection, Loaned, OnWire};
 use shmrpc_transport::message::{Decoder, Encoder, Number, Refusal};
 use shmrpc_transport::rkyv::{Archive, Deserialize, Place, Resolver, Serialize};
 
@@ -16,7 +17,7 @@ pub struct BlobWire<T>(OnWire, PhantomData<T>);
 
 /// A blob inside a message, as its sender writes it.
 #[derive(Debug)]
-pub struct Loan(pub(crate) Loaned);
+pub struct Loan<T>(pub(crate) Loaned<T>);
 
 impl<T: 'static + Schema> Schema for BlobWire<T> {
     fn describe(to: &mut Describe) {
@@ -29,7 +30,11 @@ impl<T: 'static + Schema> Schema for BlobWire<T> {
 impl<T: 'static + Schema + Number> Message for BlobWire<T> {}
 impl<T> Declared for BlobWire<T> {}
 
-impl Arg for Loan {
+impl<T: Number> Arg for Loan<T> {
+    fn prepare(&self, connection: &Arc<Connection>) {
+        self.0.prepare(connection);
+    }
+
     fn settle(&self, published: bool) {
         self.0.settle(published);
     }
@@ -56,7 +61,7 @@ impl<T> Deserialize<BlobWire<T>, Decoder> for ArchivedOnWire {
     }
 }
 
-impl Archive for Loan {
+impl<T: Number> Archive for Loan<T> {
     type Archived = ArchivedOnWire;
     type Resolver = Resolver<OnWire>;
 
@@ -65,7 +70,7 @@ impl Archive for Loan {
     }
 }
 
-impl<'s> Serialize<Encoder<'s>> for Loan {
+impl<'s, T: Number> Serialize<Encoder<'s>> for Loan<T> {
     fn serialize(&self, encoder: &mut Encoder<'s>) -> Result<Self::Resolver, Refusal> {
         self.0.wire().serialize(encoder)
     }

@@ -5,21 +5,22 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shmrpc_transport::callers::{Callers, NoLane};
-use shmrpc_transport::connection::{Blob, BlobMut};
+use shmrpc_transport::callers::{NoLane, Seat, Session};
+use shmrpc_transport::connection::{Blob, BlobMut, Connection, Death, Loaned};
 use shmrpc_transport::lane::{NoReply, Outgoing, Reply};
 use shmrpc_transport::message::Message as Payload;
 use shmrpc_transport::message::{Number, View};
 use shmrpc_transport::slot::Kind;
-use shmrpc_transport::sys::fork;
 use shmrpc_transport::sys::futex::Until;
 
 use crate::arg::Args;
 use crate::blob::{BlobWire, Loan};
 use crate::context::TransportInfo;
 use crate::descriptor::{DescriptorWire, not_among};
+use crate::dial::Known;
 use crate::dispatch::Failure;
 use crate::error::{CallError, Outcome};
+use crate::link::Link;
 use crate::{Message, Schema};
 
 /// A connection to one service, with the options of this handle. Cheap to clone.
@@ -31,15 +32,16 @@ pub struct Channel {
     timeout_ms: u32,
 }
 
-/// What all clones of a client share.
-pub(crate) struct Link {
-    pub(crate) callers: Callers,
-    /// The server's ids, by the method's index in the trait.
-    pub(crate) methods: Box<[Option<u16>]>,
-    /// Names for errors, by the method's index in the trait.
-    pub(crate) names: Box<[&'static str]>,
-    pub(crate) transport: TransportInfo,
-    pub(crate) process: fork::Generation,
+/// Before the third attempt, and at most. The second one is made at once.
+const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Why an attempt to call failed.
+enum Failed {
+    /// Nothing ran, and another attempt may succeed.
+    Again(Death),
+    /// Trying again would not help, or is not ours to decide.
+    Final(CallError),
 }
 
 impl Channel {
@@ -55,8 +57,8 @@ impl Channel {
         self.timeout
     }
 
-    pub(crate) fn transport(&self) -> &TransportInfo {
-        &self.link.transport
+    pub(crate) fn transport(&self) -> TransportInfo {
+        self.link.transport()
     }
 
     /// Calls a method that has no error of its own.
@@ -114,51 +116,165 @@ impl Channel {
     /// Sends a one-way call. `Ok` means that it is on its way, not that it has run.
     #[inline]
     pub fn send<A: Args>(&self, method: u16, args: &A) -> Result<(), CallError> {
+        self.check_process().map_err(|error| *error)?;
         let mut until = Until::after(self.timeout);
-        let method = self.id(method).map_err(|error| *error)?;
+        let sent = self.attempt_to_send(method, args, &mut until);
+        let Err(failed) = sent else { return Ok(()) };
+        self.again(*failed, &mut until, |until| self.attempt_to_send(method, args, until))
+            .map_err(|error| *error)
+    }
+
+    fn attempt_to_send<A: Args>(&self, method: u16, args: &A, until: &mut Until) -> Result<(), Box<Failed>> {
+        let mut lease = self.link.callers.lease(until).map_err(|none| self.no_lane(*none))?;
+        let Some(Seat { lane, session }) = lease.seat() else { return Err(nowhere()) };
+        let id = self.id(session, method)?;
+        args.prepare(session.connection());
         let descriptors = args.descriptors();
-        let request = Outgoing { method, value: args, recursive: A::RECURSIVE, descriptors };
-        let mut lease = self.link.callers.lease(&mut until).map_err(|none| *self.no_lane(*none))?;
-        let sent = lease.lane().send(request, &mut until);
+        let sent =
+            lane.send(Outgoing { method: id, value: args, recursive: A::RECURSIVE, descriptors }, until);
+        let ended = sent.is_err() && session.end().is_some();
         if sent.is_ok() {
             lease.sent_oneway();
         }
         lease.end();
         args.settle(sent.is_ok());
-        sent.map_err(|none| *self.no_reply(*none))
+        sent.map_err(|none| self.no_reply::<A>(*none, ended))
     }
 
     /// Errors are boxed here and below, so that the way of a call that succeeds moves a pointer at most.
     #[inline(always)]
     fn transact<A: Args>(&self, method: u16, args: &A, reply: &mut Reply) -> Result<(), Box<CallError>> {
+        self.transact_at(method, args, reply, |_| {})
+    }
+
+    /// The same; `at` is told over which connection the reply came.
+    #[inline(always)]
+    fn transact_at<A: Args>(
+        &self,
+        method: u16,
+        args: &A,
+        reply: &mut Reply,
+        mut at: impl FnMut(&Arc<Connection>),
+    ) -> Result<(), Box<CallError>> {
+        self.check_process()?;
         let mut until = Until::after(self.timeout);
-        let method = self.id(method)?;
+        let called = self.attempt(method, args, self.timeout_ms, reply, &mut until, &mut at);
+        match called {
+            Ok(()) => Ok(()),
+            Err(failed) => self.transact_again(*failed, method, args, reply, &mut until, &mut at),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn transact_again<A: Args>(
+        &self,
+        failed: Failed,
+        method: u16,
+        args: &A,
+        reply: &mut Reply,
+        until: &mut Until,
+        at: &mut impl FnMut(&Arc<Connection>),
+    ) -> Result<(), Box<CallError>> {
+        self.again(failed, until, |until| {
+            let left = until.left().map_or(0, timeout_ms);
+            self.attempt(method, args, left, reply, until, at)
+        })
+    }
+
+    #[inline(always)]
+    fn attempt<A: Args>(
+        &self,
+        method: u16,
+        args: &A,
+        timeout_ms: u32,
+        reply: &mut Reply,
+        until: &mut Until,
+        at: &mut impl FnMut(&Arc<Connection>),
+    ) -> Result<(), Box<Failed>> {
+        let mut lease = self.link.callers.lease(until).map_err(|none| self.no_lane(*none))?;
+        let Some(Seat { lane, session }) = lease.seat() else { return Err(nowhere()) };
+        let id = self.id(session, method)?;
+        args.prepare(session.connection());
         let descriptors = args.descriptors();
-        let request = Outgoing { method, value: args, recursive: A::RECURSIVE, descriptors };
-        let mut lease = self.link.callers.lease(&mut until).map_err(|none| self.no_lane(*none))?;
-        let called = lease.lane().call(request, self.timeout_ms, reply, &mut until);
-        if called.is_ok() {
-            lease.got_reply();
+        let request = Outgoing { method: id, value: args, recursive: A::RECURSIVE, descriptors };
+        let called = lane.call(request, timeout_ms, reply, until);
+        let mut ended = false;
+        match &called {
+            Ok(()) => {
+                at(session.connection());
+                lease.got_reply();
+            }
+            Err(_) => ended = session.end().is_some(),
         }
         lease.end();
         args.settle(match &called {
             Ok(()) => true,
             Err(none) => none.was_published(),
         });
-        called.map_err(|none| self.no_reply(*none))
+        called.map_err(|none| self.no_reply::<A>(*none, ended))
+    }
+
+    /// Tries again, on another connection if the last one has ended, as long as nothing ran and the time is not over.
+    #[cold]
+    fn again(
+        &self,
+        mut failed: Failed,
+        until: &mut Until,
+        mut attempt: impl FnMut(&mut Until) -> Result<(), Box<Failed>>,
+    ) -> Result<(), Box<CallError>> {
+        let mut pause = Duration::ZERO;
+        loop {
+            let reason = match failed {
+                Failed::Again(death) => death.reason,
+                Failed::Final(error) => return Err(Box::new(error)),
+            };
+            self.recover(reason, until, &mut pause)?;
+            match attempt(until) {
+                Ok(()) => return Ok(()),
+                Err(error) => failed = *error,
+            }
+        }
+    }
+
+    /// Returns when another attempt is worth it.
+    fn recover(&self, reason: String, until: &mut Until, pause: &mut Duration) -> Result<(), Box<CallError>> {
+        let not_run = |reason| Box::new(CallError::Disconnected { reason, outcome: Outcome::NotRun });
+        if !self.link.reconnect || until.is_over() {
+            return Err(not_run(reason));
+        }
+        if !pause.is_zero() {
+            std::thread::sleep(until.left().map_or(*pause, |left| left.min(*pause)));
+        }
+        *pause = (*pause * 2).clamp(PAUSE, PAUSE_MAX);
+        match self.link.callers.session().end() {
+            Some(_) => self.link.revive(&reason, until).map_err(not_run),
+            // It lives, or nobody knows better yet.
+            None => Ok(()),
+        }
     }
 
     /// Memory to send, for at most as long as a call may take.
     pub(crate) fn blob<T: Number + Default>(&self, length: usize) -> Result<BlobMut<T>, CallError> {
-        if !self.link.process.is_current() {
-            return Err(CallError::Forked);
+        self.check_process().map_err(|error| *error)?;
+        let (until, mut pause) = (&mut Until::after(self.timeout), Duration::ZERO);
+        loop {
+            let session = self.link.callers.session();
+            let error = match session.end() {
+                Some(death) if self.link.reconnect => death.reason,
+                _ => match session.connection().blob(length, until) {
+                    Ok(blob) => return Ok(blob),
+                    Err(error) if self.link.reconnect && session.end().is_some() => error.to_string(),
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            self.recover(error, until, &mut pause).map_err(|error| *error)?;
         }
-        Ok(self.link.callers.connection().blob(length, &mut Until::after(self.timeout))?)
     }
 
-    /// A blob, as it travels in the arguments of a call of this channel.
-    pub fn loan<T: Number>(&self, blob: impl Into<Blob<T>>) -> Loan {
-        Loan(self.link.callers.connection().loan(blob.into()))
+    /// A blob, as it travels in the arguments of a call.
+    pub fn loan<T: Number>(&self, blob: impl Into<Blob<T>>) -> Loan<T> {
+        Loan(Loaned::new(blob.into()))
     }
 
     /// Calls a method that returns a blob and has no error of its own.
@@ -167,10 +283,11 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<Blob<T>, CallError> {
-        let mut reply = Reply::empty();
-        self.transact(method, args, &mut reply).map_err(|error| *error)?;
+        let (mut reply, mut from) = (Reply::empty(), None);
+        let at = |connection: &_| from = Some(Arc::clone(connection));
+        self.transact_at(method, args, &mut reply, at).map_err(|error| *error)?;
         match reply.kind {
-            Kind::Reply => self.blob_in::<T>(&reply),
+            Kind::Reply => blob_in::<T>(&reply, from),
             _ => Err(failure(&reply)),
         }
     }
@@ -181,17 +298,22 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<Blob<T>, CallError<E>> {
-        let mut reply = Reply::empty();
-        self.transact(method, args, &mut reply).map_err(|error| error.widen())?;
+        let (mut reply, mut from) = (Reply::empty(), None);
+        let at = |connection: &_| from = Some(Arc::clone(connection));
+        self.transact_at(method, args, &mut reply, at).map_err(|error| error.widen())?;
         match reply.kind {
-            Kind::Reply => self.blob_in::<T>(&reply).map_err(CallError::widen),
+            Kind::Reply => blob_in::<T>(&reply, from).map_err(CallError::widen),
             _ => Err(service_error(&reply)),
         }
     }
 
-    fn blob_in<T: Number + Schema>(&self, reply: &Reply) -> Result<Blob<T>, CallError> {
-        let wire = reply.message.access::<BlobWire<T>>().map_err(|invalid| bad_reply(&invalid))?;
-        self.link.callers.connection().receive_blob(wire).map_err(|bad| bad_reply(&bad))
+    /// Where a forked child stops.
+    #[inline(always)]
+    fn check_process(&self) -> Result<(), Box<CallError>> {
+        match self.link.process.is_current() {
+            true => Ok(()),
+            false => Err(Box::new(CallError::Forked)),
+        }
     }
 
     /// Descriptors that came too late are closed, at the latest, when somebody asks for the next one.
@@ -227,15 +349,12 @@ impl Channel {
         }
     }
 
-    /// The server's id of a method; also where a forked child stops.
+    /// The server's id of a method.
     #[inline(always)]
-    fn id(&self, method: u16) -> Result<u16, Box<CallError>> {
-        if !self.link.process.is_current() {
-            return Err(Box::new(CallError::Forked));
-        }
-        match self.link.methods.get(usize::from(method)) {
+    fn id(&self, session: &Session<Known>, method: u16) -> Result<u16, Box<Failed>> {
+        match session.known().methods.get(usize::from(method)) {
             Some(Some(id)) => Ok(*id),
-            _ => Err(Box::new(self.unknown(method))),
+            _ => Err(Box::new(Failed::Final(self.unknown(method)))),
         }
     }
 
@@ -246,39 +365,67 @@ impl Channel {
     }
 
     #[cold]
-    fn no_lane(&self, none: NoLane) -> Box<CallError> {
+    fn no_lane(&self, none: NoLane) -> Box<Failed> {
+        let overloaded = |text| Failed::Final(CallError::Overloaded(text));
         Box::new(match none {
             NoLane::Refused(reason) => {
-                CallError::Overloaded(format!("the server serves no lane to this client: {reason}"))
+                overloaded(format!("the server serves no lane to this client: {reason}"))
             }
-            NoLane::TimedOut => CallError::Overloaded(format!(
+            NoLane::TimedOut => overloaded(format!(
                 "for {:?} every lane was in use, or the server did not answer when asked for one more, or a one-way \
                  call before this one did not end",
                 self.timeout
             )),
-            NoLane::Dead(death) => CallError::Disconnected { reason: death.reason, outcome: Outcome::NotRun },
+            NoLane::Dead(death) => Failed::Again(death),
         })
     }
 
+    /// `ended` tells whether the connection has.
     #[cold]
-    fn no_reply(&self, none: NoReply) -> Box<CallError> {
+    fn no_reply<A: Args>(&self, none: NoReply, ended: bool) -> Box<Failed> {
         let outcome = |maybe| if maybe { Outcome::Unknown } else { Outcome::NotRun };
         Box::new(match none {
-            NoReply::NotEncoded(error) => error.into(),
-            NoReply::TimedOut { published } => {
-                CallError::DeadlineExceeded { timeout: self.timeout, outcome: outcome(published) }
+            // The descriptors went with the attempt, so there is no other one.
+            NoReply::Dead { taken: false, death: Death { reason, .. } } if A::DESCRIPTORS => {
+                Failed::Final(CallError::Disconnected { reason, outcome: Outcome::NotRun })
             }
-            NoReply::Dead { taken, death } => {
-                CallError::Disconnected { reason: death.reason, outcome: outcome(taken) }
+            NoReply::NotEncoded(error) if A::DESCRIPTORS => Failed::Final(error.into()),
+            NoReply::NotEncoded(error) if ended => {
+                Failed::Again(Death { reason: error.to_string(), peer_closed: false })
+            }
+            NoReply::NotEncoded(error) => Failed::Final(error.into()),
+            NoReply::TimedOut { published } => Failed::Final(CallError::DeadlineExceeded {
+                timeout: self.timeout,
+                outcome: outcome(published),
+            }),
+            NoReply::Dead { taken: false, death } => Failed::Again(death),
+            NoReply::Dead { taken: true, death: Death { reason, .. } } => {
+                Failed::Final(CallError::Disconnected { reason, outcome: Outcome::Unknown })
             }
         })
     }
 }
 
+/// Never: a lease has a lane.
+#[cold]
+fn nowhere() -> Box<Failed> {
+    Box::new(Failed::Again(Death { reason: "the lane was empty".into(), peer_closed: false }))
+}
+
+/// The blob in a reply that came over `connection`.
+fn blob_in<T: Number + Schema>(
+    reply: &Reply,
+    connection: Option<Arc<Connection>>,
+) -> Result<Blob<T>, CallError> {
+    let connection = connection.ok_or_else(|| bad_reply(&"it came over no connection"))?;
+    let wire = reply.message.access::<BlobWire<T>>().map_err(|invalid| bad_reply(&invalid))?;
+    connection.receive_blob(wire).map_err(|bad| bad_reply(&bad))
+}
+
 impl fmt::Debug for Channel {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Channel")
-            .field("endpoint", &self.link.transport.endpoint)
+            .field("link", &self.link)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }

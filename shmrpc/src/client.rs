@@ -1,28 +1,31 @@
 //! Clients: connecting, and the options that every client has.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use shmrpc_transport::callers::Callers;
-use shmrpc_transport::connection::{BlobMut, Carrier, Connection, Events, LaneStream};
+use shmrpc_transport::connection::BlobMut;
 use shmrpc_transport::message::Number;
 use shmrpc_transport::peers::Peers;
-use shmrpc_transport::rendezvous::{MeetError, Policy, connect, inside, net};
+use shmrpc_transport::rendezvous::Policy;
 use shmrpc_transport::shm::memory::Memory;
-use shmrpc_transport::sys::fork;
-use shmrpc_transport::tls::{Connector, Tls};
+use shmrpc_transport::tls::Tls;
 
-use crate::channel::{Channel, Link};
-use crate::context::{Transport, TransportInfo};
-use crate::endpoint::{Address, Endpoint};
+use crate::channel::Channel;
+use crate::context::TransportInfo;
+use crate::dial::Dialer;
+use crate::endpoint::Endpoint;
 use crate::error::{CallError, ConnectError};
-use crate::greeting;
+use crate::link::Link;
 use crate::schema::ServiceSchema;
 
 /// What every generated client can do besides its service's methods. Bring it into scope with the prelude.
 ///
 /// A service may have methods of these names: they win, and the trait's are still there as `Client::view(&kv)`.
+///
+/// A client outlives its connections. When one has ended, the next call connects again, to the first endpoint of the list
+/// that can be reached, and waits for that as long as its time limit allows. A call that is known not to have run is sent
+/// again; one that may have run is not, and returns [`Outcome::Unknown`](crate::Outcome::Unknown). One-way calls that were
+/// on their way to a server that died are lost. [`ClientBuilder::reconnect`] turns this off.
 pub trait Client: Clone + Send + Sync + Sized + 'static {
     /// The same service, with results that are read where they arrived.
     type View;
@@ -42,7 +45,8 @@ pub trait Client: Clone + Send + Sync + Sized + 'static {
 
     /// The same client with another time limit for each call. Cheap: the connection is shared.
     ///
-    /// The default is 10 s. A wait ends at most 100 ms after its limit. `Duration::MAX` means for ever.
+    /// The default is 10 s. A wait ends at most 100 ms after its limit, also that for a server to connect to. `Duration::MAX`
+    /// means for ever.
     fn with_timeout(&self, timeout: Duration) -> Self {
         Self::from_channel(Client::channel(self).with_timeout(timeout))
     }
@@ -68,13 +72,15 @@ pub trait Client: Clone + Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// [`CallError::NotEncoded`] if it is more than the server takes, or if the server held all that it may hold until the
-    /// time limit of a call was over; [`CallError::Forked`].
+    /// time limit of a call was over; [`CallError::Disconnected`] if the client could not connect again in that time;
+    /// [`CallError::Forked`].
     fn blob<T: Number + Default>(&self, length: usize) -> Result<BlobMut<T>, CallError> {
         Client::channel(self).blob(length)
     }
 
-    /// Which transport is in use, and why.
-    fn transport(&self) -> &TransportInfo {
+    /// Which transport is in use now, why, and how often the client has connected. While it is not connected, that of the
+    /// last connection; in a forked child, that of the first.
+    fn transport(&self) -> TransportInfo {
         Client::channel(self).transport()
     }
 }
@@ -87,6 +93,7 @@ pub struct ClientBuilder<C> {
     tls: Option<Tls>,
     timeout: Duration,
     connect_timeout: Duration,
+    reconnect: bool,
     client: PhantomData<fn() -> C>,
 }
 
@@ -98,6 +105,7 @@ impl<C: Client> ClientBuilder<C> {
             tls: None,
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
+            reconnect: true,
             client: PhantomData,
         }
     }
@@ -108,7 +116,7 @@ impl<C: Client> ClientBuilder<C> {
         self
     }
 
-    /// Time limit of connecting, for all endpoints of a list together. 5 s by default.
+    /// Time limit of connecting, each time, for all endpoints of a list together. 5 s by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -194,72 +202,27 @@ impl<C: Client> ClientBuilder<C> {
         self
     }
 
+    /// Whether the client connects again when its connection has ended. It does by default: the next call then tries the
+    /// endpoints in order, under its own time limit, and a call that is known not to have run is sent again. A call that
+    /// may have run never is. If not, every call fails once the connection has ended.
+    pub fn reconnect(mut self, reconnect: bool) -> Self {
+        self.reconnect = reconnect;
+        self
+    }
+
     /// Connects to the first of the comma-separated endpoints that serves the service.
     ///
     /// # Errors
     /// [`ConnectError`] says, for each endpoint, what is wrong and what to do.
     pub fn connect(&self, endpoint: impl AsRef<str>) -> Result<C, ConnectError> {
-        let mut errors = Vec::new();
-        let start = Instant::now();
-        for endpoint in Endpoint::parse_list(endpoint.as_ref())? {
-            let left = self.connect_timeout.saturating_sub(start.elapsed());
-            match self.connect_one(&endpoint, left, &errors) {
-                Ok(client) => return Ok(client),
-                Err(error) => errors.push(error),
-            }
-        }
-        match errors.pop() {
-            Some(error) if errors.is_empty() => Err(error),
-            Some(error) => {
-                errors.push(error);
-                Err(ConnectError::All(errors))
-            }
-            None => Err(ConnectError::All(errors)),
-        }
-    }
-
-    fn connect_one(
-        &self,
-        endpoint: &Endpoint,
-        timeout: Duration,
-        failed: &[ConnectError],
-    ) -> Result<C, ConnectError> {
-        let schema = C::schema();
-        let address = endpoint.to_connect()?;
-        let question = greeting::question(&schema);
-        let events = Box::new(NoEvents);
-        let met = match &address {
-            Address::Unix(path, carrier) => {
-                let policy = Policy { carrier: *carrier, ..self.policy.clone() };
-                connect(path, &policy, &question, timeout, events)
-            }
-            Address::Tcp(at) => net::connect(at, &self.policy, None, &question, timeout, events),
-            Address::Tls(at) => {
-                let connector = Connector::new(self.tls.as_ref(), &at.host)
-                    .map_err(|error| ConnectError::Tls { endpoint: endpoint.to_string(), error })?;
-                net::connect(at, &self.policy, Some(&connector), &question, timeout, events)
-            }
-            Address::Inside(name) => inside::connect(name, &self.policy, &question, events),
+        let dialer = Dialer {
+            endpoints: Endpoint::parse_list(endpoint.as_ref())?,
+            policy: self.policy.clone(),
+            tls: self.tls.clone(),
+            timeout: self.connect_timeout,
+            schema: C::schema(),
         };
-        let met = met.map_err(|error| {
-            // What a user knows is the time for the whole list.
-            let error = match error {
-                MeetError::TimedOut(_) => MeetError::TimedOut(self.connect_timeout),
-                error => error,
-            };
-            ConnectError::Meet { endpoint: endpoint.to_string(), error }
-        })?;
-        let callers = Callers::new(met.connection);
-        let methods = greeting::read_answer(&schema, &met.application)
-            .map_err(|reason| ConnectError::Answer { endpoint: endpoint.to_string(), reason })?;
-        let transport = describe(callers.connection(), endpoint, &met.reason, failed);
-        tracing::info!(%transport, service = schema.name, "connected");
-        let names = (0..methods.len()).map(|index| {
-            let named = schema.methods.iter().find(|method| usize::from(method.index) == index);
-            named.map_or("?", |method| method.name)
-        });
-        let names = names.collect();
-        let link = Link { callers, methods, names, transport, process: fork::Generation::current() };
+        let link = Link::connect(dialer, self.reconnect)?;
         Ok(C::from_channel(Channel::new(link, self.timeout)))
     }
 }
@@ -268,52 +231,4 @@ impl<C: Client> Default for ClientBuilder<C> {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn describe(
-    connection: &Connection,
-    endpoint: &Endpoint,
-    why_not: &str,
-    failed: &[ConnectError],
-) -> TransportInfo {
-    let limits = connection.limits();
-    let (transport, mut reason) = match limits.carrier {
-        Carrier::Streams if matches!(endpoint, Endpoint::Tcp(_)) => {
-            (Transport::Tcp, "the endpoint asks for it".to_owned())
-        }
-        Carrier::Streams if matches!(endpoint, Endpoint::Tls(_)) => {
-            (Transport::Tls, "the endpoint asks for it".to_owned())
-        }
-        Carrier::Streams if matches!(endpoint, Endpoint::Inproc(_)) => {
-            (Transport::Inproc, "the endpoint asks for it".to_owned())
-        }
-        Carrier::Rings => {
-            (Transport::Shm, "the endpoint asks for it and the server shares memory".to_owned())
-        }
-        Carrier::Streams if why_not.is_empty() => (Transport::Uds, "the endpoint asks for it".to_owned()),
-        Carrier::Streams => (Transport::Uds, format!("shared memory cannot be had: {why_not}")),
-    };
-    for error in failed {
-        reason.push_str("; before that: ");
-        reason.push_str(&error.to_string());
-    }
-    TransportInfo {
-        transport,
-        endpoint: endpoint.to_string(),
-        reason,
-        reads_in_place: connection.is_trusted() && limits.memory.is_some(),
-        memory: limits.memory,
-        peer: connection.peer().clone(),
-    }
-}
-
-/// A client serves no lanes.
-struct NoEvents;
-
-impl Events for NoEvents {
-    fn lane_opened(&self, _: &Arc<Connection>, _: u32, _: Option<LaneStream>) -> Result<(), String> {
-        Err("a client serves nobody".into())
-    }
-
-    fn closed(&self, _: &Connection) {}
 }

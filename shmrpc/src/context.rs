@@ -112,6 +112,7 @@ pub struct TransportInfo {
     pub(crate) reads_in_place: bool,
     pub(crate) memory: Option<[Memory; 2]>,
     pub(crate) peer: PeerInfo,
+    pub(crate) times_connected: u64,
 }
 
 impl TransportInfo {
@@ -149,6 +150,11 @@ impl TransportInfo {
     pub fn peer(&self) -> &PeerInfo {
         &self.peer
     }
+
+    /// How often the client has connected, this time included: 1, as long as its first connection lives.
+    pub fn times_connected(&self) -> u64 {
+        self.times_connected
+    }
 }
 
 impl fmt::Display for TransportInfo {
@@ -162,6 +168,10 @@ impl fmt::Display for TransportInfo {
             None => write!(out, " to process {} at {}", self.peer.pid(), self.endpoint)?,
         }
         let how = if self.reads_in_place { "read in place" } else { "copied once" };
-        write!(out, ", large results {how}: {}", self.reason)
+        write!(out, ", large results {how}: {}", self.reason)?;
+        match self.times_connected {
+            1 => Ok(()),
+            times => write!(out, "; connected {times} times"),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::os::fd::OwnedFd;
 
-use shmrpc_transport::connection::Blob;
+use shmrpc_transport::connection::{Blob, Loaned};
 use shmrpc_transport::lane::{Incoming, ServingLane};
 use shmrpc_transport::message::{Encode, EncodeError, Invalid, Number};
 use shmrpc_transport::slot::Kind;
@@ -195,7 +195,8 @@ impl Request<'_> {
 
     fn reply_blob<T: Number>(self, blob: Blob<T>) -> Answered {
         let Self { lane, incoming, context } = self;
-        let loan = Loan(context.connection().loan(blob));
+        let loan = Loan(Loaned::new(blob));
+        loan.0.prepare(context.connection());
         incoming.message.clear();
         if incoming.oneway {
             return Answered(());

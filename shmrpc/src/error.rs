@@ -34,7 +34,7 @@ pub enum Outcome {
 /// | `Overloaded` | no lane: the server's limits, or all lanes in use until the deadline; or no room or no memory at the server for a copy of large arguments; or too many descriptors wait there | `NotRun` |
 /// | `NotEncoded` | the arguments are too large or too deep, or no send memory is left, or their descriptors cannot go this way | `NotRun` |
 /// | `DeadlineExceeded` | the time was over | `NotRun` before publishing, else `Unknown` |
-/// | `Disconnected` | the connection ended | `NotRun` if the server is known not to have taken the call, else `Unknown` |
+/// | `Disconnected` | the connection ended with the call; or the client could not connect again | `NotRun` if the server is known not to have taken the call, else `Unknown` |
 /// | `Forked` | this process was forked from the one that connected | `NotRun` |
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -68,7 +68,8 @@ pub enum CallError<E = Infallible> {
         /// Whether the handler may have run.
         outcome: Outcome,
     },
-    /// The connection ended.
+    /// The connection ended. If the outcome is [`Outcome::NotRun`], the client could not connect again in time, or was told
+    /// not to.
     #[error("disconnected ({outcome:?}): {reason}")]
     Disconnected {
         /// Why.
@@ -160,6 +161,17 @@ pub enum ConnectError {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl ConnectError {
+    /// Whether time alone does not mend it.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Endpoint(_) | Self::Answer { .. } | Self::Tls { .. } => true,
+            Self::Meet { error, .. } => error.is_lasting(),
+            Self::All(errors) => errors.iter().all(Self::is_lasting),
+        }
+    }
 }
 
 /// A server that could not start.

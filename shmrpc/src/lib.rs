@@ -94,6 +94,8 @@
 mod client;
 mod server;
 mod channel;
+mod link;
+mod dial;
 mod greeting;
 mod dispatch;
 mod context;

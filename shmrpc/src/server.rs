@@ -9,9 +9,10 @@ use shmrpc_transport::connection::{Connection, Death, Events, LaneStream};
 use shmrpc_transport::lane::ServingLane;
 use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::places::{Limit, Place, Places};
-use shmrpc_transport::rendezvous::{Host, Policy};
+use shmrpc_transport::rendezvous::{Host, Policy, Refusal};
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::fork::Generation;
+use shmrpc_transport::sys::futex::Until;
 use shmrpc_transport::sys::shortage::{descriptor_limit, explain_thread};
 use shmrpc_transport::tls::Tls;
 
@@ -55,6 +56,7 @@ impl Server {
             policy: Policy::default(),
             tls: None,
             limits: Limits::default(),
+            patience: Duration::ZERO,
         }
     }
 }
@@ -67,6 +69,7 @@ pub struct ServerBuilder {
     policy: Policy,
     tls: Option<Tls>,
     limits: Limits,
+    patience: Duration,
 }
 
 impl ServerBuilder {
@@ -202,6 +205,15 @@ impl ServerBuilder {
         self
     }
 
+    /// How long to wait for endpoints that another server has. Not at all by default: then that is an error.
+    ///
+    /// For a successor: start it, then end the old server, which gives its endpoints up before it finishes what it has
+    /// begun. Its clients come over by themselves.
+    pub fn wait_for_endpoints(mut self, timeout: Duration) -> Self {
+        self.patience = timeout;
+        self
+    }
+
     /// Starts to serve, and returns. Never touches signal handlers.
     ///
     /// # Errors
@@ -216,7 +228,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`ServeError`] names the endpoint and the reason.
     pub fn bind(self) -> Result<BoundServer, ServeError> {
-        let Self { services, endpoints, policy, tls, limits } = self;
+        let Self { services, endpoints, policy, tls, limits, patience } = self;
         if services.is_empty() {
             return Err(ServeError::Incomplete("nothing to serve; add `.service(...)`"));
         }
@@ -237,10 +249,10 @@ impl ServerBuilder {
             lanes: limits.lanes(),
             state: Mutex::default(),
         });
-        let mut bound = Vec::new();
+        let (mut bound, until) = (Vec::new(), &mut Until::after(patience));
         for list in &endpoints {
             for endpoint in Endpoint::parse_list(list)? {
-                let one = Threshold::take(&endpoint, &policy, tls.as_ref())?;
+                let one = Threshold::take(&endpoint, &policy, tls.as_ref(), until)?;
                 tracing::info!(%endpoint, "listening");
                 bound.push((endpoint, one));
             }
@@ -314,7 +326,8 @@ impl ServerHandle {
         self.shared.state.lock().connections.len()
     }
 
-    /// Stops listening, tells the clients, serves what they have published, and ends.
+    /// Stops listening, tells the clients, serves what they have published, and ends. Another server can have the endpoints
+    /// as soon as this one stops listening; its clients send new calls there.
     ///
     /// # Errors
     /// [`ServeError::StillBusy`] if handlers had not returned after `timeout`; their calls were cut off.
@@ -412,12 +425,12 @@ fn shut_down(connection: &Connection) {
 }
 
 impl Host for Shared {
-    fn welcome(&self, peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+    fn welcome(&self, peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
         if self.state.lock().closing {
             return Err(SHUT_DOWN.into());
         }
         let place = self.places.take(peer.party(), "connections are open")?;
-        let (answer, table) = greeting::answer(&self.services, application)?;
+        let (answer, table) = greeting::answer(&self.services, application).map_err(Refusal::lasting)?;
         let shared = self.this.upgrade().ok_or(SHUT_DOWN)?;
         Ok((answer, Box::new(Served { shared, table: Arc::new(table), _place: place })))
     }

@@ -94,7 +94,7 @@ impl Scene {
 
     fn connect(&self, connect_timeout: Duration) -> Result<TargetClient, ConnectError> {
         let trust = if self.trusts { Peers::SameUser } else { Peers::Nobody };
-        let builder = TargetClient::builder().trust(trust).connect_timeout(connect_timeout);
+        let builder = TargetClient::builder().trust(trust).connect_timeout(connect_timeout).reconnect(false);
         builder.timeout(TIME).connect(self.place.endpoint())
     }
 

@@ -193,7 +193,8 @@ fn clients_of_a_forked_worker_are_served_by_it() {
     let client = connect(place.endpoint());
     let worker = client.pid().unwrap();
     assert_ne!(worker, i32::try_from(process.child.id()).unwrap());
-    let peer = client.transport().peer();
+    let transport = client.transport();
+    let peer = transport.peer();
     assert_eq!((peer.pid(), has_ended(peer)), (worker, false));
     assert_eq!(client.caller(), Ok(own_pid()));
     let taken = builder(place.endpoint()).start().unwrap_err().to_string();

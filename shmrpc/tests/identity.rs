@@ -72,7 +72,7 @@ fn serve(endpoint: impl Into<String>) -> ServerHandle {
 }
 
 fn connect(endpoint: impl AsRef<str>) -> WhoClient {
-    WhoClient::builder().timeout(BOUND).connect(endpoint).unwrap()
+    WhoClient::builder().timeout(BOUND).reconnect(false).connect(endpoint).unwrap()
 }
 
 // The children's parts. They return at once when they run as tests.

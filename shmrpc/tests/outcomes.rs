@@ -114,7 +114,7 @@ fn start(options: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (ServerHandle,
     let place = Place::new();
     let (server, keeper) = worker();
     let server = options(server).listen(place.endpoint()).start().unwrap();
-    let client = WorkClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
+    let client = WorkClient::builder().timeout(BOUND).reconnect(false).connect(place.endpoint()).unwrap();
     (server, client, keeper, place)
 }
 
@@ -280,7 +280,7 @@ fn disconnected_at_once_when_the_server_is_dropped() {
         let served = Arc::<Mutex<u32>>::default();
         let service = WorkServer::new(Worker { gate, served: Arc::clone(&served) });
         let server = Server::builder().service(service).listen(place.endpoint()).start().unwrap();
-        let client = WorkClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
+        let client = WorkClient::builder().timeout(BOUND).reconnect(false).connect(place.endpoint()).unwrap();
         assert_eq!(client.half(8), Ok(4));
         drop(server);
         let error = client.half(8).unwrap_err();

@@ -132,7 +132,7 @@ fn child_client_that_waits() {
 }
 
 fn connect(place: &Place) -> NodeClient {
-    NodeClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap()
+    NodeClient::builder().timeout(BOUND).reconnect(false).connect(place.endpoint()).unwrap()
 }
 
 fn gone<T: std::fmt::Debug>(result: Result<T, CallError>) -> Outcome {
@@ -157,7 +157,8 @@ fn a_server_answers(server: &str, servers: Memory, ours: Memory) {
     let place = Place::new();
     let mut process = Process::start(server, &place);
     process.says("ready");
-    let client = NodeClient::builder().timeout(BOUND).memory(ours).connect(place.endpoint()).unwrap();
+    let client =
+        NodeClient::builder().timeout(BOUND).memory(ours).reconnect(false).connect(place.endpoint()).unwrap();
     let transport = client.transport();
     assert_eq!((transport.memory(), transport.peer_memory()), (Some(ours), Some(servers)));
     assert!(transport.to_string().contains(&format!("({ours} here, {servers} there)")), "{transport}");

@@ -151,7 +151,8 @@ fn serve(endpoint: &str, memory: Memory) -> ServerHandle {
 }
 
 fn try_to_connect(place: &Place) -> Result<ShortClient, String> {
-    let client = ShortClient::builder().allow(Peers::Any).timeout(BOUND).connect_timeout(BOUND);
+    let client =
+        ShortClient::builder().allow(Peers::Any).timeout(BOUND).reconnect(false).connect_timeout(BOUND);
     client.connect(place.endpoint()).map_err(|error| error.to_string())
 }
 
@@ -228,7 +229,7 @@ fn child_place() -> Option<String> {
 #[test]
 fn child_client_without_descriptors() {
     let Some(endpoint) = child_place() else { return };
-    let builder = ShortClient::builder().timeout(BOUND);
+    let builder = ShortClient::builder().timeout(BOUND).reconnect(false);
     let before = descriptors();
     let mut refused = 0;
     // One more each time, so that each step of connecting fails once. What the process needs once stays: the watcher's.
@@ -403,7 +404,7 @@ fn why_streams(client: &ShortClient) -> String {
 #[test]
 fn child_client_without_memory() {
     let Some(endpoint) = child_place() else { return };
-    let builder = ShortClient::builder().timeout(BOUND);
+    let builder = ShortClient::builder().timeout(BOUND).reconnect(false);
     let client = builder.connect(&endpoint).unwrap();
     let bytes = large();
     let open = descriptors();
@@ -505,7 +506,7 @@ fn a_server_without_threads_refuses_lanes_and_serves_those_it_has() {
 #[test]
 fn child_client_without_threads() {
     let Some(endpoint) = child_place() else { return };
-    let builder = ShortClient::builder().allow(Peers::Any).timeout(BOUND);
+    let builder = ShortClient::builder().allow(Peers::Any).timeout(BOUND).reconnect(false);
     let open = descriptors();
     let limited = Limited::threads();
     for _ in 0..3 {
@@ -537,7 +538,7 @@ fn a_client_without_threads_says_so_and_goes_on() {
 fn child_in_a_small_dev_shm() {
     let Some(endpoint) = child_place() else { return };
     let _server = serve(&endpoint, Memory::PosixShm);
-    let builder = ShortClient::builder().memory(Memory::PosixShm).timeout(BOUND);
+    let builder = ShortClient::builder().memory(Memory::PosixShm).timeout(BOUND).reconnect(false);
     let client = builder.connect(&endpoint).unwrap();
     let filler = "/dev/shm/filler";
     let fill = || {

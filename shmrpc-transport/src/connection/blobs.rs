@@ -4,14 +4,15 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use std::cell::Cell;
+use std::cell::{Ref, RefCell};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Connection;
 use super::blocks::{BadBlock, OwnedBlock};
-use crate::message::{EncodeError, Filling, Message, Number, Recheck};
+use crate::message::{EncodeError, Filling, Message, Number, Recheck, SMALL};
 use crate::slot::BlockRef;
 use crate::sys::futex::Until;
 
@@ -71,31 +72,53 @@ pub enum OnWire {
 }
 
 /// A blob on its way. What it lies in is the receiver's once [`Loaned::settle`] says so, and comes back else.
-pub struct Loaned {
-    wire: OnWire,
-    block: Cell<Option<OwnedBlock>>,
+pub struct Loaned<T> {
+    /// `None` once it is the receiver's.
+    blob: RefCell<Option<Blob<T>>>,
+    wire: RefCell<OnWire>,
 }
 
 /// Its numbers are any bits.
 impl Recheck for ArchivedOnWire {}
 
-impl Loaned {
+impl<T: Number> Loaned<T> {
+    /// One that goes nowhere yet.
+    pub fn new(blob: Blob<T>) -> Self {
+        Self { blob: RefCell::new(Some(blob)), wire: RefCell::new(OnWire::Bytes(Vec::new())) }
+    }
+
+    /// Gets it ready to travel over `connection`. One of another connection or of the heap is copied into a block of this
+    /// one; if it is small, or there is no block now, into its message.
+    pub fn prepare(&self, connection: &Arc<Connection>) {
+        let mut blob = self.blob.borrow_mut();
+        let Some(present) = &mut *blob else { return };
+        if let Some(copy) = connection.own_copy(present) {
+            *present = copy.into();
+        }
+        *self.wire.borrow_mut() = match connection.on_wire(present) {
+            Some(block) => block,
+            None => OnWire::Bytes(bytes_of(present).to_vec()),
+        };
+    }
+
     /// How it travels.
-    pub fn wire(&self) -> &OnWire {
-        &self.wire
+    pub fn wire(&self) -> Ref<'_, OnWire> {
+        self.wire.borrow()
     }
 
     /// Whether the message was published.
     pub fn settle(&self, published: bool) {
-        if let Some(block) = self.block.take()
-            && published
+        if published
+            && let Some(Blob { from: Origin::Own(BlobMut { store: Store::Block { block, .. }, .. }) }) =
+                self.blob.take()
+            && matches!(&*self.wire(), OnWire::Block { .. })
         {
             block.lend();
         }
     }
 }
 
-impl fmt::Debug for Loaned {
+impl<T> fmt::Debug for Loaned<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Loaned").field("wire", &self.wire).finish_non_exhaustive()
     }
@@ -143,22 +166,35 @@ impl Connection {
         Ok(BlobMut { store, length })
     }
 
-    /// A blob, ready to travel over this connection. Of another connection's, or of the heap's, the bytes travel.
-    pub fn loan<T: Number>(self: &Arc<Self>, blob: Blob<T>) -> Loaned {
-        let blob = match blob.from {
-            Origin::Own(BlobMut { store: Store::Block { mut block, .. }, length }) if block.is_of(self) => {
-                let length = u32::try_from(length * size_of::<T>()).unwrap_or(u32::MAX);
-                block.shrink(length);
-                if let Some((id, BlockRef { segment, generation, offset })) = block.place() {
-                    let wire = OnWire::Block { id, segment, generation, length, offset };
-                    return Loaned { wire, block: Cell::new(Some(block)) };
-                }
-                // It has a place as long as it is not lent.
-                return Loaned { wire: OnWire::Bytes(Vec::new()), block: Cell::new(None) };
-            }
-            from => Blob { from },
+    /// A blob that does not lie in memory of this connection, in a block of it; `None` if that is not needed or cannot be.
+    fn own_copy<T: Number>(self: &Arc<Self>, blob: &Blob<T>) -> Option<BlobMut<T>> {
+        let is_own = matches!(
+            &blob.from,
+            Origin::Own(BlobMut { store: Store::Block { block, .. }, .. }) if block.is_of(self)
+        );
+        let bytes = size_of_val(&**blob);
+        if is_own || bytes <= SMALL {
+            return None;
+        }
+        let now = &mut Until::after(Duration::ZERO);
+        let (block, start) = self.block_for(bytes, now).ok().flatten()?;
+        let mut copy = BlobMut { store: Store::Block { block, start }, length: blob.len() };
+        copy.copy_from_slice(blob);
+        Some(copy)
+    }
+
+    /// Where it lies, if that is memory of this connection.
+    fn on_wire<T: Number>(self: &Arc<Self>, blob: &mut Blob<T>) -> Option<OnWire> {
+        let Origin::Own(BlobMut { store: Store::Block { block, .. }, length }) = &mut blob.from else {
+            return None;
         };
-        Loaned { wire: OnWire::Bytes(bytes_of(&blob).to_vec()), block: Cell::new(None) }
+        let length = u32::try_from(*length * size_of::<T>()).unwrap_or(u32::MAX);
+        if !block.is_of(self) {
+            return None;
+        }
+        block.shrink(length);
+        let (id, BlockRef { segment, generation, offset }) = block.place()?;
+        Some(OnWire::Block { id, segment, generation, length, offset })
     }
 
     /// A blob that has arrived.

@@ -312,12 +312,12 @@ mod tests {
     use super::*;
     use crate::connection::{Events, LaneStream};
     use crate::peers::PeerInfo;
-    use crate::rendezvous::{Host, Listener, Policy, connect};
+    use crate::rendezvous::{Host, Listener, Policy, Refusal, connect};
 
     struct Silent;
 
     impl Host for Silent {
-        fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String> {
+        fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
             Ok((Vec::new(), Box::new(Silent)))
         }
         fn connected(&self, _: &Arc<Connection>) {}

@@ -45,6 +45,8 @@ pub(crate) trait Redial: Send + Sync {
 #[derive(Debug)]
 pub(crate) enum NoStream {
     Refused(String),
+    /// Nobody knows of the connection where the stream was to be had.
+    Unreachable(String),
     TimedOut,
     Dead(Death),
 }
@@ -144,7 +146,10 @@ impl Connection {
             Dial::Pair => self.send_stream(lane, until)?,
             Dial::Again(again) => again.dial(lane, until).map_err(|error| match error.kind() {
                 io::ErrorKind::TimedOut => NoStream::TimedOut,
-                _ => NoStream::Refused(format!("it cannot connect again: {}", explain(&error))),
+                _ if is_shortage(&error) => {
+                    NoStream::Refused(format!("it has no socket: {}", explain(&error)))
+                }
+                _ => NoStream::Unreachable(format!("it cannot connect again: {error}")),
             })?,
         };
         let stream = self.streams.attach(stream, self.peer.party(), u32::MAX);
@@ -153,9 +158,12 @@ impl Connection {
         let max = MAX_CONTROL as u64;
         match reader.next_from(&stream, &mut message, max, &self.pool, until) {
             Ok(Header { kind: Kind::LaneOpen, call_id: 1, .. }) => Ok((stream, reader)),
-            Ok(Header { kind: Kind::LaneReset | Kind::Failure, .. }) => {
+            Ok(Header { kind: kind @ (Kind::LaneReset | Kind::Failure), .. }) => {
                 let reason = String::from_utf8_lossy(message.private_bytes());
-                Err(NoStream::Refused(clip(&reason).to_owned()))
+                let reason = clip(&reason).to_owned();
+                // Who knows the connection says lane reset.
+                let refused = kind == Kind::LaneReset;
+                Err(if refused { NoStream::Refused(reason) } else { NoStream::Unreachable(reason) })
             }
             Ok(Header { kind, .. }) => Err(NoStream::Dead(
                 self.poison(&format_args!("{kind:?} came where the answer to lane open was due")),
@@ -163,7 +171,7 @@ impl Connection {
             Err(Cut::Pause(Pause::TimedOut)) => Err(NoStream::TimedOut),
             Err(Cut::Pause(pause)) => Err(match self.death() {
                 Some(death) => NoStream::Dead(death.clone()),
-                None => NoStream::Refused(pause.to_string()),
+                None => NoStream::Unreachable(format!("it ended before it was answered: {pause}")),
             }),
             Err(broken) => Err(NoStream::Dead(self.poison(&broken))),
         }

@@ -90,6 +90,11 @@ impl Caller {
         self.overdue.is_none()
     }
 
+    /// Whether the server is done with all that was sent.
+    pub(super) fn is_done(&mut self) -> bool {
+        self.is_free() && self.connection.is_done(self.lane, self.position())
+    }
+
     /// Position that the next message will have.
     pub(super) fn position(&self) -> u32 {
         self.producer.position()

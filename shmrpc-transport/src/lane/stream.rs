@@ -68,6 +68,7 @@ impl Caller {
         let mut caller = Self { connection, lane, line: Line::Closed, draft, next_call: 0, overdue: None };
         caller.reopen(until).map_err(|none| match none {
             NoStream::Refused(reason) => NotOpened::Refused(reason),
+            NoStream::Unreachable(reason) => NotOpened::Unreachable(reason),
             NoStream::TimedOut => NotOpened::TimedOut,
             NoStream::Dead(death) => NotOpened::Dead(death),
         })?;
@@ -113,6 +114,21 @@ impl Caller {
             },
         }
         true
+    }
+
+    /// Whether the server is done with all that was sent. Reads what it says last.
+    pub(super) fn is_done(&mut self) -> bool {
+        if self.is_free() && self.connection.is_done(self.lane, self.next_call) {
+            return true;
+        }
+        if self.overdue.is_none() {
+            // No reply is due, so whatever comes is the end, or breaks the protocol.
+            self.overdue = Some(self.next_call);
+            let ended = self.drop_overdue();
+            self.overdue = None;
+            return ended;
+        }
+        false
     }
 
     /// Position that the next message will have.
@@ -207,7 +223,7 @@ impl Caller {
         Box::new(match none {
             NoStream::TimedOut => NoReply::TimedOut { published: false },
             NoStream::Dead(death) => NoReply::Dead { taken: false, death },
-            NoStream::Refused(reason) => {
+            NoStream::Refused(reason) | NoStream::Unreachable(reason) => {
                 let reason = format!("the lane could not be opened again: {reason}");
                 NoReply::Dead { taken: false, death: Death { reason, peer_closed: false } }
             }

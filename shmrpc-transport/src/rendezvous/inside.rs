@@ -87,12 +87,12 @@ pub fn connect(
     let peer = PeerInfo::new(own, None);
     for (by, allow) in [("client", &policy.allow), ("server", &served.policy.allow)] {
         if !allow.contains(&own) {
-            return Err(MeetError::Refused(format!("the {by} allows {allow} only")));
+            return Err(MeetError::Unwelcome(format!("the {by} allows {allow} only")));
         }
     }
     let system = |error| MeetError::System { what: "cannot make a connection", error };
     let (near, far) = Inside::pair().map_err(system)?;
-    let (answer, server_events) = served.host.welcome(&peer, application).map_err(MeetError::Refused)?;
+    let (answer, server_events) = served.host.welcome(&peer, application)?;
     let lanes = served.policy.lanes.min(MAX_LANES);
     let parts = |end, dial, send_max: u64, receive_max: u64| Parts {
         limits: Limits {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::bound::{Bound, Name};
-use super::{Hello, HelloError, LARGEST, MeetError, Policy, accept_base, identify, open_hello, watch};
+use super::{
+    Hello, HelloError, LARGEST, MeetError, Policy, Refusal, accept_base, identify, open_hello, watch,
+};
 use crate::connection::{self, Bases, Carrier, Connection, Dial, Events, Limits, Parts};
 use crate::peers::PeerInfo;
 use crate::places::{Limit, Place, Places};
@@ -29,7 +31,7 @@ pub trait Host: Send + Sync {
     ///
     /// # Errors
     /// The reason, for the peer to read.
-    fn welcome(&self, peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), String>;
+    fn welcome(&self, peer: &PeerInfo, application: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal>;
     /// The connection stands.
     fn connected(&self, connection: &Arc<Connection>);
 }
@@ -164,7 +166,7 @@ impl Door {
         let reason = format!("it cannot take another connection: {}", explain(&error));
         let turned = self.socket.accept().map(|(stream, _)| {
             tracing::warn!(reason, "a peer was turned away");
-            turned_away(Socket::new(stream).and_then(|socket| refuse(&socket, &reason)));
+            turned_away(Socket::new(stream).and_then(|socket| refuse(&socket, &reason.into())));
         });
         *spare = spare_descriptor().ok();
         turned
@@ -182,14 +184,14 @@ impl Door {
         let fd = match socket.as_fd().try_clone_to_owned() {
             Ok(fd) => fd,
             Err(error) => {
-                turned_away(refuse(&socket, &not_watched(&error)));
+                turned_away(refuse(&socket, &not_watched(&error).into()));
                 return Ok(());
             }
         };
         let place = match self.arriving.take(socket.who_connected(), "peers are saying hello") {
             Ok(place) => place,
             Err(full) => {
-                turned_away(refuse(&socket, &format!("{full}; try again")));
+                turned_away(refuse(&socket, &format!("{full}; try again").into()));
                 return Ok(());
             }
         };
@@ -206,7 +208,7 @@ impl Door {
         if let Err(error) = watch(Arc::clone(&arriving) as Arc<dyn Source>)
             && let Some((socket, _)) = arriving.state.lock().take()
         {
-            turned_away(refuse(&socket, &not_watched(&error)));
+            turned_away(refuse(&socket, &not_watched(&error).into()));
         }
         Ok(())
     }
@@ -222,8 +224,8 @@ fn turned_away(refused: io::Result<()>) {
     }
 }
 
-fn refuse(socket: &Socket, reason: &str) -> io::Result<()> {
-    socket.send(Header::new(Kind::Failure), reason.as_bytes(), &[], NO_WAIT)
+fn refuse(socket: &Socket, refusal: &Refusal) -> io::Result<()> {
+    socket.send(refusal.header(), refusal.reason.as_bytes(), &[], NO_WAIT)
 }
 
 /// A peer that has connected and not yet said hello.
@@ -249,7 +251,7 @@ impl Source for Arriving {
 
     fn expired(&self) -> Next {
         if let Some((socket, _)) = self.state.lock().take() {
-            drop(refuse(&socket, "no hello came in time"));
+            drop(refuse(&socket, &"no hello came in time".into()));
         }
         Next::Done
     }
@@ -265,7 +267,7 @@ impl Source for Arriving {
             }
             Err(ReadError::Closed) => return Next::Done,
             Err(error) => {
-                drop(refuse(&socket, &error.to_string()));
+                drop(refuse(&socket, &error.to_string().into()));
                 return Next::Done;
             }
         };
@@ -273,11 +275,7 @@ impl Source for Arriving {
             Ok((agreed, events)) => self.install(agreed, events, socket, reader),
             Err(error) => {
                 tracing::debug!(%error, "a peer was refused");
-                let reason = match error {
-                    MeetError::Refused(reason) => reason,
-                    other => other.to_string(),
-                };
-                drop(refuse(&socket, &reason));
+                drop(refuse(&socket, &error.into()));
                 Next::Done
             }
         }
@@ -293,7 +291,7 @@ impl Arriving {
     ) -> Result<(Agreed, Box<dyn Events>), MeetError> {
         let peer = identify(socket, reader).map_err(MeetError::Refused)?;
         if !self.policy.allow.contains(peer.credentials()) {
-            return Err(MeetError::Refused(format!(
+            return Err(MeetError::Unwelcome(format!(
                 "user {} may not talk to this server, only {}",
                 peer.uid(),
                 self.policy.allow
@@ -316,8 +314,7 @@ impl Arriving {
             (Carrier::Rings, Carrier::Rings, Some(lacking)) => (Carrier::Streams, lacking),
             (Carrier::Rings, Carrier::Rings, None) => (Carrier::Rings, String::new()),
         };
-        let (application, events) =
-            self.host.welcome(&peer, &theirs.application).map_err(MeetError::Refused)?;
+        let (application, events) = self.host.welcome(&peer, &theirs.application)?;
         let lent_max = self.policy.lent_max(theirs.max_message);
         let lanes = self.policy.lanes.min(MAX_LANES);
         let mut hello = Hello::new(self.policy.max_message, lanes, self.policy.memory, application);

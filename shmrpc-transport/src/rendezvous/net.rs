@@ -236,6 +236,10 @@ fn dial_one(address: SocketAddr, until: &mut Until) -> io::Result<TcpStream> {
         Some(left) => TcpStream::connect_timeout(&address, left)?,
         None => TcpStream::connect(address)?,
     };
+    // A port of this host at which nobody listens may be the one that the system chose for us: then we met ourselves.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     stream.set_nodelay(true)?;
     Ok(stream)
 }

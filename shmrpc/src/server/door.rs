@@ -1,15 +1,21 @@
 //! Endpoints of a server: taken first, served then.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::rendezvous::inside;
 use shmrpc_transport::rendezvous::net::{NetListener, Ports};
 use shmrpc_transport::rendezvous::{Bound, Host, Listener, Policy};
+use shmrpc_transport::sys::futex::Until;
 use shmrpc_transport::tls::{Acceptor, Tls};
 
 use crate::endpoint::{Address, Endpoint};
 use crate::error::ServeError;
+
+/// How often a server that waits for an endpoint looks whether it is free.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// An endpoint that is ours, and not served yet.
 #[derive(Debug)]
@@ -21,7 +27,26 @@ pub(super) enum Threshold {
 }
 
 impl Threshold {
-    pub(super) fn take(endpoint: &Endpoint, policy: &Policy, tls: Option<&Tls>) -> Result<Self, ServeError> {
+    /// Takes it; if another server has it, as soon as that gives it up.
+    pub(super) fn take(
+        endpoint: &Endpoint,
+        policy: &Policy,
+        tls: Option<&Tls>,
+        until: &mut Until,
+    ) -> Result<Self, ServeError> {
+        loop {
+            match Self::take_now(endpoint, policy, tls) {
+                Err(ServeError::Listen { error, .. })
+                    if error.kind() == ErrorKind::AddrInUse && !until.is_over() =>
+                {
+                    std::thread::sleep(LOOK);
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    fn take_now(endpoint: &Endpoint, policy: &Policy, tls: Option<&Tls>) -> Result<Self, ServeError> {
         let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
         match endpoint.to_listen()? {
             Address::Unix(path, carrier) => {

@@ -31,7 +31,7 @@ pub(crate) fn blobs_go_both_ways(ground: Ground) {
 
 pub(crate) fn a_blob_may_be_kept_and_a_loan_that_is_not_sent_comes_back(ground: Ground) {
     let started = ground.start_with(|builder| builder.max_message(1 << 20));
-    let client = started.connect();
+    let client = started.connect_once();
     for count in 1..=3 {
         let mut frame = client.blob(10_000).unwrap();
         frame.fill(1);

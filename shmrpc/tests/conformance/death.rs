@@ -52,7 +52,8 @@ pub(crate) fn client() {
 
 pub(crate) fn a_killed_server_is_told_to_every_thread_once(ground: Ground) {
     let (mut process, at, _place) = serve(ground);
-    let client = ground.client::<WorkClient>().timeout(Duration::MAX).connect(&at).unwrap();
+    let builder = ground.client::<WorkClient>().timeout(Duration::MAX).reconnect(false);
+    let client = builder.connect(&at).unwrap();
     let view = client.view().pattern(300_000).unwrap();
     let frame = client.render(100_000).unwrap();
     let outcomes: Vec<_> = thread::scope(|scope| {

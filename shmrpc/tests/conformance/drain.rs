@@ -12,7 +12,7 @@ use crate::support::{BOUND, until};
 
 pub(crate) fn calls_in_flight_finish_and_new_ones_do_not_run(ground: Ground) {
     let started = ground.start();
-    let (at, client, idle) = (started.at(), started.connect(), started.connect());
+    let (at, client, idle) = (started.at(), started.connect_once(), started.connect_once());
     assert_eq!(idle.nothing(), Ok(()));
     let Started { server, worker, keeper, .. } = started;
     thread::scope(|scope| {
@@ -47,7 +47,7 @@ pub(crate) fn calls_in_flight_finish_and_new_ones_do_not_run(ground: Ground) {
 pub(crate) fn what_was_sent_before_is_served_in_order(ground: Ground) {
     const CALLS: u32 = 100;
     let started = ground.start();
-    let client = started.connect();
+    let client = started.connect_once();
     assert_eq!(client.nothing(), Ok(()));
     let Started { server, worker, keeper, .. } = started;
     client.linger(&[]).unwrap();
@@ -71,7 +71,7 @@ pub(crate) fn what_was_sent_before_is_served_in_order(ground: Ground) {
 pub(crate) fn calls_made_meanwhile_run_or_do_not(ground: Ground) {
     for _ in 0..10 {
         let started = ground.start();
-        let client = started.connect();
+        let client = started.connect_once();
         let Started { server, worker, .. } = started;
         let answered: u64 = thread::scope(|scope| {
             let calls: Vec<_> = (0..3)
@@ -100,7 +100,7 @@ pub(crate) fn calls_made_meanwhile_run_or_do_not(ground: Ground) {
 
 pub(crate) fn a_stuck_handler_is_given_up(ground: Ground) {
     let started = ground.start();
-    let client = started.connect();
+    let client = started.connect_once();
     let Started { server, worker, keeper, .. } = started;
     thread::scope(|scope| {
         let waiting = scope.spawn(|| client.wait());

@@ -222,7 +222,7 @@ pub(crate) fn deadline_exceeded_is_not_run_if_it_never_left(ground: Ground) {
 
 pub(crate) fn disconnected_is_unknown_in_the_handler_and_not_run_later(ground: Ground) {
     let started = ground.start();
-    let (client, idle) = (started.connect(), started.connect());
+    let (client, idle) = (started.connect_once(), started.connect_once());
     assert_eq!(idle.nothing(), Ok(()));
     let crate::ground::Started { server, worker, keeper, .. } = started;
     thread::scope(|scope| {

@@ -153,6 +153,11 @@ impl Started {
         self.connect_with(|builder| builder)
     }
 
+    /// A client that ends with its connection.
+    pub(crate) fn connect_once(&self) -> WorkClient {
+        self.connect_with(|builder| builder.reconnect(false))
+    }
+
     pub(crate) fn connect_with(
         &self,
         options: impl FnOnce(ClientBuilder<WorkClient>) -> ClientBuilder<WorkClient>,

@@ -21,6 +21,7 @@ mod forks;
 mod ground;
 mod limits;
 mod meeting;
+mod reconnect;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;
@@ -78,6 +79,15 @@ macro_rules! features {
             drain::a_stuck_handler_is_given_up
             death::a_killed_server_is_told_to_every_thread_once
             death::a_killed_client_gives_everything_back
+            reconnect::a_client_comes_back_after_a_shutdown
+            reconnect::a_client_comes_back_after_a_death
+            reconnect::new_calls_go_to_the_successor_while_the_old_server_finishes
+            reconnect::another_server_has_its_own_ids
+            reconnect::another_shape_is_a_clear_error
+            reconnect::a_blob_lent_before_is_not_lost
+            reconnect::no_call_overtakes_a_one_way_call_to_the_old_server
+            reconnect::a_client_that_is_told_not_to_does_not_come_back
+            reconnect::without_a_server_a_call_has_its_time_and_says_why
         }
     };
 }

@@ -156,7 +156,8 @@ impl<E> From<&CallError<E>> for End {
 }
 
 fn connect(endpoint: &str, ground: Ground) -> Option<SweepClient> {
-    let client = ground.client(SweepClient::builder()).timeout(BOUND).connect(endpoint).ok()?;
+    let client =
+        ground.client(SweepClient::builder()).timeout(BOUND).reconnect(false).connect(endpoint).ok()?;
     assert_eq!(client.transport().transport(), Transport::Shm, "{}", client.transport());
     Some(client)
 }

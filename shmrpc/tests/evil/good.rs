@@ -86,8 +86,11 @@ impl Crowd {
 
     fn client(&self, endpoint: &str, mut rng: Rng) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let client =
-            TargetClient::builder().timeout(BOUND).connect(endpoint).map_err(|error| text(&error))?;
+        let client = TargetClient::builder()
+            .timeout(BOUND)
+            .reconnect(false)
+            .connect(endpoint)
+            .map_err(|error| text(&error))?;
         let bytes: Vec<u8> = (0..65_536).map(|_| rng.next() as u8).collect();
         let total = sum(&bytes);
         let named = Shape::Named { name: "good".into(), letter: 'g', filled: None };

@@ -103,7 +103,7 @@ impl<'a> Siege<'a> {
 
     /// One more client that comes, calls and goes. Whether it was served.
     fn newcomer(&self) -> Result<(), String> {
-        let client = TargetClient::builder().timeout(BOUND).connect(self.place.endpoint());
+        let client = TargetClient::builder().timeout(BOUND).reconnect(false).connect(self.place.endpoint());
         let client = client.map_err(|error| error.to_string())?;
         let answer = client.add(40, 2).map_err(|error| error.to_string())?;
         if answer == 42 { Ok(()) } else { Err(format!("40 and 2 are {answer}")) }

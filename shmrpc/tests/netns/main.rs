@@ -103,7 +103,11 @@ impl<'w> Scene<'w> {
     }
 
     fn connect(&self) -> RemoteClient {
-        let client = client().max_silence(self.silence).connect(self.at()).unwrap();
+        self.connect_with(client())
+    }
+
+    fn connect_with(&self, builder: ClientBuilder<RemoteClient>) -> RemoteClient {
+        let client = builder.max_silence(self.silence).connect(self.at()).unwrap();
         // So that there is a lane.
         assert_eq!(client.add(1, 2), Ok(3));
         client
@@ -197,7 +201,7 @@ fn a_line_that_comes_back_in_time_costs_nothing() {
 fn a_cut_line_is_noticed_on_both_sides() {
     across("a_cut_line_is_noticed_on_both_sides", |world| {
         let scene = Scene::with_silence(world, SILENCE);
-        let client = scene.connect();
+        let client = scene.connect_with(client().reconnect(false));
         let limit = Duration::from_millis(500);
         thread::scope(|scope| {
             let limited = scope.spawn(|| client.with_timeout(limit).zeros_later(10));

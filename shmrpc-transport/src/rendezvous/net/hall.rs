@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::super::hello::Token;
-use super::super::{Hello, Host, LARGEST, Policy, read_hello};
+use super::super::{Hello, Host, LARGEST, Policy, Refusal, read_hello};
 use crate::connection::{self, Carrier, Connection, Dial, Limits, Parts};
 use crate::message::{Message, Pool};
 use crate::peers::PeerInfo;
@@ -143,7 +143,8 @@ impl Door {
                 stream.end_sending();
             }
             Ok(stream) => {
-                refuse(&stream, "too many peers are saying hello, or too many of your address; try again");
+                let full = "too many peers are saying hello, or too many of your address; try again";
+                refuse(&stream, &full.into());
             }
             Err(error) => tracing::debug!(%error, "a peer was turned away without a reason"),
         }
@@ -161,15 +162,15 @@ enum Control {
     Tls(Arc<Link>),
 }
 
-fn refuse(stream: &Stream, reason: &str) {
-    if let Some(bytes) = refusal(reason) {
+fn refuse(stream: &Stream, refusal: &Refusal) {
+    if let Some(bytes) = bytes_of(refusal) {
         stream.send_now(&bytes);
         stream.end_sending();
     }
 }
 
-fn refusal(reason: &str) -> Option<Vec<u8>> {
-    frame(Header::new(Kind::Failure), clip(reason).as_bytes()).ok()
+fn bytes_of(refusal: &Refusal) -> Option<Vec<u8>> {
+    frame(refusal.header(), clip(&refusal.reason).as_bytes()).ok()
 }
 
 impl Hall {
@@ -197,8 +198,9 @@ impl Hall {
         if let Err(pause) = stream.shake_hands(until) {
             tracing::debug!(%pause, %address, "a peer was refused");
             if let (Pause::Severed(Broken::Plain), Control::Tls(link)) = (&pause, &control)
-                && let Some(bytes) =
-                    refusal("this port speaks TLS, and the client plain TCP; connect with `tls:`")
+                && let Some(bytes) = bytes_of(&Refusal::lasting(
+                    "this port speaks TLS, and the client plain TCP; connect with `tls:`".into(),
+                ))
                 && let Err(error) = link.say_plainly(&bytes)
             {
                 tracing::debug!(%error, %address, "a peer was refused without a reason");
@@ -214,12 +216,14 @@ impl Hall {
         let pool = Pool::new(MAX_CONTROL as u64);
         let first = reader.next_from(&stream, &mut message, MAX_CONTROL as u64, &pool, until);
         let hello = match first {
-            Ok(header) => read_hello(header, message.private_bytes()).map_err(|error| error.to_string()),
-            Err(Cut::Pause(pause)) => Err(format!("no hello came: {pause}")),
+            Ok(header) => read_hello(header, message.private_bytes()).map_err(Refusal::from),
+            Err(Cut::Pause(pause)) => Err(format!("no hello came: {pause}").into()),
             Err(Cut::Header(BadHeader::Stamp { found, .. })) if looks_like_tls(found) => {
-                Err("this port speaks plain TCP, and the client TLS; connect with `tcp:`".into())
+                Err(Refusal::lasting(
+                    "this port speaks plain TCP, and the client TLS; connect with `tcp:`".into(),
+                ))
             }
-            Err(error) => Err(format!("the other end does not speak shmrpc: {error}")),
+            Err(error) => Err(format!("the other end does not speak shmrpc: {error}").into()),
         };
         let refused = match hello {
             Err(reason) => Err((stream, reason)),
@@ -233,14 +237,14 @@ impl Hall {
             }
             Ok(hello) => self.join(&hello, &peer, stream),
         };
-        if let Err((stream, reason)) = refused {
-            tracing::debug!(reason, %address, "a peer was refused");
-            refuse(&stream, &reason);
+        if let Err((stream, refusal)) = refused {
+            tracing::debug!(?refusal, %address, "a peer was refused");
+            refuse(&stream, &refusal);
         }
     }
 
     /// A further lane of a connection. Under TLS the token is not enough: it has to be the same client.
-    fn join(&self, hello: &Hello, peer: &PeerInfo, stream: Stream) -> Result<(), (Stream, String)> {
+    fn join(&self, hello: &Hello, peer: &PeerInfo, stream: Stream) -> Result<(), (Stream, Refusal)> {
         let known = self.connections.lock().get(&hello.token).and_then(Weak::upgrade);
         let Some(connection) = known.filter(|connection| connection.death().is_none()) else {
             return Err((stream, "there is no such connection any more".into()));
@@ -263,7 +267,7 @@ impl Hall {
         control: Control,
         peer: PeerInfo,
         rest: Vec<u8>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
         let (application, events) = self.host.welcome(&peer, &theirs.application)?;
         let lanes = self.policy.lanes.min(MAX_LANES);
         let mut hello = Hello::new(self.policy.max_message, lanes, self.policy.memory, application);

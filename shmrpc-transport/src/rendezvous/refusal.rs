@@ -1,0 +1,49 @@
+//! Why a peer is not let in, and whether asking again later may help.
+
+use super::MeetError;
+use crate::slot::{Header, Kind};
+
+/// Why a peer is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// For the peer to read.
+    pub reason: String,
+    /// Whether time alone does not mend it.
+    pub is_lasting: bool,
+}
+
+impl Refusal {
+    /// One that lasts.
+    pub fn lasting(reason: String) -> Self {
+        Self { reason, is_lasting: true }
+    }
+
+    /// How it travels.
+    pub(super) fn header(&self) -> Header {
+        Header { call_id: self.is_lasting.into(), ..Header::new(Kind::Failure) }
+    }
+}
+
+/// One that may not last.
+impl<T: Into<String>> From<T> for Refusal {
+    fn from(reason: T) -> Self {
+        Self { reason: reason.into(), is_lasting: false }
+    }
+}
+
+impl From<MeetError> for Refusal {
+    fn from(error: MeetError) -> Self {
+        let is_lasting = error.is_lasting();
+        let reason = match error {
+            MeetError::Refused(reason) | MeetError::Unwelcome(reason) => reason,
+            other => other.to_string(),
+        };
+        Self { reason, is_lasting }
+    }
+}
+
+impl From<Refusal> for MeetError {
+    fn from(Refusal { reason, is_lasting }: Refusal) -> Self {
+        if is_lasting { Self::Unwelcome(reason) } else { Self::Refused(reason) }
+    }
+}

@@ -1,0 +1,155 @@
+//! How a client gets a connection: an endpoint list, tried in order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shmrpc_transport::connection::{Carrier, Connection, Death, Events, LaneStream};
+use shmrpc_transport::rendezvous::{MeetError, Policy, connect, inside, net};
+use shmrpc_transport::tls::{Connector, Tls};
+
+use crate::context::{Transport, TransportInfo};
+use crate::endpoint::{Address, Endpoint};
+use crate::error::ConnectError;
+use crate::greeting;
+use crate::schema::ServiceSchema;
+
+/// What connecting takes, as often as it is done.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) policy: Policy,
+    pub(crate) tls: Option<Tls>,
+    /// For all endpoints together.
+    pub(crate) timeout: Duration,
+    pub(crate) schema: ServiceSchema,
+}
+
+/// What a client knows of one connection.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// The server's ids, by the method's index in the trait.
+    pub(crate) methods: Box<[Option<u16>]>,
+    pub(crate) transport: TransportInfo,
+}
+
+impl Dialer {
+    /// Connects to the first endpoint that serves the service. `times` it is done then.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says, for each endpoint, what is wrong.
+    pub(crate) fn dial(&self, times: u64) -> Result<(Arc<Connection>, Known), ConnectError> {
+        let mut errors = Vec::new();
+        let start = Instant::now();
+        for endpoint in &self.endpoints {
+            let left = self.timeout.saturating_sub(start.elapsed());
+            match self.dial_one(endpoint, left, &errors, times) {
+                Ok(met) => return Ok(met),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(match errors.pop() {
+            Some(error) if errors.is_empty() => error,
+            last => {
+                errors.extend(last);
+                ConnectError::All(errors)
+            }
+        })
+    }
+
+    fn dial_one(
+        &self,
+        endpoint: &Endpoint,
+        timeout: Duration,
+        failed: &[ConnectError],
+        times: u64,
+    ) -> Result<(Arc<Connection>, Known), ConnectError> {
+        let address = endpoint.to_connect()?;
+        let question = greeting::question(&self.schema);
+        let events = Box::new(ClientEvents { endpoint: endpoint.to_string(), service: self.schema.name });
+        let met = match &address {
+            Address::Unix(path, carrier) => {
+                let policy = Policy { carrier: *carrier, ..self.policy.clone() };
+                connect(path, &policy, &question, timeout, events)
+            }
+            Address::Tcp(at) => net::connect(at, &self.policy, None, &question, timeout, events),
+            Address::Tls(at) => {
+                let connector = Connector::new(self.tls.as_ref(), &at.host)
+                    .map_err(|error| ConnectError::Tls { endpoint: endpoint.to_string(), error })?;
+                net::connect(at, &self.policy, Some(&connector), &question, timeout, events)
+            }
+            Address::Inside(name) => inside::connect(name, &self.policy, &question, events),
+        };
+        let met = met.map_err(|error| {
+            // What a user knows is the time for the whole list.
+            let error = match error {
+                MeetError::TimedOut(_) => MeetError::TimedOut(self.timeout),
+                error => error,
+            };
+            ConnectError::Meet { endpoint: endpoint.to_string(), error }
+        })?;
+        let methods = greeting::read_answer(&self.schema, &met.application).map_err(|reason| {
+            met.connection.die(Death { reason: reason.clone(), peer_closed: false });
+            ConnectError::Answer { endpoint: endpoint.to_string(), reason }
+        })?;
+        let mut transport = describe(&met.connection, endpoint, &met.reason, failed);
+        transport.times_connected = times;
+        tracing::info!(%transport, service = self.schema.name, times, "connected");
+        Ok((met.connection, Known { methods, transport }))
+    }
+}
+
+fn describe(
+    connection: &Connection,
+    endpoint: &Endpoint,
+    why_not: &str,
+    failed: &[ConnectError],
+) -> TransportInfo {
+    let limits = connection.limits();
+    let (transport, mut reason) = match limits.carrier {
+        Carrier::Streams if matches!(endpoint, Endpoint::Tcp(_)) => {
+            (Transport::Tcp, "the endpoint asks for it".to_owned())
+        }
+        Carrier::Streams if matches!(endpoint, Endpoint::Tls(_)) => {
+            (Transport::Tls, "the endpoint asks for it".to_owned())
+        }
+        Carrier::Streams if matches!(endpoint, Endpoint::Inproc(_)) => {
+            (Transport::Inproc, "the endpoint asks for it".to_owned())
+        }
+        Carrier::Rings => {
+            (Transport::Shm, "the endpoint asks for it and the server shares memory".to_owned())
+        }
+        Carrier::Streams if why_not.is_empty() => (Transport::Uds, "the endpoint asks for it".to_owned()),
+        Carrier::Streams => (Transport::Uds, format!("shared memory cannot be had: {why_not}")),
+    };
+    for error in failed {
+        reason.push_str("; before that: ");
+        reason.push_str(&error.to_string());
+    }
+    TransportInfo {
+        transport,
+        endpoint: endpoint.to_string(),
+        reason,
+        reads_in_place: connection.is_trusted() && limits.memory.is_some(),
+        memory: limits.memory,
+        peer: connection.peer().clone(),
+        times_connected: 1,
+    }
+}
+
+/// A client serves no lanes.
+struct ClientEvents {
+    endpoint: String,
+    service: &'static str,
+}
+
+impl Events for ClientEvents {
+    fn lane_opened(&self, _: &Arc<Connection>, _: u32, _: Option<LaneStream>) -> Result<(), String> {
+        Err("a client serves nobody".into())
+    }
+
+    fn closed(&self, connection: &Connection) {
+        let Self { endpoint, service } = self;
+        let reason = connection.death().map_or("", |death| &death.reason);
+        tracing::info!(endpoint, service, reason, "disconnected");
+    }
+}

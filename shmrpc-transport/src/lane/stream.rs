@@ -332,13 +332,9 @@ fn end(connection: &Connection, broken: &Broken) {
 /// Whether the stream takes so many descriptors, and any.
 fn may_send(descriptors: &[OwnedFd], stream: &LaneStream) -> Result<(), EncodeError> {
     check_number(descriptors)?;
-    match stream.carries_descriptors() {
-        true => Ok(()),
-        false => {
-            let why = "this connection goes over a network; use shm:, uds: or inproc: for this call";
-            Err(EncodeError::Descriptors(why.into()))
-        }
-    }
+    let why = "this connection goes over a network; use shm:, uds: or inproc: for this call";
+    let refused = || EncodeError::Descriptors(why.into());
+    stream.carries_descriptors().then_some(()).ok_or_else(refused)
 }
 
 #[cold]
@@ -480,8 +476,8 @@ impl Server {
         }
         let encoded = self.connection.encode_frame(value, recursive, &mut self.draft)?;
         let header = Header { call_id, ..Header::new(kind) }.with_descriptors(descriptors.len());
-        let bytes = encoded.bytes(header, &mut self.draft);
-        let sent = self.stream.send_with(bytes, descriptors, &mut Until::never());
+        let sent =
+            self.stream.send_with(encoded.bytes(header, &mut self.draft), descriptors, &mut Until::never());
         self.draft.clear();
         match sent {
             Ok(()) => encoded.sent(),

@@ -67,7 +67,7 @@ fn serve(tls: Tls) -> (ServerHandle, String, Keeper) {
 }
 
 fn client(endpoint: &str, tls: Tls) -> Result<WorkClient, ConnectError> {
-    WorkClient::builder().timeout(BOUND).connect_timeout(BOUND).tls(tls).connect(endpoint)
+    WorkClient::builder().timeout(BOUND).connect_timeout(BOUND).reconnect(false).tls(tls).connect(endpoint)
 }
 
 /// Why a client is not let in.

@@ -127,6 +127,12 @@ impl Party {
         Self { process, uid: by.uid }
     }
 
+    /// This process.
+    #[cfg(test)]
+    pub(crate) fn own() -> Self {
+        Self::new(&PeerCredentials::own(), None)
+    }
+
     /// All that is at an address of a network.
     pub(crate) fn at(address: IpAddr) -> Self {
         Self { process: Process::At(address), uid: u32::MAX }

@@ -11,6 +11,7 @@ use nix::sys::time::TimeVal;
 
 pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
+use crate::sys::closing::Facing;
 use crate::sys::futex::Until;
 
 mod reader;
@@ -28,7 +29,7 @@ pub struct Stream {
 #[derive(Debug)]
 enum Medium {
     Socket {
-        fd: OwnedFd,
+        fd: Facing<OwnedFd>,
         /// Whether those who wait have a deadline.
         sliced: bool,
     },
@@ -55,6 +56,7 @@ impl Stream {
     /// # Errors
     /// The system's.
     pub fn socket(fd: OwnedFd, sliced: bool) -> io::Result<Self> {
+        let fd = Facing::new(fd);
         if sliced {
             slice(&fd, SLICE)?;
         }

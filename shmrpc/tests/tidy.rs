@@ -20,6 +20,7 @@ const UNSAFE: &[&str] = &[
     "connection/blocks.rs",
     "exclusive.rs",
     "shm/segment.rs",
+    "sys/closing.rs",
     "sys/fork.rs",
     "sys/futex.rs",
     "sys/lease.rs",

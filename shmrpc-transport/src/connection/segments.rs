@@ -230,8 +230,9 @@ impl Connection {
         if length > cap.saturating_sub(held) {
             return Err(Fault::Peer(format!("a segment of {length} bytes beside {held} is above {cap}")));
         }
+        let from = fd.from();
         let fd = fd.keep().ok_or_else(|| fault("a segment came without its descriptor"))?;
-        let segment = Segment::accept(fd, length, peer_memory);
+        let segment = Segment::accept(fd, from, length, peer_memory);
         let segment = segment.map_err(|error| match error.is_ours() {
             true => Fault::Ours(error.to_string()),
             false => Fault::Peer(error.to_string()),

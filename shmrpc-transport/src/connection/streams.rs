@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -21,6 +21,7 @@ use crate::shm::segment::MAX_LANES;
 use crate::slot::{Header, Kind};
 use crate::stream::{Cut, Pause, Reader, Stream};
 use crate::sys::futex::Until;
+use crate::sys::process::refuse_descriptors;
 use crate::sys::shortage::{explain, is_shortage};
 use crate::sys::socket::{MAX_CONTROL, clip, frame};
 
@@ -168,6 +169,8 @@ impl Connection {
         let lacking =
             |error: io::Error| NoStream::Refused(format!("there is no socket for it: {}", explain(&error)));
         let (ours, theirs) = UnixStream::pair().map_err(lacking)?;
+        // Whoever receives bytes alone closes what is beside them, and that may take long.
+        refuse_descriptors(ours.as_fd());
         let theirs = OwnedFd::from(theirs);
         let header = Header { block: lane, ..Header::new(Kind::LaneOpen) };
         loop {
@@ -198,6 +201,7 @@ impl Connection {
             return Err(Fault::Peer("the descriptor of a lane is no connected Unix stream socket".into()));
         }
         let fd = fd.keep().ok_or_else(|| Fault::Peer("a lane came without its stream".into()))?;
+        refuse_descriptors(fd.as_fd());
         let stream = Stream::socket(fd, false).map_err(|error| Fault::Ours(error.to_string()))?;
         self.lane_asked(lane, stream);
         Ok(())

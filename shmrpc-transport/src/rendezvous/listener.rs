@@ -18,6 +18,7 @@ use crate::places::{Limit, Place, Places};
 use crate::shm::ledger::Route;
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
+use crate::sys::closing::Facing;
 use crate::sys::fork::{Generation, Inherited};
 use crate::sys::shortage::{descriptor_limit, explain};
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
@@ -115,6 +116,15 @@ fn spare_descriptor() -> io::Result<OwnedFd> {
     Ok(File::open("/dev/null")?.into())
 }
 
+impl Drop for Door {
+    fn drop(&mut self) {
+        // With them goes what they have sent already.
+        while let Ok((stream, _)) = self.socket.accept() {
+            drop(Facing::new(stream));
+        }
+    }
+}
+
 impl Source for Door {
     fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -195,7 +205,7 @@ impl Door {
         };
         let arriving = Arriving {
             place,
-            fd,
+            fd: Facing::second(fd),
             route: self.route.clone(),
             state: Mutex::new(Some((socket, FrameReader::default()))),
             policy: self.policy.clone(),
@@ -229,7 +239,7 @@ fn refuse(socket: &Socket, reason: &str) -> io::Result<()> {
 /// A peer that has connected and not yet said hello.
 struct Arriving {
     /// A second descriptor of the socket: the watcher needs one that lives as long as this source.
-    fd: OwnedFd,
+    fd: Facing<OwnedFd>,
     state: Mutex<Option<(Socket, FrameReader)>>,
     route: Route,
     policy: Policy,

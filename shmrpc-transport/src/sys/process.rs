@@ -10,23 +10,29 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// `SO_PASSPIDFD` and `SCM_PIDFD` (asm-generic/socket.h, linux/socket.h; Linux 6.5).
 const SO_PASSPIDFD: i32 = 76;
 const SCM_PIDFD: i32 = 4;
+/// `SO_PASSRIGHTS` (asm-generic/socket.h; Linux 6.16).
+const SO_PASSRIGHTS: i32 = 83;
 
 /// Whether the kernel is to add a descriptor of the sender's process to what `socket` receives. False if it does not
 /// know how.
 pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, wanted: bool) -> bool {
+    set(socket, SO_PASSPIDFD, wanted)
+}
+
+/// Sets an option of a socket. False if the kernel does not know it.
+fn set(socket: BorrowedFd<'_>, option: i32, wanted: bool) -> bool {
     const LENGTH: libc::socklen_t = 4;
     let wanted = i32::from(wanted);
     // SAFETY: the option is an int, and the kernel reads as many bytes from where `wanted` lies.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSPIDFD,
-            (&raw const wanted).cast(),
-            LENGTH,
-        )
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const wanted).cast(), LENGTH)
     };
     result == 0
+}
+
+/// From now on nobody can send descriptors into this socket. Nothing happens before Linux 6.16.
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
+    set(socket, SO_PASSRIGHTS, false);
 }
 
 /// The descriptor in a control message of this level and type with these bytes, if it is one of a process.

@@ -9,7 +9,7 @@ use nix::libc;
 use super::{Carries, Frame, MAX_CONTROL, ReadError, Socket};
 use crate::peers::PeerCredentials;
 use crate::slot::{HEADER, Header, Kind};
-use crate::sys::closing::Foreign;
+use crate::sys::closing::{self, Foreign};
 use crate::sys::process;
 
 /// Puts frames together from whatever pieces a socket delivers. Keeps its place between calls.
@@ -137,6 +137,9 @@ impl FrameReader {
                 }
             };
         }
+        if let Some(owed) = closing::too_many(|| socket.who_connected()) {
+            return Err(ReadError::Owes(owed));
+        }
         let mut control = Control([0; CONTROL]);
         let received = loop {
             match receive(socket.as_fd(), &mut piece, &mut control) {
@@ -152,8 +155,9 @@ impl FrameReader {
             match (level, kind) {
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                     let fds = data.as_chunks().0.iter().copied().map(RawFd::from_ne_bytes);
+                    let from = socket.who_connected();
                     // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
-                    self.fds.extend(fds.map(|fd| Foreign::new(unsafe { OwnedFd::from_raw_fd(fd) })));
+                    self.fds.extend(fds.map(|fd| Foreign::new(unsafe { OwnedFd::from_raw_fd(fd) }, from)));
                 }
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
                     if let ([pid, uid, gid], _) = data.as_chunks() {

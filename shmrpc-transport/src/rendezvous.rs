@@ -22,9 +22,9 @@ pub use bound::Bound;
 pub use hello::{Hello, HelloError, VERSION};
 pub use listener::{Host, Listener};
 
-mod listener;
 pub mod net;
 pub mod inside;
+mod listener;
 mod bound;
 mod hello;
 

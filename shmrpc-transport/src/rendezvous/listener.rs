@@ -39,7 +39,7 @@ pub trait Host: Send + Sync {
 const ARRIVING: Limit = Limit { of_all: 256, of_one: 32 };
 
 /// The same if descriptors are few: each takes up to four, and together they may have a quarter.
-fn arriving(descriptors: usize) -> Limit {
+pub(super) fn arriving(descriptors: usize) -> Limit {
     let of_all = (descriptors / 16).clamp(2, ARRIVING.of_all);
     Limit { of_all, of_one: (of_all / 2).min(ARRIVING.of_one) }
 }

@@ -12,23 +12,21 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::hello::Token;
+use super::listener::arriving;
 use super::{ANSWER, Hello, HelloError, Host, LARGEST, MeetError, Met, Policy, hear, open_hello, watch};
 use crate::connection::{self, Carrier, Connection, Death, Dial, Events, Limits, Parts, Redial};
 use crate::message::{Message, Pool};
-use crate::peers::PeerInfo;
+use crate::peers::{Party, PeerInfo};
+use crate::places::Places;
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{BadHeader, Header, Kind};
 use crate::stream::{Cut, Reader, Stream};
 use crate::sys::fork::{Generation, Inherited};
 use crate::sys::futex::Until;
-use crate::sys::shortage::{explain, explain_thread};
+use crate::sys::shortage::{descriptor_limit, explain, explain_thread};
 use crate::sys::socket::{FrameReader, MAX_CONTROL, Socket, clip, frame};
 use crate::sys::watcher::{Next, Source, Token as Watched, Watcher};
 
-/// Connections that have not said hello yet, at most.
-const ARRIVING_MAX: usize = 256;
-/// The same for one address.
-const ARRIVING_OF_ONE: usize = 32;
 /// Connections that are let in before others have their turn.
 const AT_ONCE: usize = 32;
 /// How long nobody is let in when the system lacks something.
@@ -136,7 +134,8 @@ impl Ports {
     /// # Errors
     /// The system's.
     pub fn start(self, policy: Policy, host: Arc<dyn Host>) -> io::Result<NetListener> {
-        let hall = Arc::new(Hall { policy, host, arriving: Mutex::default(), connections: Mutex::default() });
+        let arriving = Places::new(arriving(descriptor_limit()));
+        let hall = Arc::new(Hall { policy, host, arriving, connections: Mutex::default() });
         let mut listener = NetListener { tokens: Vec::new(), process: Generation::current() };
         for mut socket in self.listeners {
             socket.keep()?;
@@ -168,39 +167,8 @@ impl Drop for NetListener {
 struct Hall {
     policy: Policy,
     host: Arc<dyn Host>,
-    /// How many are saying hello, by address.
-    arriving: Mutex<HashMap<IpAddr, usize>>,
+    arriving: Arc<Places>,
     connections: Mutex<HashMap<Token, Weak<Connection>>>,
-}
-
-/// One place among the arriving; given back when dropped.
-struct Place {
-    hall: Arc<Hall>,
-    address: IpAddr,
-}
-
-impl Place {
-    fn take(hall: &Arc<Hall>, address: IpAddr) -> Option<Self> {
-        let mut places = hall.arriving.lock();
-        let all: usize = places.values().sum();
-        let own = places.get(&address).copied().unwrap_or(0);
-        if all >= ARRIVING_MAX || own >= ARRIVING_OF_ONE {
-            return None;
-        }
-        places.insert(address, own + 1);
-        drop(places);
-        Some(Self { hall: Arc::clone(hall), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut places = self.hall.arriving.lock();
-        let own = places.remove(&self.address).unwrap_or(0);
-        if own > 1 {
-            places.insert(self.address, own - 1);
-        }
-    }
 }
 
 /// One listening socket, as the watcher sees it.
@@ -251,12 +219,16 @@ impl Door {
                 return;
             }
         };
-        let Some(place) = Place::take(&self.hall, address.ip()) else {
-            refuse(&stream.0, "too many peers are saying hello, or too many of your address; try again");
-            return;
+        let place = match self.hall.arriving.take(Party::at(address.ip()), "peers are saying hello") {
+            Ok(place) => place,
+            Err(full) => return refuse(&stream.0, &format!("{full}; try again")),
         };
+        let hall = Arc::clone(&self.hall);
         let thread = std::thread::Builder::new().name("shmrpc-hello".into());
-        let started = thread.spawn(move || place.hall.greet(stream, address, &place));
+        let started = thread.spawn(move || {
+            hall.greet(stream, address);
+            drop(place);
+        });
         if let Err(error) = started {
             tracing::warn!(error = explain_thread(&error), %address, "a peer was turned away");
         }
@@ -282,7 +254,7 @@ fn refuse(stream: &Stream, reason: &str) {
 }
 
 impl Hall {
-    fn greet(self: &Arc<Self>, arrived: Arrived, address: SocketAddr, _: &Place) {
+    fn greet(self: &Arc<Self>, arrived: Arrived, address: SocketAddr) {
         let Arrived(stream, socket) = arrived;
         let (mut reader, mut message) = (Reader::default(), Message::empty());
         let pool = Pool::new(MAX_CONTROL as u64);

@@ -13,15 +13,18 @@ use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
 use parking_lot::Mutex;
 
 use super::fork::{Generation, PerProcess};
-use super::shortage::explain_thread;
+use super::shortage::{descriptor_limit, explain_thread};
 use crate::peers::{Party, PeerCredentials, Process};
 
 /// Threads at once.
 const MOST: usize = 16;
 /// Threads that one peer may keep busy.
 const OF_ONE: usize = 2;
-/// Descriptors of one peer that are not closed yet. Beyond, it is not listened to.
-const OWED: usize = 32;
+
+/// Descriptors of one peer that are not closed yet: an eighth of ours. Beyond, it is not listened to.
+fn owed_max() -> usize {
+    (descriptor_limit() / 8).clamp(8, 1024)
+}
 
 #[derive(Debug, Default)]
 struct Work {
@@ -81,7 +84,7 @@ pub(crate) fn too_many(peer: impl FnOnce() -> Party) -> Option<usize> {
     if work.peers.is_empty() {
         return None;
     }
-    work.peers.get(&whose(peer())).map(|of| of.owed).filter(|owed| *owed >= OWED)
+    work.peers.get(&whose(peer())).map(|of| of.owed).filter(|owed| *owed >= owed_max())
 }
 
 /// Closes a descriptor of a peer on another thread.
@@ -317,14 +320,19 @@ mod tests {
     fn one_peer_does_not_keep_all_threads_busy() {
         let evil = Party::new(&PeerCredentials { pid: 1, ..PeerCredentials::own() }, None);
         assert_eq!(too_many(|| evil), None);
-        let far: Vec<_> = (0..OWED)
+        let far: Vec<_> = (0..=MOST)
             .map(|_| {
                 let (near, far) = lingering();
                 drop(Foreign::new(around(&near).into(), evil));
                 far
             })
             .collect();
-        assert_eq!(too_many(|| evil), Some(OWED));
+        let max = owed_max();
+        for _ in MOST + 1..max {
+            assert_eq!(too_many(|| evil), None);
+            drop(Foreign::new(std::fs::File::open("/dev/null").unwrap().into(), evil));
+        }
+        assert_eq!(too_many(|| evil), Some(max));
         assert_eq!(too_many(Party::own), None);
         let (mut reader, writer) = std::io::pipe().unwrap();
         drop(Foreign::new(writer.into(), Party::own()));

@@ -189,7 +189,7 @@ impl Door {
                 return Ok(());
             }
         };
-        let fd = match socket.as_fd().try_clone_to_owned() {
+        let fd = match socket.second() {
             Ok(fd) => fd,
             Err(error) => {
                 turned_away(refuse(&socket, &not_watched(&error)));
@@ -205,7 +205,7 @@ impl Door {
         };
         let arriving = Arriving {
             place,
-            fd: Facing::second(fd),
+            fd,
             route: self.route.clone(),
             state: Mutex::new(Some((socket, FrameReader::default()))),
             policy: self.policy.clone(),

@@ -4,9 +4,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::libc;
 use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
@@ -170,24 +172,27 @@ impl Drop for Foreign {
 pub(crate) struct Facing<T: Into<OwnedFd> + AsFd> {
     // Taken when dropped.
     socket: ManuallyDrop<T>,
-    /// Whether it ends for both sides with this.
-    ends: bool,
+    /// Whether the first descriptor of the socket lives.
+    first: Arc<Mutex<bool>>,
+    is_second: bool,
     /// A child has it only as long as its parent.
     process: Generation,
 }
 
 impl<T: Into<OwnedFd> + AsFd> Facing<T> {
     pub(crate) fn new(socket: T) -> Self {
-        Self::made(socket, true)
+        Self {
+            socket: ManuallyDrop::new(socket),
+            first: Arc::new(Mutex::new(true)),
+            is_second: false,
+            process: Generation::current(),
+        }
     }
 
-    /// A further descriptor of a socket that may live on.
-    pub(crate) fn second(socket: T) -> Self {
-        Self::made(socket, false)
-    }
-
-    fn made(socket: T, ends: bool) -> Self {
-        Self { socket: ManuallyDrop::new(socket), ends, process: Generation::current() }
+    /// A further descriptor of this socket.
+    pub(crate) fn second(&self) -> io::Result<Facing<OwnedFd>> {
+        let socket = ManuallyDrop::new(self.socket.as_fd().try_clone_to_owned()?);
+        Ok(Facing { socket, first: Arc::clone(&self.first), is_second: true, process: self.process })
     }
 }
 
@@ -207,10 +212,18 @@ impl<T: Into<OwnedFd> + AsFd> Drop for Facing<T> {
             return;
         }
         let Some(peer) = other_end(&fd) else { return };
-        if self.ends {
+        let mut first = self.first.lock();
+        if self.is_second && *first {
+            // Whoever drops the first one waits for the lock, so this is not the last, and closes nothing else.
+            drop(fd);
+            return;
+        }
+        if !self.is_second {
+            *first = false;
             // Nothing more comes into it.
             let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
         }
+        drop(first);
         if has_unread(&fd) {
             elsewhere(fd, peer);
         }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -175,6 +175,14 @@ impl Socket {
     /// One end of a connection inside this process.
     pub(crate) fn inside(end: Inside) -> Self {
         Self { stream: Carries::Inside(end) }
+    }
+
+    /// A further descriptor of it.
+    pub(crate) fn second(&self) -> io::Result<Facing<OwnedFd>> {
+        match &self.stream {
+            Carries::All(stream) => stream.second(),
+            Carries::Bytes(_) | Carries::Inside(_) => self.as_fd().try_clone_to_owned().map(Facing::new),
+        }
     }
 
     /// The process that connected, which need not be the one that speaks.

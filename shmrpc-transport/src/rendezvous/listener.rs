@@ -116,6 +116,22 @@ fn spare_descriptor() -> io::Result<OwnedFd> {
     Ok(File::open("/dev/null")?.into())
 }
 
+/// Opens the spare descriptor again. It is an error if there is none to be had: until there is one nobody is let in, who
+/// would take its place, and could not be told anything.
+fn regain(spare: &mut Option<OwnedFd>) -> io::Result<()> {
+    if spare.is_none() {
+        match spare_descriptor() {
+            Err(error) if lacks_descriptors(&error) => return Err(error),
+            opened => *spare = opened.ok(),
+        }
+    }
+    Ok(())
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE))
+}
+
 impl Drop for Door {
     fn drop(&mut self) {
         // With them goes what they have sent already.
@@ -135,8 +151,9 @@ impl Source for Door {
     }
 
     fn expired(&self) -> Next {
-        *self.rests_until.lock() = None;
-        Next::Resume
+        let lacking = regain(&mut self.spare.lock()).is_err();
+        *self.rests_until.lock() = lacking.then(|| Instant::now() + REST);
+        if lacking { Next::Rest } else { Next::Resume }
     }
 
     fn ready(&self) -> Next {
@@ -163,12 +180,8 @@ impl Source for Door {
 impl Door {
     /// Tells the next peer why it is not let in, if what is lacking is a descriptor; else the error stays.
     fn turn_away(&self, error: io::Error) -> io::Result<()> {
-        let lacking = matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE));
         let mut spare = self.spare.lock();
-        if !lacking || spare.take().is_none() {
-            if spare.is_none() {
-                *spare = spare_descriptor().ok();
-            }
+        if !lacks_descriptors(&error) || spare.take().is_none() {
             return Err(error);
         }
         let reason = format!("it cannot take another connection: {}", explain(&error));
@@ -176,7 +189,8 @@ impl Door {
             tracing::warn!(reason, "a peer was turned away");
             turned_away(Socket::new(stream).and_then(|socket| refuse(&socket, &reason)));
         });
-        *spare = spare_descriptor().ok();
+        // What the peer had sent is closed elsewhere, and with it the socket, which may take a while.
+        regain(&mut spare)?;
         turned
     }
 

@@ -95,17 +95,17 @@ impl Segment {
         memory: Memory,
     ) -> Result<Self, MemoryError> {
         let file = File::from(fd);
-        let map = inspect(&file, announced, memory).and_then(|length| {
-            let map = MmapOptions::new().len(length).map_raw_read_only(&file);
-            map.map_err(|error| not_mapped(length, memory, error))
-        });
-        match map {
-            Ok(map) => Ok(Self { map, lent: None }),
+        let length = match inspect(&file, announced, memory) {
+            Ok(length) => length,
             Err(error) => {
                 closing::elsewhere(file.into(), from);
-                Err(error)
+                return Err(error);
             }
-        }
+        };
+        // It is memory, which closes at once. No thread is needed for that, and there may be none now.
+        let map = MmapOptions::new().len(length).map_raw_read_only(&file);
+        let map = map.map_err(|error| not_mapped(length, memory, error))?;
+        Ok(Self { map, lent: None })
     }
 
     /// Says on whose account it is, until it is gone.

@@ -20,6 +20,8 @@ use crate::peers::{Party, PeerCredentials, Process};
 
 /// Threads at once.
 const MOST: usize = 16;
+/// Bytes of each one's stack: little, since address space may be what is lacking.
+const STACK: usize = 128 << 10;
 /// Threads that one peer may keep busy.
 const OF_ONE: usize = 2;
 
@@ -101,7 +103,7 @@ pub(crate) fn elsewhere(fd: OwnedFd, from: Party) {
     }
     now.threads += 1;
     drop(now);
-    let thread = std::thread::Builder::new().name("shmrpc-closer".into());
+    let thread = std::thread::Builder::new().name("shmrpc-closer".into()).stack_size(STACK);
     if let Err(error) = thread.spawn(|| close_all(work)) {
         work.lock().threads -= 1;
         tracing::warn!(

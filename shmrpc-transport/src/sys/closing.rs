@@ -338,7 +338,10 @@ mod tests {
         let far: Vec<_> = (0..=MOST)
             .map(|_| {
                 let (near, far) = lingering();
-                drop(Foreign::new(around(&near).into(), evil));
+                let around = around(&near);
+                // First, or this could be the last one, and wait.
+                drop(near);
+                drop(Foreign::new(around.into(), evil));
                 far
             })
             .collect();

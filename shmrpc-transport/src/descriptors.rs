@@ -96,7 +96,7 @@ impl Descriptors {
 
     /// Those that came from this process itself.
     pub(crate) fn own(fds: impl IntoIterator<Item = OwnedFd>) -> Self {
-        let here = |fd| One::Here(Passed { fd: Foreign::new(fd), _place: None });
+        let here = |fd| One::Here(Passed { fd: Foreign::new(fd, Party::own()), _place: None });
         Self(fds.into_iter().map(here).collect())
     }
 
@@ -167,7 +167,7 @@ mod tests {
 
     fn pipes(count: usize) -> (Vec<std::io::PipeReader>, Vec<Foreign>) {
         let pipes = (0..count).map(|_| std::io::pipe().unwrap());
-        pipes.map(|(reader, writer)| (reader, Foreign::new(writer.into()))).unzip()
+        pipes.map(|(reader, writer)| (reader, Foreign::new(writer.into(), Party::own()))).unzip()
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
         let (mut readers, writers) = pipes(1);
         let most = limit().of_one;
         let nothing = std::fs::File::open("/dev/null").unwrap();
-        let many = (0..most).map(|_| Foreign::new(nothing.try_clone().unwrap().into()));
+        let many = (0..most).map(|_| Foreign::new(nothing.try_clone().unwrap().into(), Party::own()));
         let waiting = Descriptors::admit(party, many);
         assert_eq!(waiting.lost(), None);
         let mut more = Descriptors::admit(party, writers);
@@ -200,6 +200,6 @@ mod tests {
         assert!(more.take(&ArchivedNth(0.into())).is_none());
         assert_eq!(readers[0].read(&mut [0]).unwrap(), 0, "it has no writer left");
         drop(waiting);
-        assert_eq!(Descriptors::admit(party, [Foreign::new(nothing.into())]).lost(), None);
+        assert_eq!(Descriptors::admit(party, [Foreign::new(nothing.into(), Party::own())]).lost(), None);
     }
 }

@@ -145,6 +145,16 @@ impl Party {
         Self { process, uid: by.uid }
     }
 
+    /// This process.
+    pub(crate) fn own() -> Self {
+        Self::new(&PeerCredentials::own(), None)
+    }
+
+    /// Somebody of whom the system says nothing.
+    pub(crate) fn unknown() -> Self {
+        Self::new(&PeerCredentials { pid: 0, uid: u32::MAX, gid: u32::MAX }, None)
+    }
+
     /// All that is at an address of a network.
     pub(crate) fn at(address: IpAddr) -> Self {
         Self { process: Process::At(address), uid: u32::MAX }

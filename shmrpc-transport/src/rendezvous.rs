@@ -23,9 +23,9 @@ pub use hello::{Hello, HelloError, VERSION};
 pub use listener::{Host, Listener};
 pub use refusal::Refusal;
 
-mod listener;
 pub mod net;
 pub mod inside;
+mod listener;
 mod bound;
 mod refusal;
 mod hello;
@@ -479,6 +479,7 @@ fn accept_base(reader: &mut FrameReader, hello: &Hello) -> Result<Segment, MeetE
     if hello.base_len != BASE_LEN as u64 {
         return Err(HelloError::Geometry { found: hello.base_len, expected: BASE_LEN as u64 }.into());
     }
+    let from = fd.from();
     let fd = fd.keep().ok_or(HelloError::NoMemory)?;
-    Ok(Segment::accept(fd, hello.base_len, hello.memory)?)
+    Ok(Segment::accept(fd, from, hello.base_len, hello.memory)?)
 }

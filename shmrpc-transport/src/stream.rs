@@ -19,6 +19,7 @@ pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
 use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::peers::Party;
+use crate::sys::closing::Facing;
 use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
 use crate::tls::{Broken, Link};
@@ -40,7 +41,7 @@ pub struct Stream {
 #[derive(Debug)]
 enum Medium {
     Socket {
-        fd: OwnedFd,
+        fd: Facing<OwnedFd>,
         /// Whether those who wait have a deadline.
         sliced: bool,
         /// What came beside the bytes, if it is a Unix socket.
@@ -76,6 +77,7 @@ impl Stream {
     /// # Errors
     /// The system's.
     pub fn socket(fd: OwnedFd, sliced: bool) -> io::Result<Self> {
+        let fd = Facing::new(fd);
         if sliced {
             slice(fd.as_fd(), SLICE)?;
         }

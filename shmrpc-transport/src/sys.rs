@@ -6,6 +6,7 @@ pub(crate) mod membarrier;
 pub(crate) mod watcher;
 #[cfg(not(loom))]
 pub(crate) mod socket;
+// unsafe: takes a descriptor out of what is being dropped; asks a socket what waits in it.
 #[cfg(not(loom))]
 pub(crate) mod beside;
 #[cfg(not(loom))]

@@ -2,18 +2,23 @@
 #![cfg(not(loom))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::io::{IoSlice, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as dial, socket};
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, bind, connect as dial, sendmsg,
+    setsockopt, socket, sockopt,
+};
 use shmrpc_transport::connection::{Connection, Events, LaneStream};
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::rendezvous::net::{self, NetListener, Ports};
@@ -111,6 +116,43 @@ fn whoever_says_no_hello_in_time_is_hung_up_on() {
         assert_eq!(refusal(socket), "no hello came in time");
     }
     assert_eq!(join(&door.path), Ok(()));
+}
+
+/// A server that closes a socket closes what was sent into it, too, and the sender may have seen to it that this takes an
+/// hour.
+#[test]
+fn nobody_waits_for_what_a_refused_peer_has_sent() {
+    let door = Door::new(Duration::from_millis(50));
+    for said in [vec![0xff; 10_000], hello()[..HEADER].to_vec(), Vec::new()] {
+        let mut socket = door.dial();
+        let (lingers, _far) = lingering();
+        socket.write_all(&said).unwrap();
+        for _ in 0..3 {
+            // The server may have hung up already.
+            let _ = send_beside(&socket, &lingers);
+        }
+        drop(lingers);
+        let (path, (done, is_done)) = (door.path.clone(), channel());
+        thread::spawn(move || done.send(join(&path)));
+        assert_eq!(is_done.recv_timeout(BOUND), Ok(Ok(())), "the server waits for {} bytes", said.len());
+    }
+}
+
+/// A TCP socket whose closing takes an hour, and its other end.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    near.set_nonblocking(true).unwrap();
+    while near.write(&[0; 65_536]).is_ok() {}
+    setsockopt(&near, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 3600 }).unwrap();
+    (near, far)
+}
+
+fn send_beside(socket: &UnixStream, sent: &TcpStream) -> nix::Result<usize> {
+    let fds = [sent.as_raw_fd()];
+    let beside = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"x")], &beside, MsgFlags::MSG_NOSIGNAL, None)
 }
 
 /// A byte now and then earns no more time.

@@ -247,6 +247,7 @@ impl ServerBuilder {
             services,
             places: limits.connections(),
             lanes: limits.lanes(),
+            streams: Limits::streams(),
             state: Mutex::default(),
         });
         let (mut bound, until) = (Vec::new(), &mut Until::after(patience));
@@ -376,6 +377,8 @@ struct Shared {
     places: Arc<Places>,
     /// Of threads that serve lanes.
     lanes: Arc<Places>,
+    /// Of lanes that are streams.
+    streams: Arc<Places>,
     state: Mutex<State>,
 }
 
@@ -408,6 +411,11 @@ impl Limits {
 
     fn lanes(self) -> Arc<Places> {
         Places::new(Limit::new(self.lanes.unwrap_or(MOST), self.lanes_of_one))
+    }
+
+    /// A descriptor for each: an eighth of them.
+    fn streams() -> Arc<Places> {
+        Places::new(Limit::new((descriptor_limit() / 8).clamp(2, MOST), None))
     }
 }
 
@@ -465,14 +473,16 @@ impl Events for Served {
             tracing::warn!(reason, peer = ?connection.peer(), "a lane was refused");
             reason
         };
-        let place = self.shared.lanes.take(connection.peer().party(), "threads serve clients");
-        let place = place.map_err(refused)?;
+        let party = connection.peer().party();
+        let place = self.shared.lanes.take(party, "threads serve clients").map_err(refused)?;
+        let of_stream = stream.as_ref().map(|_| self.shared.streams.take(party, "lanes are streams"));
+        let of_stream = of_stream.transpose().map_err(refused)?;
         let serving = ServingLane::new(connection, lane, stream).map_err(refused)?;
         let table = Arc::clone(&self.table);
         let thread = std::thread::Builder::new().name(format!("shmrpc-lane-{lane}"));
         let started = thread.spawn(move || {
             serve_lane(serving, &table);
-            drop(place);
+            drop((of_stream, place));
         });
         let no_thread = |error| refused(format!("it cannot start a thread: {}", explain_thread(&error)));
         started.map(drop).map_err(no_thread)

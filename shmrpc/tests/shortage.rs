@@ -31,8 +31,8 @@ pub trait Short {
     /// Makes what `take` returns.
     fn prepare(&self, length: u32);
     fn take(&self) -> Vec<u8>;
-    /// Descriptors that are open.
-    fn descriptors(&self) -> u32;
+    /// What is open, by its name: a number of them would be the same if one is missing and another lingers.
+    fn open(&self) -> Vec<String>;
     /// From now on the server may open so many more.
     fn leave_descriptors(&self, more: u32);
     /// From now on the server may map so many more bytes.
@@ -62,9 +62,15 @@ impl Short for Here {
     fn take(&self) -> Vec<u8> {
         std::mem::take(&mut self.prepared.lock().unwrap())
     }
-    fn descriptors(&self) -> u32 {
+    fn open(&self) -> Vec<String> {
         settled();
-        u32::try_from(descriptors()).unwrap()
+        let links = fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        let names = links.map(|name| name.display().to_string()).filter(|name| !name.starts_with("/proc/"));
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        names
     }
     fn leave_descriptors(&self, more: u32) {
         self.restore();
@@ -109,21 +115,30 @@ fn settled() {
 struct Limited {
     what: Resource,
     before: u64,
+    /// What takes the places below the limit.
+    filling: Vec<File>,
 }
 
 impl Limited {
     fn new(what: Resource, limit: u64) -> Self {
         let (before, hard) = getrlimit(what).unwrap();
         setrlimit(what, limit.min(hard), hard).unwrap();
-        Self { what, before }
+        Self { what, before, filling: Vec::new() }
     }
 
-    /// So many more may be opened.
+    /// So many more may be opened. What is open stays below the limit, so that whoever closes one may open another.
     fn descriptors(more: usize) -> Self {
-        let null = || File::open("/dev/null").unwrap();
-        let next: Vec<_> = (0..=more).map(|_| null()).collect();
-        let limit = next.last().unwrap().as_raw_fd();
-        Self::new(Resource::RLIMIT_NOFILE, u64::try_from(limit).unwrap())
+        let numbers = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name());
+        let highest: i32 = numbers.map(|number| number.to_str().unwrap().parse().unwrap()).max().unwrap();
+        let mut filling: Vec<File> = Vec::new();
+        while filling.len() <= more || filling.last().unwrap().as_raw_fd() <= highest {
+            filling.push(File::open("/dev/null").unwrap());
+        }
+        let last = filling.pop().unwrap().as_raw_fd();
+        filling.truncate(filling.len() - more);
+        let mut limited = Self::new(Resource::RLIMIT_NOFILE, u64::try_from(last).unwrap());
+        limited.filling = filling;
+        limited
     }
 
     /// So many more bytes may be mapped.
@@ -317,7 +332,7 @@ fn a_server_without_descriptors_turns_peers_away_and_says_why() {
     let place = Place::new();
     let _process = start_server(&place);
     let first = connect(&place);
-    let open = first.descriptors().unwrap();
+    let open = first.open().unwrap();
     let mut refused = 0;
     let second = loop {
         first.leave_descriptors(refused).unwrap();
@@ -331,12 +346,12 @@ fn a_server_without_descriptors_turns_peers_away_and_says_why() {
                 refused += 1;
             }
         }
-        until("nothing is left of it", || first.descriptors() == Ok(open));
+        until("nothing is left of it", || first.open().as_ref() == Ok(&open));
     };
     assert!((4..10).contains(&refused), "{refused} failures");
     assert_eq!(second.pid(), first.pid());
     drop(second);
-    until("nothing is left of it", || first.descriptors() == Ok(open));
+    until("nothing is left of it", || first.open().as_ref() == Ok(&open));
 
     // Many at once: each is told.
     first.leave_descriptors(0).unwrap();
@@ -434,7 +449,7 @@ fn a_server_without_memory_loses_no_more_than_a_call_or_a_connection() {
     let place = Place::new();
     let _process = start_server(&place);
     let first = connect(&place);
-    let open = first.descriptors().unwrap();
+    let open = first.open().unwrap();
     let second = connect(&place);
     second.pid().unwrap();
     first.prepare(LARGE).unwrap();
@@ -446,7 +461,7 @@ fn a_server_without_memory_loses_no_more_than_a_call_or_a_connection() {
     // What the lost connection had is free again, so less is to be left for the next one. The client lets go when it is
     // dropped.
     drop(second);
-    until("nothing is left of it", || first.descriptors() == Ok(open));
+    until("nothing is left of it", || first.open().as_ref() == Ok(&open));
     first.leave_memory(1 << 20).unwrap();
     let reason = why_streams(&connect(&place));
     assert!(reason.contains("cannot map") && reason.contains("ulimit -v"), "{reason}");

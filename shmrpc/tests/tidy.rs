@@ -21,6 +21,7 @@ const UNSAFE: &[&str] = &[
     "exclusive.rs",
     "shm/segment.rs",
     "sys/beside.rs",
+    "sys/closing.rs",
     "sys/fork.rs",
     "sys/futex.rs",
     "sys/lease.rs",

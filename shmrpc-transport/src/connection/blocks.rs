@@ -186,7 +186,7 @@ impl Connection {
         let start = segment.and_then(|segment| segment.range(block.offset, block.capacity));
         match start {
             Some(start) => Ok(Some((block, start))),
-            None => Err(EncodeError::NoMemory { cap: self.limits.lent_max }),
+            None => Err(self.no_memory()),
         }
     }
 }
@@ -312,7 +312,7 @@ unsafe impl Grow for Growth<'_> {
             }
             let lent = self.connection.with_arena(|arena| arena.lent()).unwrap_or(0);
             let lacking = match lacking {
-                None => EncodeError::NoMemory { cap: self.connection.limits.lent_max },
+                None => self.connection.no_memory(),
                 // The system gives no more, but the peer may give something back.
                 Some(lacking @ EncodeError::System(_)) if lent > 0 => lacking,
                 Some(lacking) => return Err(lacking),

@@ -151,6 +151,16 @@ impl Connection {
         })
     }
 
+    /// That the peer holds all that it may, and which of its two bounds that is: of its process, or of this connection.
+    pub(super) fn no_memory(&self) -> EncodeError {
+        let (of_process, of_connection) = (self.limits.lent_max, mapped_max(self.limits.send_max));
+        let (cap, raise) = match of_connection < of_process {
+            true => (of_connection, "max_message on the side that receives"),
+            false => (of_process, "max_lent on the side that sends"),
+        };
+        EncodeError::NoMemory { cap, raise }
+    }
+
     /// Adds a segment with room for `bytes`. False if the cap leaves none; [`EncodeError::System`] if the system does.
     pub(super) fn grow_arena(
         &self,
@@ -230,8 +240,9 @@ impl Connection {
         if length > cap.saturating_sub(held) {
             return Err(Fault::Peer(format!("a segment of {length} bytes beside {held} is above {cap}")));
         }
+        let from = fd.from();
         let fd = fd.keep().ok_or_else(|| fault("a segment came without its descriptor"))?;
-        let segment = Segment::accept(fd, length, peer_memory);
+        let segment = Segment::accept(fd, from, length, peer_memory);
         let segment = segment.map_err(|error| match error.is_ours() {
             true => Fault::Ours(error.to_string()),
             false => Fault::Peer(error.to_string()),

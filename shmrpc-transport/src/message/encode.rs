@@ -32,11 +32,13 @@ pub enum EncodeError {
     },
     /// No lent memory is left.
     #[error(
-        "all {cap} bytes of send memory that the peer may hold, over all its connections, are held; drop views, wait for calls in flight, or raise max_lent"
+        "all {cap} bytes of send memory that the peer may hold are held; drop views, wait for calls in flight, or raise {raise}"
     )]
     NoMemory {
         /// Bytes that may be lent to this peer at once.
         cap: u64,
+        /// What sets that bound.
+        raise: &'static str,
     },
     /// The system gave no more memory to send from.
     #[error("there is no more memory to send from: {0}")]

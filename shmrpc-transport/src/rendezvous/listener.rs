@@ -20,6 +20,7 @@ use crate::places::{Limit, Place, Places};
 use crate::shm::ledger::Route;
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
+use crate::sys::closing::Facing;
 use crate::sys::fork::{Generation, Inherited};
 use crate::sys::shortage::{descriptor_limit, explain};
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
@@ -40,7 +41,7 @@ pub trait Host: Send + Sync {
 const ARRIVING: Limit = Limit { of_all: 256, of_one: 32 };
 
 /// The same if descriptors are few: each takes up to four, and together they may have a quarter.
-fn arriving(descriptors: usize) -> Limit {
+pub(super) fn arriving(descriptors: usize) -> Limit {
     let of_all = (descriptors / 16).clamp(2, ARRIVING.of_all);
     Limit { of_all, of_one: (of_all / 2).min(ARRIVING.of_one) }
 }
@@ -117,6 +118,31 @@ fn spare_descriptor() -> io::Result<OwnedFd> {
     Ok(File::open("/dev/null")?.into())
 }
 
+/// Opens the spare descriptor again. It is an error if there is none to be had: until there is one nobody is let in, who
+/// would take its place, and could not be told anything.
+fn regain(spare: &mut Option<OwnedFd>) -> io::Result<()> {
+    if spare.is_none() {
+        match spare_descriptor() {
+            Err(error) if lacks_descriptors(&error) => return Err(error),
+            opened => *spare = opened.ok(),
+        }
+    }
+    Ok(())
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE))
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // With them goes what they have sent already.
+        while let Ok((stream, _)) = self.socket.accept() {
+            drop(Facing::new(stream));
+        }
+    }
+}
+
 impl Source for Door {
     fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -127,8 +153,9 @@ impl Source for Door {
     }
 
     fn expired(&self) -> Next {
-        *self.rests_until.lock() = None;
-        Next::Resume
+        let lacking = regain(&mut self.spare.lock()).is_err();
+        *self.rests_until.lock() = lacking.then(|| Instant::now() + REST);
+        if lacking { Next::Rest } else { Next::Resume }
     }
 
     fn ready(&self) -> Next {
@@ -155,12 +182,8 @@ impl Source for Door {
 impl Door {
     /// Tells the next peer why it is not let in, if what is lacking is a descriptor; else the error stays.
     fn turn_away(&self, error: io::Error) -> io::Result<()> {
-        let lacking = matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE));
         let mut spare = self.spare.lock();
-        if !lacking || spare.take().is_none() {
-            if spare.is_none() {
-                *spare = spare_descriptor().ok();
-            }
+        if !lacks_descriptors(&error) || spare.take().is_none() {
             return Err(error);
         }
         let reason = format!("it cannot take another connection: {}", explain(&error));
@@ -168,7 +191,8 @@ impl Door {
             tracing::warn!(reason, "a peer was turned away");
             turned_away(Socket::new(stream).and_then(|socket| refuse(&socket, &reason.into())));
         });
-        *spare = spare_descriptor().ok();
+        // What the peer had sent is closed elsewhere, and with it the socket, which may take a while.
+        regain(&mut spare)?;
         turned
     }
 
@@ -181,7 +205,7 @@ impl Door {
                 return Ok(());
             }
         };
-        let fd = match socket.as_fd().try_clone_to_owned() {
+        let fd = match socket.second() {
             Ok(fd) => fd,
             Err(error) => {
                 turned_away(refuse(&socket, &not_watched(&error).into()));
@@ -231,7 +255,7 @@ fn refuse(socket: &Socket, refusal: &Refusal) -> io::Result<()> {
 /// A peer that has connected and not yet said hello.
 struct Arriving {
     /// A second descriptor of the socket: the watcher needs one that lives as long as this source.
-    fd: OwnedFd,
+    fd: Facing<OwnedFd>,
     state: Mutex<Option<(Socket, FrameReader)>>,
     route: Route,
     policy: Policy,

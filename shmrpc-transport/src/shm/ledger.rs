@@ -297,6 +297,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peers::Party;
     use crate::shm::memory::Memory;
     use crate::shm::segment::{BASE_LEN, Handout, Segment};
     use crate::sys::process;
@@ -314,7 +315,7 @@ mod tests {
         let (mut ours, Handout { descriptor, witness }) = Segment::create(1 << 20, memory).unwrap();
         assert!(witness.is_some());
         ours.charge(account.lend(MIB, 2 * MIB, witness).unwrap());
-        (ours, Segment::accept(descriptor, MIB, memory).unwrap())
+        (ours, Segment::accept(descriptor, Party::own(), MIB, memory).unwrap())
     }
 
     #[test]
@@ -346,7 +347,7 @@ mod tests {
                 assert_eq!(account.may_connect(MIB), Ok(()));
                 let (mut ours, handout) = Segment::create(BASE_LEN, Memory::Memfd).unwrap();
                 ours.charge(account.lend_base(BASE_LEN as u64, handout.witness));
-                Segment::accept(handout.descriptor, BASE_LEN as u64, Memory::Memfd).unwrap()
+                Segment::accept(handout.descriptor, Party::own(), BASE_LEN as u64, Memory::Memfd).unwrap()
             })
             .collect();
         assert_eq!(account.left(MIB), MIB, "they take nothing from messages");

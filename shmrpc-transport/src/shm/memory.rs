@@ -215,11 +215,18 @@ impl Fresh {
 
 /// Checks what a peer sent as `announced` bytes of `memory`. Returns the bytes.
 pub(crate) fn inspect(file: &File, announced: u64, memory: Memory) -> Result<usize, MemoryError> {
-    if memory == Memory::Memfd {
-        let seals = fcntl(file.as_fd(), FcntlArg::F_GET_SEALS).unwrap_or(-1);
-        if seals < 0 || !SealFlag::from_bits_retain(seals).contains(REQUIRED) {
+    // Only what lies in memory, a tmpfs or huge pages, has seals, be it no more than the one that forbids others. This is
+    // asked first, because it is asked of nobody else: a file that a process of the peer's serves (FUSE) may take as long
+    // as it likes to say what it is.
+    let seals = fcntl(file.as_fd(), FcntlArg::F_GET_SEALS).unwrap_or(-1);
+    match memory {
+        Memory::Memfd if seals < 0 || !SealFlag::from_bits_retain(seals).contains(REQUIRED) => {
             return Err(MemoryError::Seals { found: seals });
         }
+        Memory::PosixShm if seals < 0 => {
+            return Err(MemoryError::Kind { memory, found: "no regular file that lies on a tmpfs" });
+        }
+        _ => {}
     }
     let failed = |error| MemoryError::System { what: "stat", length: announced, memory, error };
     let found = file.metadata().map_err(failed)?;
@@ -383,7 +390,10 @@ mod tests {
         let refused = |file: &File| refused(file, PAGE, Memory::PosixShm);
         assert!(refused(&File::open("/dev/shm").unwrap()).contains("no regular file"));
         assert!(refused(&File::open("/dev/null").unwrap()).contains("no regular file"));
-        assert!(refused(&File::open("/proc/self/status").unwrap()).contains("not lie on a tmpfs"));
+        assert!(
+            refused(&File::open("/proc/self/status").unwrap())
+                .contains("no regular file that lies on a tmpfs")
+        );
         let (holes, _) = unnamed().unwrap();
         holes.set_len(PAGE).unwrap();
         assert!(refused(&holes).contains("holes"));

@@ -23,6 +23,7 @@ use super::arena::BLOCKS;
 use super::ledger::Lent;
 use super::memory::{Fresh, Memory, MemoryError, Witness, inspect};
 use super::release::ReleaseWord;
+use crate::peers::Party;
 use crate::slot::LaneSide;
 use crate::sys::closing;
 
@@ -87,19 +88,24 @@ impl Segment {
     ///
     /// # Errors
     /// [`MemoryError`]; nothing is mapped then.
-    pub fn accept(fd: OwnedFd, announced: u64, memory: Memory) -> Result<Self, MemoryError> {
+    pub(crate) fn accept(
+        fd: OwnedFd,
+        from: Party,
+        announced: u64,
+        memory: Memory,
+    ) -> Result<Self, MemoryError> {
         let file = File::from(fd);
-        let map = inspect(&file, announced, memory).and_then(|length| {
-            let map = MmapOptions::new().len(length).map_raw_read_only(&file);
-            map.map_err(|error| not_mapped(length, memory, error))
-        });
-        match map {
-            Ok(map) => Ok(Self { map, lent: None }),
+        let length = match inspect(&file, announced, memory) {
+            Ok(length) => length,
             Err(error) => {
-                closing::elsewhere(file.into());
-                Err(error)
+                closing::elsewhere(file.into(), from);
+                return Err(error);
             }
-        }
+        };
+        // It is memory, which closes at once. No thread is needed for that, and there may be none now.
+        let map = MmapOptions::new().len(length).map_raw_read_only(&file);
+        let map = map.map_err(|error| not_mapped(length, memory, error))?;
+        Ok(Self { map, lent: None })
     }
 
     /// Says on whose account it is, until it is gone.
@@ -187,7 +193,7 @@ mod tests {
     fn what_is_made_is_accepted() {
         for memory in [Memory::Memfd, Memory::PosixShm] {
             let (own, Handout { descriptor: fd, .. }) = Segment::create(BASE_LEN, memory).unwrap();
-            let peer = Segment::accept(fd, BASE_LEN as u64, memory).unwrap();
+            let peer = Segment::accept(fd, Party::own(), BASE_LEN as u64, memory).unwrap();
             own.release_word(7).unwrap().release(3);
             assert_eq!(peer.release_word(7).unwrap().released(), 3);
             assert!(peer.release_word(BLOCKS).is_none());

@@ -6,9 +6,9 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::MsgFlags;
 
-use super::closing::Foreign;
+use super::closing::{self, Foreign};
 use super::process;
-use crate::peers::PeerCredentials;
+use crate::peers::{Party, PeerCredentials};
 
 /// What lost descriptors mean.
 pub(crate) const LOST: &str = "a descriptor was lost on its way: the process that was to receive it has none left; \
@@ -63,9 +63,10 @@ pub(crate) fn receive<const ROOM: usize>(
     for (level, kind, data) in parts(control.0.get(..came).unwrap_or_default()) {
         match (level, kind) {
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                let from = closing::other_end(&socket).unwrap_or_else(Party::unknown);
                 for fd in data.as_chunks().0.iter().copied().map(RawFd::from_ne_bytes) {
                     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-                    each(Part::Descriptor(Foreign::new(unsafe { OwnedFd::from_raw_fd(fd) })));
+                    each(Part::Descriptor(Foreign::new(unsafe { OwnedFd::from_raw_fd(fd) }, from)));
                 }
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {

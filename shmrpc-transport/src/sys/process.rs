@@ -14,17 +14,16 @@ const SCM_PIDFD: i32 = 4;
 /// Whether the kernel is to add a descriptor of the sender's process to what `socket` receives. False if it does not
 /// know how.
 pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, wanted: bool) -> bool {
+    set(socket, SO_PASSPIDFD, wanted)
+}
+
+/// Sets an option of a socket. False if the kernel does not know it.
+fn set(socket: BorrowedFd<'_>, option: i32, wanted: bool) -> bool {
     const LENGTH: libc::socklen_t = 4;
     let wanted = i32::from(wanted);
     // SAFETY: the option is an int, and the kernel reads as many bytes from where `wanted` lies.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSPIDFD,
-            (&raw const wanted).cast(),
-            LENGTH,
-        )
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const wanted).cast(), LENGTH)
     };
     result == 0
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -13,12 +13,13 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, connect,
-    getsockopt, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, connect, sendmsg,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
 use super::beside::LOST;
+use super::closing::{self, Facing};
 use super::inside::Inside;
 use super::process;
 use super::shortage::is_shortage;
@@ -42,7 +43,7 @@ pub(crate) struct Socket {
 #[derive(Debug)]
 enum Carries {
     /// Descriptors and credentials besides.
-    All(UnixStream),
+    All(Facing<UnixStream>),
     /// Bytes alone.
     Bytes(TcpStream),
     /// Bytes alone, inside this process.
@@ -71,6 +72,10 @@ pub(crate) enum ReadError {
     BadHeader(#[from] BadHeader),
     #[error("a control frame of {0} bytes is above {MAX_CONTROL}")]
     TooLong(u32),
+    #[error(
+        "{0} descriptors that your process sent, and that nobody wants, cannot be closed yet; until then it is not listened to"
+    )]
+    Owes(usize),
     #[error("descriptors came beside frames that want none")]
     Descriptors,
     #[error("{LOST}")]
@@ -167,8 +172,9 @@ impl Socket {
     /// Takes over a connected stream; it becomes non-blocking and reports who sends, until
     /// [`Socket::stop_asking_who`].
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
+        let stream = Facing::new(stream);
         stream.set_nonblocking(true)?;
-        setsockopt(&stream, sockopt::PassCred, &true)?;
+        setsockopt(&*stream, sockopt::PassCred, &true)?;
         if !process::pass_pidfd(stream.as_fd(), true) {
             tracing::trace!("the kernel knows no SO_PASSPIDFD");
         }
@@ -194,11 +200,19 @@ impl Socket {
         Self { stream: Carries::Inside(end) }
     }
 
+    /// A further descriptor of it.
+    pub(crate) fn second(&self) -> io::Result<Facing<OwnedFd>> {
+        match &self.stream {
+            Carries::All(stream) => stream.second(),
+            Carries::Bytes(_) | Carries::Tls(_) | Carries::Inside(_) => {
+                self.as_fd().try_clone_to_owned().map(Facing::new)
+            }
+        }
+    }
+
     /// The process that connected, which need not be the one that speaks.
     pub(crate) fn who_connected(&self) -> Party {
-        let by = getsockopt(self, sockopt::PeerCredentials).map(libc::ucred::from);
-        let by = by.unwrap_or(libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX });
-        Party::new(&PeerCredentials { pid: by.pid, uid: by.uid, gid: by.gid }, None)
+        closing::other_end(self).unwrap_or_else(Party::unknown)
     }
 
     /// The peer has said who it is: from now on frames come without a descriptor of their sender's process.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -11,24 +11,22 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::super::hello::Token;
+use super::super::listener::arriving;
 use super::super::{Hello, Host, LARGEST, Policy, Refusal, read_hello};
 use crate::connection::{self, Carrier, Connection, Dial, Limits, Parts};
 use crate::message::{Message, Pool};
-use crate::peers::PeerInfo;
+use crate::peers::{Party, PeerInfo};
+use crate::places::Places;
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{BadHeader, Header, Kind};
 use crate::stream::{Cut, Pause, Reader, Stream};
 use crate::sys::fork::Inherited;
 use crate::sys::futex::Until;
-use crate::sys::shortage::{explain, explain_thread};
+use crate::sys::shortage::{descriptor_limit, explain, explain_thread};
 use crate::sys::socket::{FrameReader, MAX_CONTROL, Socket, clip, frame};
 use crate::sys::watcher::{Next, Source};
 use crate::tls::{Acceptor, Broken, Link};
 
-/// Connections that have not said hello yet, at most.
-const ARRIVING_MAX: usize = 256;
-/// The same for one address.
-const ARRIVING_OF_ONE: usize = 32;
 /// Connections that are let in before others have their turn.
 const AT_ONCE: usize = 32;
 /// How long nobody is let in when the system lacks something.
@@ -42,39 +40,8 @@ pub(super) struct Hall {
     host: Arc<dyn Host>,
     /// How a peer becomes one under TLS, if that is what is spoken here.
     tls: Option<Acceptor>,
-    /// How many are saying hello, by address.
-    arriving: Mutex<HashMap<IpAddr, usize>>,
+    arriving: Arc<Places>,
     connections: Mutex<HashMap<Token, Weak<Connection>>>,
-}
-
-/// One place among the arriving; given back when dropped.
-struct Place {
-    hall: Arc<Hall>,
-    address: IpAddr,
-}
-
-impl Place {
-    fn take(hall: &Arc<Hall>, address: IpAddr) -> Option<Self> {
-        let mut places = hall.arriving.lock();
-        let all: usize = places.values().sum();
-        let own = places.get(&address).copied().unwrap_or(0);
-        if all >= ARRIVING_MAX || own >= ARRIVING_OF_ONE {
-            return None;
-        }
-        places.insert(address, own + 1);
-        drop(places);
-        Some(Self { hall: Arc::clone(hall), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut places = self.hall.arriving.lock();
-        let own = places.remove(&self.address).unwrap_or(0);
-        if own > 1 {
-            places.insert(self.address, own - 1);
-        }
-    }
 }
 
 /// One listening socket, as the watcher sees it.
@@ -122,30 +89,31 @@ impl Door {
 
     /// A peer says hello to a thread of its own, which may have to wait for it.
     fn let_in(&self, stream: TcpStream, address: SocketAddr) {
-        let Some(place) = Place::take(&self.hall, address.ip()) else {
-            self.turn_away(stream);
-            return;
+        let place = match self.hall.arriving.take(Party::at(address.ip()), "peers are saying hello") {
+            Ok(place) => place,
+            Err(full) => return self.turn_away(stream, &format!("{full}; try again")),
         };
+        let hall = Arc::clone(&self.hall);
         let thread = std::thread::Builder::new().name("shmrpc-hello".into());
-        let started = thread.spawn(move || match place.hall.arrived(stream) {
-            Ok(arrived) => place.hall.greet(arrived, address, &place),
-            Err(error) => tracing::debug!(%error, %address, "a peer was gone at once"),
+        let started = thread.spawn(move || {
+            match hall.arrived(stream) {
+                Ok(arrived) => hall.greet(arrived, address),
+                Err(error) => tracing::debug!(%error, %address, "a peer was gone at once"),
+            }
+            drop(place);
         });
         if let Err(error) = started {
             tracing::warn!(error = explain_thread(&error), %address, "a peer was turned away");
         }
     }
 
-    fn turn_away(&self, stream: TcpStream) {
+    fn turn_away(&self, stream: TcpStream, reason: &str) {
         match Stream::socket(OwnedFd::from(stream), true) {
             Ok(stream) if self.hall.tls.is_some() => {
                 stream.send_now(&NO_PLACE);
                 stream.end_sending();
             }
-            Ok(stream) => {
-                let full = "too many peers are saying hello, or too many of your address; try again";
-                refuse(&stream, &full.into());
-            }
+            Ok(stream) => refuse(&stream, &reason.into()),
             Err(error) => tracing::debug!(%error, "a peer was turned away without a reason"),
         }
     }
@@ -175,8 +143,8 @@ fn bytes_of(refusal: &Refusal) -> Option<Vec<u8>> {
 
 impl Hall {
     pub(super) fn new(policy: Policy, host: Arc<dyn Host>, tls: Option<Acceptor>) -> Arc<Self> {
-        let (arriving, connections) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { policy, host, tls, arriving, connections })
+        let arriving = Places::new(arriving(descriptor_limit()));
+        Arc::new(Self { policy, host, tls, arriving, connections: Mutex::default() })
     }
 
     fn arrived(&self, stream: TcpStream) -> Result<Arrived, Pause> {
@@ -192,7 +160,7 @@ impl Hall {
     }
 
     /// The handshake of TLS, if that is spoken here, and a hello, all in the time of one.
-    fn greet(self: &Arc<Self>, arrived: Arrived, address: SocketAddr, _: &Place) {
+    fn greet(self: &Arc<Self>, arrived: Arrived, address: SocketAddr) {
         let Arrived { stream, control } = arrived;
         let until = &mut Until::after(self.policy.hello_timeout);
         if let Err(pause) = stream.shake_hands(until) {
@@ -235,7 +203,7 @@ impl Hall {
             Ok(_) if !reader.is_empty() => {
                 Err((stream, "the hello of a lane is to be answered before anything else is said".into()))
             }
-            Ok(hello) => self.join(&hello, &peer, stream),
+            Ok(hello) => self.join(&hello, &peer, stream).map_err(|refused| *refused),
         };
         if let Err((stream, refusal)) = refused {
             tracing::debug!(?refusal, %address, "a peer was refused");
@@ -244,13 +212,13 @@ impl Hall {
     }
 
     /// A further lane of a connection. Under TLS the token is not enough: it has to be the same client.
-    fn join(&self, hello: &Hello, peer: &PeerInfo, stream: Stream) -> Result<(), (Stream, Refusal)> {
+    fn join(&self, hello: &Hello, peer: &PeerInfo, stream: Stream) -> Result<(), Box<(Stream, Refusal)>> {
         let known = self.connections.lock().get(&hello.token).and_then(Weak::upgrade);
         let Some(connection) = known.filter(|connection| connection.death().is_none()) else {
-            return Err((stream, "there is no such connection any more".into()));
+            return Err(Box::new((stream, "there is no such connection any more".into())));
         };
         if connection.peer().certificate() != peer.certificate() {
-            return Err((stream, "that connection is of a client with another certificate".into()));
+            return Err(Box::new((stream, "that connection is of a client with another certificate".into())));
         }
         match stream.unsliced() {
             Ok(stream) => connection.lane_asked(hello.lane, stream),

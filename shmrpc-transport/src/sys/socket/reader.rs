@@ -11,7 +11,7 @@ use super::{Carries, Frame, MAX_CONTROL, ReadError, Socket};
 use crate::peers::PeerCredentials;
 use crate::slot::{DESCRIPTORS_MAX, HEADER, Header, Kind};
 use crate::sys::beside::{self, Part};
-use crate::sys::closing::Foreign;
+use crate::sys::closing::{self, Foreign};
 
 /// Puts frames together from whatever pieces a socket delivers. Keeps its place between calls.
 #[derive(Debug, Default)]
@@ -162,6 +162,9 @@ impl FrameReader {
             Some(None) => return Ok(false),
             Some(Some(0)) => return Err(ReadError::Closed),
             Some(Some(_)) => return Ok(true),
+        }
+        if let Some(owed) = closing::too_many(|| socket.who_connected()) {
+            return Err(ReadError::Owes(owed));
         }
         let pending = self.fds.len();
         let received = loop {

@@ -117,7 +117,8 @@ fn serve(tape: Tape, trusted: bool) {
 fn call(tape: Tape, trusted: bool) {
     static TRAP: LazyLock<Trap> = LazyLock::new(Trap::new);
     let (own, fd) = Ground::own();
-    let builder = OddClient::builder().trust(trust(trusted)).max_message(MAX_MESSAGE).timeout(BOUND).reconnect(false);
+    let builder =
+        OddClient::builder().trust(trust(trusted)).max_message(MAX_MESSAGE).timeout(BOUND).reconnect(false);
     let (client, (wire, product)) = TRAP.receive(
         |path| builder.connect(endpoint(path)).expect("a good hello"),
         |mut wire| {

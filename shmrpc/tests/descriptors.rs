@@ -189,7 +189,7 @@ impl Ground {
         let files = Server { gate, keeper: Mutex::default(), opened: Arc::clone(&opened) };
         let server = shmrpc::Server::builder().service(FilesServer::new(files)).listen(&endpoint);
         let server = server.max_message(1 << 20).start().unwrap();
-        let client = FilesClient::builder().timeout(BOUND).connect(&endpoint).unwrap();
+        let client = FilesClient::builder().timeout(BOUND).reconnect(false).connect(&endpoint).unwrap();
         Started { server, client, keeper, opened, _place: place }
     }
 }
@@ -381,7 +381,7 @@ fn with_a_server(test: impl Fn(&str, &mut Process, FilesClient)) {
         let endpoint = format!("{scheme}:{}", place.socket().display());
         let mut server = Process::start_with("serves", &endpoint, |command| command);
         server.says("serving");
-        let client = FilesClient::builder().timeout(BOUND).connect(&endpoint).unwrap();
+        let client = FilesClient::builder().timeout(BOUND).reconnect(false).connect(&endpoint).unwrap();
         test(&endpoint, &mut server, client);
     }
 }

@@ -138,7 +138,11 @@ impl Model {
                 if self.asked.take_if(|asked| *asked == block).is_none() {
                     return Err(Poison);
                 }
-                if kind == Kind::LaneOpen { self.served.insert(block) } else { self.served.remove(&block) };
+                if kind == Kind::LaneOpen {
+                    self.served.insert(block)
+                } else {
+                    self.served.remove(&block)
+                };
                 Ok(())
             }
             (Kind::Descriptors, _, 0) => {

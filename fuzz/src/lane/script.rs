@@ -96,8 +96,10 @@ enum Stage {
     /// Words of a message, one bit for each that was read.
     Reading(Plan, u8),
     Due(Due),
-    /// Refused, but its payload may be copied before.
-    Refused,
+    /// Refused. Its payload may be copied before, or not.
+    Refused {
+        may_copy: bool,
+    },
 }
 
 /// A message that was taken.
@@ -188,7 +190,10 @@ impl Script {
         self.position = self.position.wrapping_add(1);
         self.stage = match self.due(header, plan) {
             Some(due) if self.is_welcome(header) => Stage::Due(due),
-            Some(_) => Stage::Refused,
+            // A server looks at the kind first, and at descriptors last.
+            Some(_) => Stage::Refused {
+                may_copy: !self.serves || matches!(header.kind, Kind::Request | Kind::OneWay),
+            },
             None => Stage::Idle,
         };
         if !matches!(self.stage, Stage::Due(_)) {
@@ -201,13 +206,14 @@ impl Script {
     /// Whether the kind and the call have their place in the ring.
     fn is_welcome(&self, header: Header) -> bool {
         // Nobody sends descriptors here.
-        header.descriptors() == 0 && match header.kind {
-            Kind::Request | Kind::OneWay => self.serves,
-            Kind::Reply | Kind::ServiceError | Kind::Failure => {
-                !self.serves && self.awaiting == Some(header.call_id)
+        header.descriptors() == 0
+            && match header.kind {
+                Kind::Request | Kind::OneWay => self.serves,
+                Kind::Reply | Kind::ServiceError | Kind::Failure => {
+                    !self.serves && self.awaiting == Some(header.call_id)
+                }
+                _ => false,
             }
-            _ => false,
-        }
     }
 
     /// What is in the message; nothing, if there is no such memory.
@@ -256,7 +262,7 @@ impl Script {
                 copy[to..].copy_from_slice(&due.copy[from..]);
                 due.payload = Some(copy.to_vec());
             }
-            Stage::Refused if !self.serves => {}
+            Stage::Refused { may_copy: true } => {}
             _ => {
                 self.blame(format!("{} bytes were copied that are no payload, or once too often", copy.len()))
             }

@@ -24,7 +24,10 @@ impl Recheck for ArchivedNth {}
 
 /// What came with one message, in the order in which it was sent. What nobody takes is closed.
 #[derive(Debug, Default)]
-pub struct Descriptors(Vec<One>);
+pub struct Descriptors(Option<Box<All>>);
+
+/// Apart, so that what has none is one word on the way of each call.
+type All = Vec<One>;
 
 #[derive(Debug)]
 enum One {
@@ -78,6 +81,10 @@ impl BadDescriptors {
 }
 
 impl Descriptors {
+    fn new(all: All) -> Self {
+        Self((!all.is_empty()).then(|| Box::new(all)))
+    }
+
     /// Those that came from a process, as far as it may have so many here.
     pub(crate) fn admit(party: Party, came: impl IntoIterator<Item = Foreign>) -> Self {
         let mut all = Self::default();
@@ -87,8 +94,12 @@ impl Descriptors {
 
     /// The same for more of them.
     pub(crate) fn add(&mut self, party: Party, came: impl IntoIterator<Item = Foreign>) {
+        let mut came = came.into_iter().peekable();
+        if came.peek().is_none() {
+            return;
+        }
         let share = share();
-        self.0.extend(came.into_iter().map(|fd| match share.take(party, "descriptors wait") {
+        self.0.get_or_insert_default().extend(came.map(|fd| match share.take(party, "descriptors wait") {
             Ok(place) => One::Here(Passed { fd, _place: Some(place) }),
             Err(_) => One::Lost,
         }));
@@ -97,29 +108,30 @@ impl Descriptors {
     /// Those that came from this process itself.
     pub(crate) fn own(fds: impl IntoIterator<Item = OwnedFd>) -> Self {
         let here = |fd| One::Here(Passed { fd: Foreign::new(fd, Party::own()), _place: None });
-        Self(fds.into_iter().map(here).collect())
+        Self::new(fds.into_iter().map(here).collect())
     }
 
     /// Takes the first `count` off.
     pub(crate) fn split_off(&mut self, count: usize) -> Self {
-        Self(self.0.drain(..count.min(self.0.len())).collect())
+        let first = self.0.as_mut().map(|all| all.drain(..count.min(all.len())).collect());
+        Self::new(first.unwrap_or_default())
     }
 
     /// How many there are, taken ones too.
     #[inline(always)]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.as_ref().map_or(0, |all| all.len())
     }
 
     /// Whether none came.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     /// Why some of them are not here, if that is so.
     pub fn lost(&self) -> Option<String> {
-        self.0.iter().any(|one| matches!(one, One::Lost)).then(|| {
+        self.0.iter().flat_map(|all| all.iter()).any(|one| matches!(one, One::Lost)).then(|| {
             let Limit { of_all, of_one } = limit();
             format!(
                 "{of_one} descriptors of one peer, or {of_all} of all, wait here to be taken already; send fewer at once, \
@@ -130,7 +142,7 @@ impl Descriptors {
 
     /// The one that `at` names, once.
     pub fn take(&mut self, at: &ArchivedNth) -> Option<OwnedFd> {
-        match std::mem::replace(self.0.get_mut(at.0.to_native() as usize)?, One::Taken) {
+        match std::mem::replace(self.0.as_mut()?.get_mut(at.0.to_native() as usize)?, One::Taken) {
             One::Here(passed) => passed.fd.keep(),
             One::Taken | One::Lost => None,
         }
@@ -139,8 +151,8 @@ impl Descriptors {
     /// Closes those that nobody took.
     #[inline(always)]
     pub fn clear(&mut self) {
-        if !self.is_empty() {
-            self.0.clear();
+        if self.0.is_some() {
+            self.0 = None;
         }
     }
 }

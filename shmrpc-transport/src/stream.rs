@@ -175,19 +175,21 @@ impl Stream {
     /// # Errors
     /// [`Pause`].
     pub fn send(&self, bytes: &[u8], until: &mut Until) -> Result<(), (usize, Pause)> {
-        self.send_with(bytes, Vec::new(), until)
+        self.send_with(bytes, None, until)
     }
 
-    /// The same, and with the first byte all of `descriptors`. They are closed here in any case.
+    /// The same, and with the first byte all of `descriptors`, which are taken then.
     ///
     /// # Errors
     /// [`Pause`].
     pub fn send_with(
         &self,
         bytes: &[u8],
-        mut descriptors: Vec<OwnedFd>,
+        descriptors: Option<&mut Vec<OwnedFd>>,
         until: &mut Until,
     ) -> Result<(), (usize, Pause)> {
+        let mut none = Vec::new();
+        let descriptors = descriptors.unwrap_or(&mut none);
         let mut sent = 0;
         while let Some(rest) = bytes.get(sent..)
             && !rest.is_empty()
@@ -196,7 +198,7 @@ impl Stream {
             if sent > 0 && until.is_over() {
                 return Err((sent, Pause::TimedOut));
             }
-            match self.send_some(rest, &mut descriptors, until) {
+            match self.send_some(rest, descriptors, until) {
                 Ok(more) => sent += more,
                 Err(pause) => return Err((sent, pause)),
             }
@@ -420,8 +422,8 @@ mod tests {
     /// Sends some bytes with so many writing ends of a pipe, whose reading end is returned.
     fn send(to: &Stream, count: usize) -> PipeReader {
         let (reader, writer) = io::pipe().unwrap();
-        let descriptors = (0..count).map(|_| writer.try_clone().unwrap().into()).collect();
-        to.send_with(b"bytes", descriptors, &mut Until::never()).unwrap();
+        let mut descriptors = (0..count).map(|_| writer.try_clone().unwrap().into()).collect();
+        to.send_with(b"bytes", Some(&mut descriptors), &mut Until::never()).unwrap();
         reader
     }
 

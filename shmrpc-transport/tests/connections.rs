@@ -99,7 +99,7 @@ impl Pair {
         let mut reply = Reply::empty();
         let mut until = Until::after(BOUND);
         let mut lease = self.callers.lease(&mut until).unwrap();
-        let request = Outgoing { method: 0, value: &value, recursive: false, descriptors: Vec::new() };
+        let request = Outgoing { method: 0, value: &value, recursive: false, descriptors: None };
         lease.seat().unwrap().lane.call(request, 0, &mut reply, &mut until).unwrap();
         lease.end();
         assert_eq!(reply.message.access::<Vec<u8>>().unwrap().as_slice(), value);

@@ -150,7 +150,7 @@ fn every_word_and_every_byte_once() {
     let mut lease = callers.lease(&mut Until::after(BOUND)).unwrap();
     let mut serving = ServingLane::new(&server, 0, None).unwrap();
     let data = vec![7_u8; 20_000];
-    let request = Outgoing { method: 0, value: &data, recursive: false, descriptors: Vec::new() };
+    let request = Outgoing { method: 0, value: &data, recursive: false, descriptors: None };
     lease.seat().unwrap().lane.send(request, &mut Until::after(BOUND)).unwrap();
     lease.end();
     *counter.0.lock().unwrap() = Some(Fetched::default());

@@ -126,7 +126,7 @@ impl Client {
     fn call_after(&self, oneways: u32) -> bool {
         let mut until = Until::after(BOUND);
         let mut lease = self.callers.lease(&mut until).unwrap();
-        let request = || Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: Vec::new() };
+        let request = || Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: None };
         for _ in 0..oneways {
             lease.seat().unwrap().lane.send(request(), &mut until).unwrap();
         }

@@ -23,8 +23,8 @@ pub trait Args: Encode {
     /// Whether any of them is a descriptor.
     const DESCRIPTORS: bool;
 
-    /// The descriptors among them, once.
-    fn descriptors(&self) -> Vec<OwnedFd>;
+    /// The descriptors among them, once. `None` if the method has none.
+    fn descriptors(&self) -> Option<Vec<OwnedFd>>;
 
     /// Makes them ready to be encoded for `connection`. Once for each connection that is tried.
     fn prepare(&self, connection: &Arc<Connection>);
@@ -135,13 +135,13 @@ macro_rules! args {
 
             #[inline(always)]
             #[allow(non_snake_case, unused_variables, reason = "there may be no arguments; they are named as their types")]
-            fn descriptors(&self) -> Vec<OwnedFd> {
+            fn descriptors(&self) -> Option<Vec<OwnedFd>> {
                 if !Self::DESCRIPTORS {
-                    return Vec::new();
+                    return None;
                 }
                 let ($($name,)*) = self;
                 let all: Vec<Option<OwnedFd>> = vec![$($name.hand_over(),)*];
-                all.into_iter().flatten().collect()
+                Some(all.into_iter().flatten().collect())
             }
 
             #[inline(always)]

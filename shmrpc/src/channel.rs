@@ -129,7 +129,8 @@ impl Channel {
         let Some(Seat { lane, session }) = lease.seat() else { return Err(nowhere()) };
         let id = self.id(session, method)?;
         args.prepare(session.connection());
-        let descriptors = args.descriptors();
+        let mut handed = args.descriptors();
+        let descriptors = handed.as_mut();
         let sent =
             lane.send(Outgoing { method: id, value: args, recursive: A::RECURSIVE, descriptors }, until);
         let ended = sent.is_err() && session.end().is_some();
@@ -196,7 +197,8 @@ impl Channel {
         let Some(Seat { lane, session }) = lease.seat() else { return Err(nowhere()) };
         let id = self.id(session, method)?;
         args.prepare(session.connection());
-        let descriptors = args.descriptors();
+        let mut handed = args.descriptors();
+        let descriptors = handed.as_mut();
         let request = Outgoing { method: id, value: args, recursive: A::RECURSIVE, descriptors };
         let called = lane.call(request, timeout_ms, reply, until);
         let mut ended = false;

@@ -129,7 +129,7 @@ impl Request<'_> {
         handler: impl FnOnce(&A::Archived, &Context) -> Result<OwnedFd, Rejected>,
     ) -> Answered {
         match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
-            Ok(Ok(fd)) => self.reply_with(Kind::Reply, &DescriptorWire::RESULT, false, vec![fd]),
+            Ok(Ok(fd)) => self.reply_descriptor(fd),
             Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
@@ -141,7 +141,7 @@ impl Request<'_> {
         handler: impl FnOnce(&A::Archived, &Context) -> Result<Result<OwnedFd, E>, Rejected>,
     ) -> Answered {
         match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
-            Ok(Ok(Ok(fd))) => self.reply_with(Kind::Reply, &DescriptorWire::RESULT, false, vec![fd]),
+            Ok(Ok(Ok(fd))) => self.reply_descriptor(fd),
             Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
             Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
@@ -169,7 +169,7 @@ impl Request<'_> {
 
     #[inline(always)]
     fn reply<T: Encode>(self, kind: Kind, value: &T, recursive: bool) -> Answered {
-        self.reply_with(kind, value, recursive, Vec::new())
+        self.reply_with(kind, value, recursive, None)
     }
 
     #[inline(always)]
@@ -178,7 +178,7 @@ impl Request<'_> {
         kind: Kind,
         value: &T,
         recursive: bool,
-        descriptors: Vec<OwnedFd>,
+        descriptors: Option<&mut Vec<OwnedFd>>,
     ) -> Answered {
         let Self { lane, incoming, context: _ } = self;
         // The arguments' memory goes back before the reply says so, so that the caller's next call finds it free.
@@ -191,6 +191,10 @@ impl Request<'_> {
             Err(error) => not_encoded(lane, incoming, &error),
         }
         Answered(())
+    }
+
+    fn reply_descriptor(self, fd: OwnedFd) -> Answered {
+        self.reply_with(Kind::Reply, &DescriptorWire::RESULT, false, Some(&mut vec![fd]))
     }
 
     fn reply_blob<T: Number>(self, blob: Blob<T>) -> Answered {

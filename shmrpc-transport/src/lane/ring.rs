@@ -4,7 +4,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, may_have_descriptors, not_encoded};
+use super::{
+    Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors, not_encoded,
+};
 use crate::connection::{BadBlock, Connection, Death, Encoded, LaneAnswer};
 use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::message::{Encode, EncodeError};
@@ -147,11 +149,12 @@ impl Caller {
             self.wait_for_credit(until)?;
         }
         let Outgoing { method, value, recursive, descriptors } = request;
-        if !descriptors.is_empty() {
-            self.may_hand_over(&descriptors, until)?;
-        }
+        let count = match given(&descriptors) {
+            [] => 0,
+            some => self.may_hand_over(some, until)?,
+        };
         let (lane, call_id) = (self.lane, self.next_call);
-        let hand_over = |until: &mut Until| match &*descriptors {
+        let hand_over = |until: &mut Until| match given(&descriptors) {
             [] => Ok(()),
             some => self.connection.hand_over(lane, call_id, some, until),
         };
@@ -162,13 +165,13 @@ impl Caller {
             Err(error) => return Err(not_encoded(error)),
         };
         self.next_call = call_id.wrapping_add(1);
-        if !descriptors.is_empty() {
-            self.handed = Some(self.producer.position());
-        }
         let header = Header { call_id, method, kind, flags, length, block, timeout_ms };
-        self.producer.publish_written(header.with_descriptors(descriptors.len()));
+        self.producer.publish_written(header.with_descriptors(count));
         self.producer.notify();
         self.consumer.follows(length);
+        if let Some(descriptors) = descriptors {
+            self.handed_over(descriptors);
+        }
         Ok(call_id)
     }
 
@@ -177,12 +180,23 @@ impl Caller {
         self.wait_for(Producer::try_claim, until)
     }
 
-    /// The server keeps the descriptors of one message of this lane that it has not taken, and no more.
+    /// How many they are. The server keeps the descriptors of one message of this lane that it has not taken, and no more.
     #[cold]
-    fn may_hand_over(&mut self, descriptors: &[OwnedFd], until: &mut Until) -> Result<(), Box<NoReply>> {
+    fn may_hand_over(&mut self, descriptors: &[OwnedFd], until: &mut Until) -> Result<usize, Box<NoReply>> {
         check_number(descriptors).map_err(not_encoded)?;
-        let Some(last) = self.handed else { return Ok(()) };
-        self.wait_for(|producer| producer.is_done(last), until)
+        if let Some(last) = self.handed {
+            self.wait_for(|producer| producer.is_done(last), until)?;
+        }
+        Ok(descriptors.len())
+    }
+
+    /// They went with the message that was published last, if there are any.
+    #[cold]
+    fn handed_over(&mut self, descriptors: &mut Vec<OwnedFd>) {
+        if !descriptors.is_empty() {
+            self.handed = Some(self.producer.position().wrapping_sub(1));
+            descriptors.clear();
+        }
     }
 
     #[cold]

@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, may_have_descriptors, not_encoded};
+use super::{
+    Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors, not_encoded,
+};
 use crate::connection::{BadBlock, Connection, Death, LaneStream, NoStream};
 use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::message::{Draft, Encode, EncodeError, Message};
@@ -171,14 +173,12 @@ impl Caller {
             return Err(Box::new(NoReply::TimedOut { published: false }));
         };
         let Outgoing { method, value, recursive, descriptors } = request;
-        if !descriptors.is_empty() {
-            may_send(&descriptors, &open.stream).map_err(not_encoded)?;
-        }
+        let count = may_send(given(&descriptors), &open.stream).map_err(not_encoded)?;
         let encoded = self.connection.encode_frame(value, recursive, &mut self.draft);
         let encoded = encoded.map_err(not_encoded)?;
         let call_id = self.next_call;
         let header = Header { call_id, method, timeout_ms, ..Header::new(kind) };
-        let header = header.with_descriptors(descriptors.len());
+        let header = header.with_descriptors(count);
         let bytes = encoded.bytes(header, &mut self.draft);
         let length = bytes.len();
         let sent = open.stream.send_with(bytes, descriptors, until);
@@ -329,12 +329,15 @@ fn end(connection: &Connection, broken: &Broken) {
     }
 }
 
-/// Whether the stream takes so many descriptors, and any.
-fn may_send(descriptors: &[OwnedFd], stream: &LaneStream) -> Result<(), EncodeError> {
+/// How many descriptors there are, if the stream takes so many, and any.
+fn may_send(descriptors: &[OwnedFd], stream: &LaneStream) -> Result<usize, EncodeError> {
+    if descriptors.is_empty() {
+        return Ok(0);
+    }
     check_number(descriptors)?;
     let why = "this connection goes over a network; use shm:, uds: or inproc: for this call";
     let refused = || EncodeError::Descriptors(why.into());
-    stream.carries_descriptors().then_some(()).ok_or_else(refused)
+    stream.carries_descriptors().then_some(descriptors.len()).ok_or_else(refused)
 }
 
 #[cold]
@@ -469,13 +472,11 @@ impl Server {
         kind: Kind,
         value: &T,
         recursive: bool,
-        descriptors: Vec<OwnedFd>,
+        descriptors: Option<&mut Vec<OwnedFd>>,
     ) -> Result<(), EncodeError> {
-        if !descriptors.is_empty() {
-            may_send(&descriptors, &self.stream)?;
-        }
+        let count = may_send(given(&descriptors), &self.stream)?;
         let encoded = self.connection.encode_frame(value, recursive, &mut self.draft)?;
-        let header = Header { call_id, ..Header::new(kind) }.with_descriptors(descriptors.len());
+        let header = Header { call_id, ..Header::new(kind) }.with_descriptors(count);
         let sent =
             self.stream.send_with(encoded.bytes(header, &mut self.draft), descriptors, &mut Until::never());
         self.draft.clear();

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `spin VARIANT COUNT`, `futex COUNT`, `ring COUNT` | the peer's side of one batch |
 //! | `handoff LEN COUNT`, `handoff_copy LEN COUNT` | the same, for payloads |
-//! | `streams NAME` | accepts one Unix and one TCP connection for `uds COUNT` and `tcp COUNT` |
+//! | `streams NAME` | accepts one Unix and one TCP connection for `uds COUNT PAUSE` and `tcp COUNT PAUSE` |
 //! | `serve NAME` | starts the subject's servers, and says their ports of TCP and TLS |
 //! | `echo NAME` | starts a raw echo server |
 //! | `client KIND NAME MS`, KIND `shm`, `uds` or `echo` | connects, waits for `go`, calls for that time, reports what it reached |
@@ -119,8 +119,8 @@ impl Side {
         match (batch, numbers) {
             ("spin", [variant, count]) => spin::serve(&self.shared, *variant, *count),
             ("futex", [count]) => futex::serve(&self.shared, u32::try_from(*count).unwrap_or(u32::MAX))?,
-            ("uds", [count]) => uds::serve(connected(&mut self.uds)?, *count)?,
-            ("tcp", [count]) => uds::serve(connected(&mut self.tcp)?, *count)?,
+            ("uds", [count, pause]) => uds::serve(connected(&mut self.uds)?, *count, *pause)?,
+            ("tcp", [count, pause]) => uds::serve(connected(&mut self.tcp)?, *count, *pause)?,
             ("handoff", [len, count]) => handoff::serve(&self.shared, length(*len), *count),
             ("handoff_copy", [_, count]) => handoff::serve_copied(&self.shared, &mut self.private, *count),
             ("ring", [count]) => ring::serve(&self.shared, *count),
@@ -162,7 +162,7 @@ fn echo(name: &str) -> Result<()> {
         for stream in listener.incoming().flatten() {
             let mut stream = stream;
             // Ends when the client hangs up.
-            thread::spawn(move || uds::serve(&mut stream, u64::MAX));
+            thread::spawn(move || uds::serve(&mut stream, u64::MAX, 0));
         }
     });
     Ok(())
@@ -179,7 +179,7 @@ fn client(kind: &str, scratch: &Path, name: &str, time: Duration, channel: &mut 
         _ => {
             let mut stream = uds::connect(name)?;
             let mut message = [7; uds::MESSAGE];
-            at_go(channel, time, || uds::call(&mut stream, &mut message))?
+            at_go(channel, time, || uds::call(&mut stream, &mut message, 0))?
         }
     };
     Ok(reached.to_text())

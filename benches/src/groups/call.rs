@@ -9,7 +9,7 @@ use crate::{
     figures::{Figures, Goal},
     limit::{spin, tcp, uds},
     peer::Peer,
-    samples::interleave,
+    samples::{Samples, interleave, median},
     setup::Setup,
     subject::{self, Caller, Way},
 };
@@ -26,9 +26,10 @@ enum Column {
     Awake,
     Untrusted,
     Default,
-    RawUds,
+    /// With a pause of [`uds::PAUSES`].
+    RawUds(u64),
     Uds,
-    RawTcp,
+    RawTcp(u64),
     Tcp,
     Tls,
     Inproc,
@@ -37,14 +38,10 @@ enum Column {
 /// Over shared memory, each limit before its subjects.
 const RINGS: [Column; 4] = [Column::Spin, Column::Awake, Column::Untrusted, Column::Default];
 
-/// Over streams, the same.
-const STREAMS: [Column; 6] =
-    [Column::RawUds, Column::Uds, Column::RawTcp, Column::Tcp, Column::Tls, Column::Inproc];
-
 /// For streams a round is cut into so many. What a wake-up costs here changes within milliseconds, so the two numbers of a
 /// ratio have to be taken close to each other, and often: with 164 rounds the median of a limit against itself was off
 /// by 6 to 19 % on a busy machine.
-const FINER: usize = 20;
+const FINER: usize = 12;
 
 pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let mut peer = setup.pinned_peer()?;
@@ -69,27 +66,36 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     peer.finish()?;
 
     let mut message = [7; uds::MESSAGE];
-    let count = setup.count(1_000) / FINER as u64;
+    let count = setup.count(600) / FINER as u64;
+    let warmed = STREAM_WARM + count;
     let mut measure = |column| match column {
         Column::Spin => fastest_spin(&mut peer, setup.count(10_000)),
         Column::Awake => calls(setup, &trusting),
         Column::Untrusted => calls(setup, &wary),
         Column::Default => setup.unpinned(|| calls(setup, &default)),
-        Column::RawUds => echoes(&mut peer, "uds", count, || uds::call(&mut uds, &mut message)),
-        Column::RawTcp => echoes(&mut peer, "tcp", count, || uds::call(&mut tcp, &mut message)),
+        Column::RawUds(pause) => echoes(&mut peer, &format!("uds {warmed} {pause}"), count, || {
+            uds::call(&mut uds, &mut message, pause)
+        }),
+        Column::RawTcp(pause) => echoes(&mut peer, &format!("tcp {warmed} {pause}"), count, || {
+            uds::call(&mut tcp, &mut message, pause)
+        }),
         Column::Uds => exchanges(count, |count| our_uds.add(count)),
         Column::Tcp => exchanges(count, |count| our_tcp.add(count)),
         Column::Tls => exchanges(count, |count| our_tls.add(count)),
         Column::Inproc => exchanges(count, |count| inproc.add(count)),
     };
+    let (raw_uds, raw_tcp) = (uds::PAUSES.map(Column::RawUds), uds::PAUSES.map(Column::RawTcp));
+    let ours = [Column::Uds, Column::Tcp, Column::Tls, Column::Inproc];
+    let columns: Vec<Column> = raw_uds.into_iter().chain(raw_tcp).chain(ours).collect();
     let rings = interleave(setup.rounds(), &RINGS, &mut measure)?;
-    let streams = interleave(FINER * setup.rounds(), &STREAMS, &mut measure)?;
+    let streams = interleave(FINER * setup.rounds(), &columns, &mut measure)?;
     let of = |column| if RINGS.contains(&column) { &rings } else { &streams };
+    let (raw_uds, raw_tcp) = (fastest(&streams, raw_uds), fastest(&streams, raw_tcp));
 
     let mut ns = |key, column| figures.add(key, "ns", of(column).of(column), Goal::None);
     ns("limit.spin_ns", Column::Spin);
-    ns("limit.uds_ns", Column::RawUds);
-    ns("limit.tcp_ns", Column::RawTcp);
+    ns("limit.uds_ns", raw_uds);
+    ns("limit.tcp_ns", raw_tcp);
     ns("call.shm.awake_ns", Column::Awake);
     ns("call.shm.untrusted_ns", Column::Untrusted);
     ns("call.shm.default_ns", Column::Default);
@@ -102,8 +108,8 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     };
     ratio("ratio.call.shm.awake", "x spin", Column::Awake, Column::Spin, 1.25);
     ratio("ratio.call.shm.untrusted", "x spin", Column::Untrusted, Column::Spin, 1.3);
-    ratio("ratio.call.uds", "x raw", Column::Uds, Column::RawUds, 1.15);
-    ratio("ratio.call.tcp", "x raw", Column::Tcp, Column::RawTcp, 1.15);
+    ratio("ratio.call.uds", "x raw", Column::Uds, raw_uds, 1.15);
+    ratio("ratio.call.tcp", "x raw", Column::Tcp, raw_tcp, 1.15);
     Ok(())
 }
 
@@ -122,10 +128,21 @@ fn fastest_spin(peer: &mut Peer<'_>, count: u64) -> Result<f64> {
     Ok(fastest)
 }
 
-fn echoes(peer: &mut Peer<'_>, kind: &str, count: u64, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
-    let warm = STREAM_WARM;
-    let time = peer.batch(&format!("{kind} {}", warm + count), |_| {
-        for _ in 0..warm {
+/// The column with the smallest median.
+fn fastest(samples: &Samples<Column>, columns: [Column; 3]) -> Column {
+    let [first, rest @ ..] = columns;
+    let faster = |one, other| if median(samples.of(other)) < median(samples.of(one)) { other } else { one };
+    rest.into_iter().fold(first, faster)
+}
+
+fn echoes(
+    peer: &mut Peer<'_>,
+    command: &str,
+    count: u64,
+    mut call: impl FnMut() -> Result<()>,
+) -> Result<f64> {
+    let time = peer.batch(command, |_| {
+        for _ in 0..STREAM_WARM {
             call()?;
         }
         let start = Instant::now();

@@ -21,6 +21,8 @@ pub(super) struct Crowd {
 pub(super) enum Advice {
     /// Turns for others.
     Turns,
+    /// The same, and nobody looks how long they take.
+    TurnsUntimed,
     /// A long look for a partner that runs on another core just now; then turns.
     Look,
     /// Sleep.
@@ -40,9 +42,12 @@ const KEPT: Duration = Duration::from_micros(500);
 const LEVEL: [u32; 3] = [4, 14, 24];
 /// Slow waits of which one sleeps at once: partners that share a core stay there while both only take turns; a thread
 /// that is woken is put on an idle core if there is one.
-const SLEEP_EVERY: u32 = 64;
+const SLEEP_EVERY: u32 = 256;
 /// Slow waits of which one looks for long.
-const LOOK_EVERY: u32 = 16;
+const LOOK_EVERY: u32 = 64;
+/// Slow waits in the crowd of which one looks how long its turns take. Those three numbers, with four turns a wait, were the
+/// best of four sets that were tried in turns (ARCHITECTURE.md, "Waiting").
+const TIME_EVERY: u32 = 16;
 /// Slow waits that a rest lasts, at least and at most. A processor that the host of a virtual machine took away for a
 /// while looks alike once, but not again and again.
 const REST: [u32; 2] = [16, 1024];
@@ -74,13 +79,16 @@ impl Crowd {
         }
         if self.resting > 0 {
             self.resting -= 1;
+            // The first turn after it is timed: whoever kept the core may be there still.
+            self.waits = TIME_EVERY - 1;
             return Advice::Rest;
         }
         self.waits = self.waits.wrapping_add(1);
         match self.waits {
             waits if waits.is_multiple_of(SLEEP_EVERY) => Advice::Sleep,
             waits if waits.is_multiple_of(LOOK_EVERY) => Advice::Look,
-            _ => Advice::Turns,
+            waits if waits.is_multiple_of(TIME_EVERY) => Advice::Turns,
+            _ => Advice::TurnsUntimed,
         }
     }
 }
@@ -114,12 +122,24 @@ mod tests {
     }
 
     #[test]
-    fn in_a_crowd_some_waits_sleep_and_some_look() {
+    fn in_a_crowd_some_waits_sleep_and_some_look_and_most_are_not_timed() {
         let mut crowd = Crowd::default();
         turns(&mut crowd, 6, TAKEN * 2);
         let advice: Vec<_> = (0..SLEEP_EVERY).map(|_| crowd.advice()).collect();
-        assert_eq!(advice.iter().filter(|advice| **advice == Advice::Sleep).count(), 1);
-        assert_eq!(advice.iter().filter(|advice| **advice == Advice::Look).count(), 3);
+        let count = |kind| advice.iter().filter(|advice| **advice == kind).count();
+        assert_eq!([Advice::Sleep, Advice::Look, Advice::Turns].map(count), [1, 3, 12]);
+        assert_eq!(count(Advice::TurnsUntimed), 240);
+    }
+
+    #[test]
+    fn the_first_turn_after_a_rest_is_timed() {
+        let mut crowd = Crowd::default();
+        crowd.turn_took(KEPT * 2);
+        while crowd.advice() == Advice::Rest {}
+        crowd.turn_took(KEPT * 2);
+        let after = std::iter::from_fn(|| Some(crowd.advice())).find(|advice| *advice != Advice::Rest);
+        assert_eq!(after, Some(Advice::Turns));
+        assert_eq!(crowd.advice(), Advice::TurnsUntimed);
     }
 
     #[test]

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         eprintln!("usage: kv_server [--endpoint ENDPOINT]      (shm:kv if left out)");
         return ExitCode::from(2);
     };
-    eprintln!("serving at {endpoint} until Ctrl-C");
+    eprintln!("going to serve at {endpoint} until Ctrl-C");
     match shmrpc::serve(endpoint, KvServer::new(Store::default())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -29,6 +29,7 @@ fn all(ground: &Ground, criterion: &mut Criterion) -> Result<()> {
     call(&clients, criterion);
     payloads(&clients, criterion);
     views(&clients, criterion);
+    blobs(&clients, criterion);
     codec(&clients, criterion);
     connect(ground, criterion);
     Ok(())
@@ -73,6 +74,18 @@ fn views(clients: &[(&str, Caller)], criterion: &mut Criterion) {
         for (name, client) in clients {
             group.bench_function(BenchmarkId::new(*name, size), |bencher| {
                 bencher.iter(|| sure(client.view(size, 1)));
+            });
+        }
+    }
+}
+
+/// Memory that is lent, with one byte written: a page and more have to be had, not copied.
+fn blobs(clients: &[(&str, Caller)], criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("blob");
+    for size in SIZES {
+        for (name, client) in clients {
+            group.bench_function(BenchmarkId::new(*name, size), |bencher| {
+                bencher.iter(|| sure(client.blob(size, 1)));
             });
         }
     }

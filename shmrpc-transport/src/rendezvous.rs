@@ -22,6 +22,7 @@ pub use bound::Bound;
 pub use hello::{Hello, HelloError, VERSION};
 pub use listener::{Host, Listener};
 pub use refusal::Refusal;
+use refusal::{no_host, nobody};
 
 pub mod net;
 pub mod inside;
@@ -126,8 +127,8 @@ impl Policy {
 /// A peer could not be reached, or would not talk.
 #[derive(Debug, thiserror::Error)]
 pub enum MeetError {
-    /// Nobody listens there.
-    #[error("nobody listens at {path}: {error}; is the server running, and as the same user?")]
+    /// Nobody listens there, or nobody whom we may reach.
+    #[error("{}", nobody(path, error))]
     Nobody {
         /// The socket.
         path: PathBuf,
@@ -135,7 +136,7 @@ pub enum MeetError {
         error: io::Error,
     },
     /// Nobody answers at a host.
-    #[error("cannot reach {at}: {error}; is the server running there?")]
+    #[error("{}", no_host(at, error))]
     NoHost {
         /// Host and port.
         at: String,

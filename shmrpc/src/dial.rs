@@ -40,9 +40,11 @@ impl Dialer {
     pub(crate) fn dial(&self, times: u64) -> Result<(Arc<Connection>, Known), ConnectError> {
         let mut errors = Vec::new();
         let start = Instant::now();
-        for endpoint in &self.endpoints {
-            let left = self.timeout.saturating_sub(start.elapsed());
-            match self.dial_one(endpoint, left, &errors, times) {
+        let count = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
+        for (left, endpoint) in (1..=count).rev().zip(&self.endpoints) {
+            // One that does not answer leaves the others their part.
+            let time = self.timeout.saturating_sub(start.elapsed()) / left;
+            match self.dial_one(endpoint, time, &errors, times) {
                 Ok(met) => return Ok(met),
                 Err(error) => errors.push(error),
             }
@@ -80,9 +82,10 @@ impl Dialer {
             Address::Inside(name) => inside::connect(name, &self.policy, &question, events),
         };
         let met = met.map_err(|error| {
-            // What a user knows is the time for the whole list.
             let error = match error {
-                MeetError::TimedOut(_) => MeetError::TimedOut(self.timeout),
+                // Not less by what it took to get here.
+                MeetError::TimedOut(_) if self.endpoints.len() == 1 => MeetError::TimedOut(self.timeout),
+                MeetError::TimedOut(_) => MeetError::TimedOut(Duration::from_millis(in_ms(timeout))),
                 error => error,
             };
             ConnectError::Meet { endpoint: endpoint.to_string(), error }
@@ -96,6 +99,11 @@ impl Dialer {
         tracing::info!(%transport, service = self.schema.name, times, "connected");
         Ok((met.connection, Known { methods, transport }))
     }
+}
+
+/// A part of the time, as it is told.
+fn in_ms(time: Duration) -> u64 {
+    u64::try_from((time + Duration::from_micros(500)).as_millis()).unwrap_or(u64::MAX)
 }
 
 fn describe(

@@ -17,6 +17,11 @@ use crate::error::CallError;
 use crate::schema::ServiceSchema;
 
 /// Something that can be served. `#[shmrpc::service]` generates an implementation, such as `KvServer`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a service",
+    label = "wrap what implements the trait, such as `KvServer::new({Self})`",
+    note = "`#[shmrpc::service]` on a trait `Kv` makes `KvServer`, which is generic over what implements `Kv`"
+)]
 pub trait Service: Send + Sync + 'static {
     #[doc(hidden)]
     fn schema(&self) -> ServiceSchema;

@@ -43,7 +43,8 @@ pub enum Endpoint {
 pub enum EndpointError {
     /// No scheme.
     #[error(
-        "`{0}` is no endpoint; write `shm:NAME`, `shm:/path`, `uds:NAME`, `uds:/path`, `tcp:HOST:PORT` or `tls:HOST:PORT`"
+        "`{0}` is no endpoint; write `shm:NAME`, `shm:/path`, `uds:NAME`, `uds:/path`, `uds:@NAME`, `tcp:HOST:PORT`, \
+         `tls:HOST:PORT` or `inproc:NAME`"
     )]
     Scheme(String),
     /// No host and port.

@@ -1,8 +1,8 @@
 //! What can go wrong, and what may have happened then.
 
 use std::convert::Infallible;
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
 use shmrpc_transport::message::EncodeError;
 use shmrpc_transport::rendezvous::MeetError;
@@ -127,8 +127,8 @@ impl From<EncodeError> for CallError {
     }
 }
 
-/// A client that could not connect.
-#[derive(Debug, thiserror::Error)]
+/// A client that could not connect. `Debug` prints the text, too: a `main` that returns the error is to show it.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The endpoint is not one.
@@ -174,8 +174,14 @@ impl ConnectError {
     }
 }
 
-/// A server that could not start.
-#[derive(Debug, thiserror::Error)]
+impl fmt::Debug for ConnectError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+/// A server that could not start. `Debug` prints the text, as that of [`ConnectError`] does.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// The endpoint is not one.
@@ -201,7 +207,7 @@ pub enum ServeError {
     #[error("{0}")]
     Incomplete(&'static str),
     /// Two services have one name.
-    #[error("two services are named {0}")]
+    #[error("two services are named {0}; rename one of the traits, or serve them at two endpoints")]
     Duplicate(&'static str),
     /// The signal handler could not be set.
     #[error("cannot wait for signals: {0}")]
@@ -217,4 +223,10 @@ pub enum ServeError {
         /// The time they had.
         timeout: Duration,
     },
+}
+
+impl fmt::Debug for ServeError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
 }

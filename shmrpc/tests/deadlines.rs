@@ -73,8 +73,9 @@ const ATTACKS: [(&str, Attack, Wait); 24] = [
     ("stream_that_is_slow", streams::slow_reader, sending_half),
 ];
 
-/// ARCHITECTURE.md, "Known gaps".
-const GAP: (&str, Attack, Wait) = ("lingering_descriptor", hostile::lingering_descriptor, being_refused);
+/// Descriptors whose closing takes long.
+const LINGERING: (&str, Attack, Wait) =
+    ("lingering_descriptor", hostile::lingering_descriptor, being_refused);
 
 /// A hostile server, and a place to connect to.
 struct Scene {
@@ -266,7 +267,7 @@ fn child_server() {
         until_orphaned();
         std::process::exit(0);
     });
-    let (_, attack, _) = ATTACKS.iter().chain([&GAP]).find(|(known, ..)| *known == name).unwrap();
+    let (_, attack, _) = ATTACKS.iter().chain([&LINGERING]).find(|(known, ..)| *known == name).unwrap();
     attack(&Door::at(&endpoint));
 }
 
@@ -307,5 +308,5 @@ fn every_wait_on_an_untrusted_server_ends_in_time_without_waitv() {
 
 #[test]
 fn a_descriptor_that_lingers_holds_nobody_up() {
-    each_ends(&[GAP], false);
+    each_ends(&[LINGERING], false);
 }

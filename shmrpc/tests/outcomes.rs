@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -408,6 +409,21 @@ fn the_first_endpoint_that_answers_is_taken() {
     assert_eq!(client.transport().endpoint(), place.endpoint());
     assert!(client.transport().reason().contains(&nobody.endpoint()), "{}", client.transport());
     assert_eq!(client.served(), Ok(0));
+}
+
+#[test]
+fn an_endpoint_that_does_not_answer_leaves_the_next_one_its_time() {
+    let (_server, _, _keeper, place) = start(|server| server);
+    // It is connected to, and nobody ever says hello there.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = format!("tcp:{}", mute.local_addr().unwrap());
+    let connect = |list: &str| WorkClient::builder().connect_timeout(Duration::from_secs(2)).connect(list);
+    let client = connect(&format!("{mute},{}", place.endpoint())).unwrap();
+    assert_eq!(client.transport().endpoint(), place.endpoint());
+    assert!(client.transport().reason().contains("did not answer within 1s"), "{}", client.transport());
+    let error = connect(&mute).unwrap_err();
+    assert!(error.to_string().contains("did not answer within 2s"), "{error}");
+    assert_eq!(format!("{error:?}"), error.to_string());
 }
 
 #[test]

@@ -227,7 +227,8 @@ fn explain(error: io::Error, what: &str, path: &Path) -> io::Error {
 }
 
 fn not_usable(what: &str, path: &Path, why: &str) -> io::Error {
-    let text = format!("{what} {} is {why}; remove it or choose another name", path.display());
+    let text =
+        format!("{what} {} is {why}; choose another name, or remove it if nobody needs it", path.display());
     io::Error::new(ErrorKind::AlreadyExists, text)
 }
 

@@ -167,34 +167,8 @@ pub fn connect(
     timeout: Duration,
     events: Box<dyn Events>,
 ) -> Result<Met, MeetError> {
-    let mut until = Until::after(timeout);
-    let plain = policy.plain_tcp || tls.is_some();
-    let (stream, address) = dial(at, plain, &mut until).map_err(|error| match error.kind() {
-        io::ErrorKind::TimedOut => MeetError::TimedOut(timeout),
-        _ => MeetError::NoHost { at: at.to_string(), error },
-    })?;
-    let system = |what| move |error| MeetError::System { what, error };
-    let (socket, certificate) = match tls {
-        None => (Socket::tcp(stream, policy.max_silence), None),
-        Some(connector) => {
-            let link = shake_hands(connector, stream, &mut until).map_err(|pause| no_tls(pause, timeout))?;
-            let certificate = link.certificate();
-            (Socket::tls(link, policy.max_silence), certificate)
-        }
-    };
-    let socket = socket.map_err(system("cannot set up a socket"))?;
-    let mut hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
-    (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
-    if let Err(error) = socket.send(Header::new(Kind::Hello), &hello.to_bytes(), &[], || until.left()) {
-        // A server that refuses before it reads leaves its reason behind; whoever reads finds it.
-        tracing::debug!(%error, "the hello was not taken");
-    }
-    let mut reader = FrameReader::default();
-    let frame = hear(&socket, &mut reader, timeout, &mut until)?;
-    let theirs = open_hello(&frame)?;
-    if theirs.carrier != Carrier::Streams || theirs.base_len > 0 || theirs.token == Token::default() {
-        return Err(HelloError::Answer(ANSWER).into());
-    }
+    let Greeted { address, certificate, socket, reader, theirs } =
+        greet_any(at, policy, tls, application, timeout)?;
     let limits = Limits {
         lanes: theirs.lanes.min(MAX_LANES),
         carrier: Carrier::Streams,
@@ -216,18 +190,85 @@ pub fn connect(
     Ok(Met { connection, application: theirs.application, reason: String::new() })
 }
 
-/// Connects to the first address of the host that answers.
-fn dial(at: &HostPort, plain: bool, until: &mut Until) -> io::Result<(TcpStream, SocketAddr)> {
-    let addresses = at.resolve(until)?;
-    at.check(&addresses, plain)?;
-    let mut failed = io::Error::from(io::ErrorKind::NotFound);
-    for address in addresses {
-        match dial_one(address, until) {
-            Ok(stream) => return Ok((stream, address)),
-            Err(error) => failed = error,
+/// A server that has said hello.
+struct Greeted {
+    address: SocketAddr,
+    certificate: Option<Arc<[u8]>>,
+    socket: Socket,
+    reader: FrameReader,
+    theirs: Hello,
+}
+
+/// Says hello at one address of the host after the other, until one answers. They share the time.
+fn greet_any(
+    at: &HostPort,
+    policy: &Policy,
+    tls: Option<&Connector>,
+    application: &[u8],
+    timeout: Duration,
+) -> Result<Greeted, MeetError> {
+    let mut until = Until::after(timeout);
+    let no_host = |error| no_host(at, timeout, error);
+    let addresses = at.resolve(&mut until).map_err(no_host)?;
+    at.check(&addresses, policy.plain_tcp || tls.is_some()).map_err(no_host)?;
+    let mut failed = no_host(io::ErrorKind::NotFound.into());
+    let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    for (left, address) in (1..=count).rev().zip(addresses) {
+        let share = until.left().map_or(timeout, |time| time / left);
+        let error = match dial_one(address, &mut Until::after(share)) {
+            Ok(stream) => match greet(address, stream, policy, tls, application, share) {
+                Ok(greeted) => return Ok(greeted),
+                Err(error) => error,
+            },
+            Err(error) => no_host(error),
+        };
+        tracing::debug!(%at, %address, %error, "an address did not do");
+        // Whoever answered says more than whoever did not.
+        if matches!(failed, MeetError::NoHost { .. } | MeetError::TimedOut(_)) {
+            failed = error;
         }
     }
     Err(failed)
+}
+
+fn no_host(at: &HostPort, timeout: Duration, error: io::Error) -> MeetError {
+    match error.kind() {
+        io::ErrorKind::TimedOut => MeetError::TimedOut(timeout),
+        _ => MeetError::NoHost { at: at.to_string(), error },
+    }
+}
+
+fn greet(
+    address: SocketAddr,
+    stream: TcpStream,
+    policy: &Policy,
+    tls: Option<&Connector>,
+    application: &[u8],
+    timeout: Duration,
+) -> Result<Greeted, MeetError> {
+    let mut until = Until::after(timeout);
+    let (socket, certificate) = match tls {
+        None => (Socket::tcp(stream, policy.max_silence), None),
+        Some(connector) => {
+            let link = shake_hands(connector, stream, &mut until).map_err(|pause| no_tls(pause, timeout))?;
+            let certificate = link.certificate();
+            (Socket::tls(link, policy.max_silence), certificate)
+        }
+    };
+    let socket = socket.map_err(|error| MeetError::System { what: "cannot set up a socket", error })?;
+    let mut hello = Hello::new(policy.max_message, MAX_LANES, policy.memory, application.to_vec());
+    (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
+    if let Err(error) = socket.send(Header::new(Kind::Hello), &hello.to_bytes(), &[], || until.left()) {
+        // A server that refuses before it reads leaves its reason behind; whoever reads finds it.
+        tracing::debug!(%error, "the hello was not taken");
+    }
+    let mut reader = FrameReader::default();
+    let frame = hear(&socket, &mut reader, timeout, &mut until)?;
+    let theirs = open_hello(&frame)?;
+    if theirs.carrier != Carrier::Streams || theirs.base_len > 0 || theirs.token == Token::default() {
+        return Err(HelloError::Answer(ANSWER).into());
+    }
+    Ok(Greeted { address, certificate, socket, reader, theirs })
 }
 
 fn dial_one(address: SocketAddr, until: &mut Until) -> io::Result<TcpStream> {

@@ -1,5 +1,8 @@
 //! Why a peer is not let in, and whether asking again later may help.
 
+use std::io;
+use std::path::Path;
+
 use super::MeetError;
 use crate::slot::{Header, Kind};
 
@@ -45,5 +48,26 @@ impl From<MeetError> for Refusal {
 impl From<Refusal> for MeetError {
     fn from(Refusal { reason, is_lasting }: Refusal) -> Self {
         if is_lasting { Self::Unwelcome(reason) } else { Self::Refused(reason) }
+    }
+}
+
+/// No way to a socket, and what to do.
+pub(super) fn nobody(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "{path} may not be used by this user: {error}; a server lets other users in by `.allow(..)`, if they may enter its \
+             directory"
+        ),
+        _ => format!("nobody listens at {path}: {error}; is the server running, and as the same user?"),
+    }
+}
+
+/// No way to a host, and what to do.
+pub(super) fn no_host(at: &str, error: &io::Error) -> String {
+    match error.kind() {
+        // It was not tried, and says what to do.
+        io::ErrorKind::PermissionDenied => format!("cannot reach {at}: {error}"),
+        _ => format!("cannot reach {at}: {error}; is the server running there?"),
     }
 }

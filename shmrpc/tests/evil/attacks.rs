@@ -56,7 +56,7 @@ pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 19] = [
     ("long_frames", 8, &WAYS, streams::long_frames),
     ("stream_pings", 8, &WAYS, streams::stream_pings),
     ("stream_oneways", 8, &WAYS, streams::stream_oneways),
-    ("deaf_lanes", 16, &WAYS, streams::deaf_lanes),
+    ("deaf_lanes", 8, &WAYS, streams::deaf_lanes),
     ("stream_connections", 0, &WAYS, streams::stream_connections),
     ("stream_arrivals", 0, &WAYS, streams::stream_arrivals),
     ("stream_hellos", 0, &WAYS, streams::stream_hellos),

@@ -286,7 +286,7 @@ pub(crate) fn long_frames(evil: &mut Evil) {
 /// Sends requests as long as there is room, and reads no reply, for as long as the server has to bear it.
 pub(crate) fn deaf_lanes(evil: &mut Evil) {
     let asked = asks(BLOB, &archive(&(1_u32 << 19, 1_u8))).repeat(64);
-    let held = evil.crowd(4);
+    let held = evil.crowd(2);
     for mut lane in held.iter().flat_map(|(_, lanes)| lanes) {
         lane.set_nonblocking(true).unwrap();
         // The rest of a request that found no room is never sent.

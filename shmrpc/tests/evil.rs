@@ -43,7 +43,7 @@ mod evil {
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use evil::attacks::{Evil, MAX_CONNECTIONS, MAX_MESSAGE, OF_ONE, attacks};
+use evil::attacks::{Evil, LANES_OF_ONE, MAX_CONNECTIONS, MAX_MESSAGE, OF_ONE, attacks};
 use evil::good::Crowd;
 use evil::neighbour::Burden;
 use evil::raw::Rng;
@@ -73,7 +73,7 @@ fn child_server() {
     let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
     let trust = if variable(TRUSTED) == Some(true) { Peers::SameUser } else { Peers::Nobody };
     let server = Server::builder().service(TargetServer::new(Here)).listen(endpoint).trust(trust);
-    let server = server.max_message(MAX_MESSAGE.into()).max_lanes(512);
+    let server = server.max_message(MAX_MESSAGE.into()).max_lanes(512).max_lanes_per_client(LANES_OF_ONE);
     let server = server.max_connections(MAX_CONNECTIONS).max_connections_per_client(OF_ONE);
     let server = server.start().unwrap();
     say(&format!("ready {}", server.endpoints()[0]));

@@ -13,6 +13,9 @@ pub(crate) const MAX_CONNECTIONS: usize = 96;
 /// Connections that it takes from one process.
 pub(crate) const OF_ONE: usize = 24;
 
+/// Lanes that it serves of one process, or one address.
+pub(crate) const LANES_OF_ONE: usize = 128;
+
 type Attack = fn(&mut Evil);
 
 /// Every attack on rings: its name, how many lanes it keeps busy at once, and what it does.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, raise};
 use shmrpc_transport::slot::{HEADER, Header, Kind};
 
-use super::attacks::{Evil, MAX_MESSAGE, OF_ONE, request};
+use super::attacks::{Evil, LANES_OF_ONE, MAX_MESSAGE, OF_ONE, request};
 use super::process::rounds;
 use super::raw::PATIENCE;
 use super::target::{ADD, BLOB, NOTE, SUM, archive};
@@ -222,8 +222,11 @@ pub(crate) fn stream_hellos(evil: &mut Evil) {
 pub(crate) fn stream_lanes(evil: &mut Evil) {
     let way = evil.way;
     while evil.goes_on() || evil.tally.rounds == 0 {
-        for (peer, lanes) in evil.crowd(2 * LANES) {
-            assert!(lanes.len() <= LANES as usize, "the server has no limit for one");
+        let crowd = evil.crowd(2 * LANES);
+        let all: usize = crowd.iter().map(|(_, lanes)| lanes.len()).sum();
+        assert!(all <= LANES_OF_ONE, "the server has no limit for one: {all} lanes");
+        for (peer, lanes) in crowd {
+            assert!(lanes.len() <= LANES as usize, "the server has no limit for one connection");
             for lane in lanes.iter().step_by(8) {
                 assert!(is_served(lane, way));
                 evil.tally.answered += 1;

@@ -151,7 +151,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn client(endpoint: &str, uds: &UnixStream) -> Result<(), Box<dyn Error>> {
     let tracks = TracksClient::connect(endpoint)?;
-    println!("server process {}, client process {}", tracks.transport().peer().pid(), process::id());
+    println!("server: {}; client: process {}", tracks.transport().peer(), process::id());
     println!("transport: {}\n", tracks.transport());
 
     println!("add(2, 3)                  {}", tracks.add(2, 3)?);

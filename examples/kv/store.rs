@@ -44,7 +44,7 @@ impl Kv for Store {
             return Err(KvError::Conflict { expected, found });
         }
         let version = found + 1;
-        eprintln!("process {} set {} to version {version}", ctx.peer().pid(), entry.key);
+        eprintln!("{} set {} to version {version}", ctx.peer(), entry.key);
         entries.insert(entry.key.clone(), Entry { version, ..entry });
         Ok(version)
     }

@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn too_many_of_one_peer_are_closed_and_said_to_be() {
         // No process has this number, so nobody else counts for it.
-        let party = Party::new(&PeerCredentials { pid: i32::MAX, ..PeerCredentials::own() }, None);
+        let party = Party::new(&PeerCredentials { pid: Some(i32::MAX), ..PeerCredentials::own() }, None);
         let (mut readers, writers) = pipes(1);
         let most = limit().of_one;
         let nothing = std::fs::File::open("/dev/null").unwrap();

@@ -8,36 +8,52 @@ use std::sync::Arc;
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
 
-/// A process, by the kernel's word at the time it said hello.
+/// A process of this host, by the kernel's word at the time it said hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerCredentials {
-    /// Process id, in our pid namespace.
-    pub pid: i32,
-    /// Effective user id.
+    /// Process id in our pid namespace; `None` if it has none there. Another process may have it later:
+    /// [`PeerInfo::pidfd`] does not change hands.
+    pub pid: Option<i32>,
+    /// Effective user id in our user namespace; there the kernel's overflow id, mostly 65534, is whoever has no number.
     pub uid: u32,
-    /// Effective group id.
+    /// Effective group id, likewise.
     pub gid: u32,
 }
 
 impl PeerCredentials {
     /// Those of this process.
     pub fn own() -> Self {
-        Self {
-            pid: nix::unistd::getpid().as_raw(),
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-        }
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        Self::said(nix::unistd::getpid().as_raw(), uid.as_raw(), gid.as_raw())
+    }
+
+    /// As the kernel says them: 0 is no process id.
+    pub(crate) fn said(pid: i32, uid: u32, gid: u32) -> Self {
+        Self { pid: (pid != 0).then_some(pid), uid, gid }
     }
 }
 
-/// Who is at the other end of a connection: a process of this host, or an address.
+/// Who is at the other end of a connection: a process of this host, or an address of a network.
+///
+/// A process has [credentials](PeerInfo::credentials), an address has none: there is no number that stands for nobody, so
+/// a peer over TCP is never taken for some user.
+///
+/// ```
+/// # fn may_write(peer: &shmrpc_transport::peers::PeerInfo) -> bool {
+/// // Root, and nobody from a network.
+/// peer.credentials().is_some_and(|who| who.uid == 0)
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct PeerInfo {
-    credentials: PeerCredentials,
-    pidfd: Option<Arc<OwnedFd>>,
-    address: Option<SocketAddr>,
-    certificate: Option<Certificate>,
+    origin: Origin,
     party: Party,
+}
+
+#[derive(Debug, Clone)]
+enum Origin {
+    Process { credentials: PeerCredentials, pidfd: Option<Arc<OwnedFd>> },
+    Network { address: SocketAddr, certificate: Option<Certificate> },
 }
 
 /// As DER. In a log its length is enough.
@@ -54,64 +70,74 @@ impl PeerInfo {
     /// What the kernel said when the peer said hello. `pidfd` stands for that process.
     pub(crate) fn new(credentials: PeerCredentials, pidfd: Option<OwnedFd>) -> Self {
         let party = Party::new(&credentials, pidfd.as_ref());
-        Self { credentials, pidfd: pidfd.map(Arc::new), address: None, certificate: None, party }
+        Self { origin: Origin::Process { credentials, pidfd: pidfd.map(Arc::new) }, party }
     }
 
     /// Somebody at an address, of whom the kernel says no more.
     pub(crate) fn remote(address: SocketAddr, certificate: Option<Arc<[u8]>>) -> Self {
-        let certificate = certificate.map(Certificate);
-        let nobody = PeerCredentials { pid: 0, uid: u32::MAX, gid: u32::MAX };
         let party = Party::at(address.ip());
-        Self { credentials: nobody, pidfd: None, address: Some(address), certificate, party }
+        Self { origin: Origin::Network { address, certificate: certificate.map(Certificate) }, party }
     }
 
-    /// Where it is, if it came over a network. Then there are no credentials: its process id is 0, its user and group
-    /// `u32::MAX`, which nobody has.
+    /// Process, user and group, as they were when it said hello. `None` if it came over a network: by TCP or TLS, from this
+    /// host too.
+    pub fn credentials(&self) -> Option<&PeerCredentials> {
+        match &self.origin {
+            Origin::Process { credentials, .. } => Some(credentials),
+            Origin::Network { .. } => None,
+        }
+    }
+
+    /// A descriptor that stands for its process and for no other (`pidfd_open(2)`): to signal it, to wait for its
+    /// end. `None` over a network, inside this process, and where the kernel gives none.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.shared_pidfd().map(|pidfd| pidfd.as_fd())
+    }
+
+    /// The same, to keep.
+    pub(crate) fn shared_pidfd(&self) -> Option<&Arc<OwnedFd>> {
+        match &self.origin {
+            Origin::Process { pidfd, .. } => pidfd.as_ref(),
+            Origin::Network { .. } => None,
+        }
+    }
+
+    /// Where it is, if it came over a network.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.address
+        match &self.origin {
+            Origin::Process { .. } => None,
+            Origin::Network { address, .. } => Some(*address),
+        }
     }
 
     /// The certificate that it has shown, which a root of ours has signed, as DER: over TLS, else `None`, and for a client
     /// that a server let in without.
     pub fn certificate(&self) -> Option<&[u8]> {
-        self.certificate.as_ref().map(|certificate| &*certificate.0)
+        match &self.origin {
+            Origin::Process { .. } => None,
+            Origin::Network { certificate, .. } => certificate.as_ref().map(|certificate| &*certificate.0),
+        }
     }
 
     /// Under whose name it counts where there are limits.
+    #[doc(hidden)]
     pub fn party(&self) -> Party {
         self.party
     }
+}
 
-    /// Its ids, as they were when it said hello.
-    pub fn credentials(&self) -> &PeerCredentials {
-        &self.credentials
-    }
-
-    /// Process id, in our pid namespace; 0 if it has none there. Another process may have it later:
-    /// [`PeerInfo::pidfd`] does not change hands.
-    pub fn pid(&self) -> i32 {
-        self.credentials.pid
-    }
-
-    /// Effective user id.
-    pub fn uid(&self) -> u32 {
-        self.credentials.uid
-    }
-
-    /// Effective group id.
-    pub fn gid(&self) -> u32 {
-        self.credentials.gid
-    }
-
-    /// The same as [`PeerInfo::pidfd`], to keep.
-    pub(crate) fn shared_pidfd(&self) -> Option<&Arc<OwnedFd>> {
-        self.pidfd.as_ref()
-    }
-
-    /// A descriptor that stands for this process and for no other (`pidfd_open(2)`): to signal it, to wait for its
-    /// end. `None` where the kernel gives none.
-    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.pidfd.as_ref().map(|pidfd| pidfd.as_fd())
+/// For people: a process and its user, or an address.
+impl fmt::Display for PeerInfo {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::Process { credentials: PeerCredentials { pid: Some(pid), uid, .. }, .. } => {
+                write!(out, "process {pid} of user {uid}")
+            }
+            Origin::Process { credentials: PeerCredentials { pid: None, uid, .. }, .. } => {
+                write!(out, "a process of user {uid} in another pid namespace")
+            }
+            Origin::Network { address, .. } => address.fmt(out),
+        }
     }
 }
 
@@ -119,7 +145,8 @@ impl PeerInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Party {
     process: Process,
-    uid: u32,
+    /// `None` if it is of no user of this host that we know.
+    uid: Option<u32>,
 }
 
 /// Tells one process from another.
@@ -133,16 +160,18 @@ pub enum Process {
     OfUser(u32),
     /// On a network: all processes at an address are one.
     At(IpAddr),
+    /// The system says nothing of them: they are one.
+    Unknown,
 }
 
 impl Party {
     /// By the kernel's word, and by a descriptor of the process if there is one.
     pub(crate) fn new(by: &PeerCredentials, pidfd: Option<&OwnedFd>) -> Self {
         let process = match by.pid {
-            0 => pidfd.and_then(inode).map_or(Process::OfUser(by.uid), Process::Inode),
-            pid => Process::Id(pid),
+            None => pidfd.and_then(inode).map_or(Process::OfUser(by.uid), Process::Inode),
+            Some(pid) => Process::Id(pid),
         };
-        Self { process, uid: by.uid }
+        Self { process, uid: Some(by.uid) }
     }
 
     /// This process.
@@ -152,12 +181,12 @@ impl Party {
 
     /// Somebody of whom the system says nothing.
     pub(crate) fn unknown() -> Self {
-        Self::new(&PeerCredentials { pid: 0, uid: u32::MAX, gid: u32::MAX }, None)
+        Self { process: Process::Unknown, uid: None }
     }
 
     /// All that is at an address of a network.
     pub(crate) fn at(address: IpAddr) -> Self {
-        Self { process: Process::At(address), uid: u32::MAX }
+        Self { process: Process::At(address), uid: None }
     }
 
     /// The process.
@@ -165,8 +194,8 @@ impl Party {
         self.process
     }
 
-    /// Its user.
-    pub fn uid(&self) -> u32 {
+    /// Its user; `None` if it has none on this host that we know.
+    pub fn uid(&self) -> Option<u32> {
         self.uid
     }
 }
@@ -240,9 +269,26 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_on_a_network_is_nobody_here() {
+        let peer = PeerInfo::remote(([127, 0, 0, 1], 7000).into(), Some(Arc::from([1, 2, 3])));
+        assert_eq!(peer.credentials(), None);
+        assert!(peer.pidfd().is_none());
+        assert_eq!((peer.party().uid(), peer.to_string()), (None, "127.0.0.1:7000".to_owned()));
+        let text = format!("{peer:?}");
+        assert!(text.contains("a certificate of 3 bytes") && !text.contains("id: Some"), "{text}");
+
+        let here = PeerInfo::new(PeerCredentials::said(12, 0, 0), None);
+        assert_eq!((here.address(), here.certificate()), (None, None));
+        assert_eq!(here.to_string(), "process 12 of user 0");
+        let hidden = PeerInfo::new(PeerCredentials::said(0, 7, 7), None);
+        assert_eq!(hidden.to_string(), "a process of user 7 in another pid namespace");
+    }
+
+    #[test]
     fn processes_without_an_id_are_told_apart_if_the_kernel_can() {
-        let hidden = PeerCredentials { pid: 0, uid: 7, gid: 7 };
-        let of_user = Party { process: Process::OfUser(7), uid: 7 };
+        let hidden = PeerCredentials::said(0, 7, 7);
+        assert_eq!(hidden.pid, None);
+        let of_user = Party { process: Process::OfUser(7), uid: Some(7) };
         assert_eq!(Party::new(&hidden, None), of_user);
         // A descriptor from before Linux 6.9, as good as.
         let file = std::fs::File::open("/dev/null").unwrap();
@@ -251,7 +297,8 @@ mod tests {
         let mut child =
             std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let child_id = i32::try_from(child.id()).unwrap();
-        let [own, again, other] = [PeerCredentials::own().pid, PeerCredentials::own().pid, child_id]
+        let own_id = PeerCredentials::own().pid.unwrap();
+        let [own, again, other] = [own_id, own_id, child_id]
             .map(|pid| Party::new(&hidden, Some(&crate::sys::process::open(pid).unwrap())));
         assert_eq!(own, again);
         match own.process {

@@ -49,7 +49,7 @@ struct Taken {
     all: usize,
     // Those that have none are not in here.
     by_process: HashMap<Process, usize>,
-    by_user: HashMap<u32, usize>,
+    by_user: HashMap<Option<u32>, usize>,
 }
 
 /// One place; given back when dropped.
@@ -83,11 +83,8 @@ impl Places {
             let whom = if matches!(party.process(), Process::At(_)) { "address" } else { "process" };
             return Err(format!("{own} {what} for this {whom}, which is this server's limit for one"));
         }
-        if of_user >= self.limit.of_user() && party.uid() != PeerCredentials::own().uid {
-            let whom = match party.process() {
-                Process::At(_) => "peers of networks".to_owned(),
-                _ => format!("user {}", party.uid()),
-            };
+        if of_user >= self.limit.of_user() && party.uid() != Some(PeerCredentials::own().uid) {
+            let whom = party.uid().map_or("peers of networks".to_owned(), |uid| format!("user {uid}"));
             return Err(format!("{of_user} {what} for {whom}, which is this server's limit for all of them"));
         }
         taken.all += 1;
@@ -139,7 +136,7 @@ mod tests {
     use super::*;
 
     fn party(pid: i32, uid: u32) -> Party {
-        Party::new(&PeerCredentials { pid, uid, gid: 0 }, None)
+        Party::new(&PeerCredentials::said(pid, uid, 0), None)
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::{self, Bases, Carrier, Connection, Death, Dial, Events, Limits, Parts};
-use crate::peers::{PeerInfo, Peers};
+use crate::peers::{PeerCredentials, PeerInfo, Peers};
 use crate::shm::ledger::{Account, Route};
 use crate::shm::memory::{Memory, MemoryError, Witness};
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
@@ -111,12 +111,16 @@ impl Policy {
     }
 
     /// Whether the peer is in the trust set. It has to be, if the memory of either side, ours first, is not sealed.
-    fn trusts(&self, peer: &PeerInfo, sides: Option<[(&'static str, Memory); 2]>) -> Result<bool, MeetError> {
-        let trusted = self.trust.contains(peer.credentials());
+    fn trusts(
+        &self,
+        peer: &PeerCredentials,
+        sides: Option<[(&'static str, Memory); 2]>,
+    ) -> Result<bool, MeetError> {
+        let trusted = self.trust.contains(peer);
         let Some(sides @ [(by, _), _]) = sides else { return Ok(trusted) };
         match sides.into_iter().find(|(_, memory)| !memory.is_sealed()) {
             Some((owner, memory)) if !trusted => {
-                let (trust, uid) = (self.trust.to_string(), peer.uid());
+                let (trust, uid) = (self.trust.to_string(), peer.uid);
                 Err(MeetError::Unsealed { owner, memory, by, trust, uid })
             }
             _ => Ok(trusted),
@@ -320,10 +324,10 @@ impl Attempt<'_> {
         let own = self.say(&socket, &hello, own, until)?;
         let mut reader = FrameReader::default();
         let frame = hear(&socket, &mut reader, timeout, until)?;
-        let peer = identify(&socket, &mut reader).map_err(MeetError::Ended)?;
-        if !policy.allow.contains(peer.credentials()) {
+        let (who, peer) = identify(&socket, &mut reader).map_err(MeetError::Ended)?;
+        if !policy.allow.contains(&who) {
             let (path, allow) = (path.to_owned(), policy.allow.to_string());
-            return Err(MeetError::NotAllowed { path, uid: peer.uid(), allow }.into());
+            return Err(MeetError::NotAllowed { path, uid: who.uid, allow }.into());
         }
         let theirs = open_hello(&frame)?;
         if theirs.base_len == 0 && reader.take_descriptor().is_some() {
@@ -341,7 +345,7 @@ impl Attempt<'_> {
         let lent_max = policy.lent_max(theirs.max_message);
         let memory = shared.is_some().then_some([policy.memory, theirs.memory]);
         let sides = memory.map(|[own, theirs]| [("client", own), ("server", theirs)]);
-        let trusted = policy.trusts(&peer, sides)?;
+        let trusted = policy.trusts(&who, sides)?;
         let bases = match shared {
             None => None,
             Some((mut own, witness)) => {
@@ -424,24 +428,24 @@ fn hear(
 }
 
 /// Who sent the hello that `reader` holds, by the kernel's word.
-fn identify(socket: &Socket, reader: &mut FrameReader) -> Result<PeerInfo, String> {
+fn identify(socket: &Socket, reader: &mut FrameReader) -> Result<(PeerCredentials, PeerInfo), String> {
     socket.stop_asking_who();
     let credentials = reader.sender()?;
     let pidfd = match reader.take_pidfd() {
         Some(pidfd) => Some(pidfd),
         // Before Linux 6.5: by the id, which may have gone to another process if the peer has ended since. Then the
         // socket is what tells of its end.
-        None => match process::open(credentials.pid) {
+        None => match credentials.pid.map(process::open).transpose() {
             Err(error) if is_shortage(&error) => {
                 return Err(format!("there is no descriptor for the peer's process: {}", explain(&error)));
             }
-            opened => opened.ok(),
+            opened => opened.ok().flatten(),
         },
     };
     if pidfd.as_ref().is_some_and(process::has_ended) {
         return Err("the peer's process has ended".into());
     }
-    Ok(PeerInfo::new(credentials, pidfd))
+    Ok((credentials, PeerInfo::new(credentials, pidfd)))
 }
 
 fn watch(source: Arc<dyn Source>) -> io::Result<Token> {

@@ -36,7 +36,7 @@ impl Context {
         &self.connection
     }
 
-    /// Who calls.
+    /// Who calls: a process of this host, or an address of a network.
     pub fn peer(&self) -> &PeerInfo {
         self.connection.peer()
     }
@@ -146,7 +146,7 @@ impl TransportInfo {
         self.memory.map(|[_, peer]| peer)
     }
 
-    /// The server's process.
+    /// Who serves: a process of this host, or an address of a network.
     pub fn peer(&self) -> &PeerInfo {
         &self.peer
     }
@@ -163,10 +163,7 @@ impl fmt::Display for TransportInfo {
         if let Some([here, there]) = self.memory {
             write!(out, " ({here} here, {there} there)")?;
         }
-        match self.peer.address() {
-            Some(address) => write!(out, " to {address} at {}", self.endpoint)?,
-            None => write!(out, " to process {} at {}", self.peer.pid(), self.endpoint)?,
-        }
+        write!(out, " to {} at {}", self.peer, self.endpoint)?;
         let how = if self.reads_in_place { "read in place" } else { "copied once" };
         write!(out, ", large results {how}: {}", self.reason)?;
         match self.times_connected {

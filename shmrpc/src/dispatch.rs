@@ -261,7 +261,7 @@ const TOO_LONG: &str = "raise max_message to see why";
 pub(crate) fn fail(lane: &mut ServingLane, incoming: &mut Incoming, failure: Failure, mut text: String) {
     incoming.message.clear();
     if incoming.oneway {
-        tracing::warn!(peer = ?lane.connection().peer(), ?failure, text, "a one-way call failed");
+        tracing::warn!(peer = %lane.connection().peer(), ?failure, text, "a one-way call failed");
         return;
     }
     text.truncate(text.floor_char_boundary(TEXT_MAX));

@@ -121,7 +121,7 @@ pub use server::{BoundServer, Server, ServerBuilder, ServerHandle, serve};
 pub use shmrpc_macros::{message, service};
 pub use shmrpc_transport::connection::{Blob, BlobMut};
 pub use shmrpc_transport::message::{Number, View};
-pub use shmrpc_transport::peers::{PeerInfo, Peers};
+pub use shmrpc_transport::peers::{PeerCredentials, PeerInfo, Peers};
 pub use shmrpc_transport::rendezvous::net::HostPort;
 pub use shmrpc_transport::shm::memory::Memory;
 pub use shmrpc_transport::tls::TlsError;

@@ -470,7 +470,7 @@ impl Events for Served {
         stream: Option<LaneStream>,
     ) -> Result<(), String> {
         let refused = |reason: String| {
-            tracing::warn!(reason, peer = ?connection.peer(), "a lane was refused");
+            tracing::warn!(reason, peer = %connection.peer(), "a lane was refused");
             reason
         };
         let party = connection.peer().party();

@@ -2,7 +2,8 @@
 //! other: to a server that trusts it (it is of the same user), and to one that does not.
 //!
 //! The server lives and says nothing on its stderr, where a panic would be; the good clients lose nothing; and after
-//! each attack the server has the descriptors, threads and mappings that it had before. What differs with trust is
+//! each attack the server has the descriptors, threads and mappings that it had before. The same over Unix sockets and over
+//! TCP, where the evil process has an address of its own, with good clients on the same transport. What differs with trust is
 //! DESIGN.md 4.1: an evil peer that is trusted leaves the bytes of large messages alone while they are read in place.
 //!
 //! `cargo test` gives each attack a moment. The long form prints a line for each, and at the end one line of JSON:
@@ -19,28 +20,37 @@
 
 mod support;
 
+#[allow(dead_code, reason = "a part of it is used")]
+#[path = "sockets/peer.rs"]
+mod peer;
+
 mod evil {
     pub(crate) mod siege;
     pub(crate) mod neighbour;
     pub(crate) mod good;
     pub(crate) mod attacks;
+    mod beside;
     mod memory;
     mod rings;
     mod process;
+    mod streams;
     mod socket;
     mod descriptors;
     pub(crate) mod raw;
     pub(crate) mod target;
 }
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use evil::attacks::{ATTACKS, Evil, MAX_CONNECTIONS, MAX_MESSAGE, OF_ONE};
+use evil::attacks::{Evil, LANES_OF_ONE, MAX_CONNECTIONS, MAX_MESSAGE, OF_ONE, attacks};
 use evil::good::Crowd;
 use evil::neighbour::Burden;
 use evil::raw::Rng;
-use evil::siege::{ATTACK, BURDEN, MILLIS, Newcomers, Outcome, Siege, TRUSTED};
-use evil::target::{Here, TargetServer};
+use evil::siege::{ATTACK, BURDEN, Ground, MILLIS, Newcomers, Outcome, Siege, TRUSTED};
+use evil::target::{self, Here, TargetServer};
+use peer::{At, Way};
+use shmrpc::Endpoint;
 use shmrpc::prelude::*;
 use support::Place;
 use support::process::{ENDPOINT, say, until_orphaned};
@@ -63,10 +73,10 @@ fn child_server() {
     let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
     let trust = if variable(TRUSTED) == Some(true) { Peers::SameUser } else { Peers::Nobody };
     let server = Server::builder().service(TargetServer::new(Here)).listen(endpoint).trust(trust);
-    let server = server.max_message(MAX_MESSAGE.into()).max_lanes(512);
+    let server = server.max_message(MAX_MESSAGE.into()).max_lanes(512).max_lanes_per_client(LANES_OF_ONE);
     let server = server.max_connections(MAX_CONNECTIONS).max_connections_per_client(OF_ONE);
-    let _server = server.start().unwrap();
-    say("ready");
+    let server = server.start().unwrap();
+    say(&format!("ready {}", server.endpoints()[0]));
     until_orphaned();
 }
 
@@ -74,8 +84,14 @@ fn child_server() {
 fn child_evil() {
     let (Ok(endpoint), Ok(name)) = (std::env::var(ENDPOINT), std::env::var(ATTACK)) else { return };
     let time = Duration::from_millis(variable(MILLIS).unwrap());
+    // Where it is not, nobody goes.
+    let (way, at) = match endpoint.parse().unwrap() {
+        Endpoint::Tcp(at) => (Way::Tcp, At { unix: "".into(), tcp: ([127, 0, 0, 1], at.port).into() }),
+        _ => (Way::Uds, At { unix: endpoint.split_at(4).1.into(), tcp: ([127, 0, 0, 1], 0).into() }),
+    };
     let evil = Evil {
-        path: endpoint.strip_prefix("shm:").unwrap().into(),
+        at,
+        way,
         until: Instant::now() + time,
         trusted: variable(TRUSTED).unwrap(),
         rng: Rng(u64::from(std::process::id())),
@@ -94,17 +110,18 @@ fn child_neighbour() {
 }
 
 /// Runs every attack, or the one that the environment names.
-fn besiege(trusted: bool) {
+fn besiege(ground: Ground) {
     let seconds: Option<f64> = variable("SHMRPC_EVIL_SECONDS");
     let only: Option<String> = variable("SHMRPC_EVIL_ONLY");
     let time = seconds.map_or(MOMENT, Duration::from_secs_f64);
     let place = Place::new();
     let crowd = Crowd::new();
-    let mut siege = Siege::new(&place, &crowd, trusted, time);
+    let mut siege = Siege::new(&place, &crowd, ground, time);
     let mut outcomes: Vec<Outcome> = Vec::new();
-    crowd.around(&place.endpoint(), || {
+    let endpoint = siege.endpoint.clone();
+    crowd.around(&endpoint, || {
         siege.settle_in();
-        for (name, lanes, _) in ATTACKS {
+        for (name, lanes, _) in attacks(ground.way) {
             if only.as_deref().is_some_and(|only| only != name) {
                 continue;
             }
@@ -116,14 +133,14 @@ fn besiege(trusted: bool) {
     });
     assert_eq!(crowd.faults(), Vec::<String>::new());
     siege.end();
-    summary(trusted, &outcomes, crowd.calls());
+    summary(ground, &outcomes, crowd.calls());
 }
 
 /// One attack. If it is compared with a neighbour of so many lanes, the best of some tries.
 fn attacked(siege: &mut Siege<'_>, name: &'static str, compare: Option<usize>) -> Outcome {
     let mut tries = (0..TIMES).map(|_| {
         let outcome = siege.attack(name, compare);
-        print(siege.trusted, &outcome);
+        print(siege.ground, &outcome);
         outcome
     });
     let mut best = tries.next().unwrap();
@@ -141,14 +158,13 @@ fn ratio(outcome: &Outcome) -> Option<f64> {
     Some(outcome.p99.as_secs_f64() / outcome.p99_beside_neighbour?.as_secs_f64())
 }
 
-fn print(trusted: bool, outcome: &Outcome) {
+fn print(ground: Ground, outcome: &Outcome) {
     let Outcome { name, seconds, tally, calls, p99, newcomers, resident, .. } = outcome;
     let Newcomers { served, longest } = newcomers;
     println!(
-        "{name:18} {} {seconds:6.2} s: {:7} rounds, {:6} joined, {:6} ended, {:8} answered; good: {calls:8} calls, \
+        "{name:21} {ground} {seconds:6.2} s: {:7} rounds, {:6} joined, {:6} ended, {:8} answered; good: {calls:8} calls, \
          p99 {p99:9.1?} ({} beside a neighbour); newcomers: {served:4} served, {longest:7.1?} at most; \
          server: {resident} KiB",
-        if trusted { "trusted  " } else { "untrusted" },
         tally.rounds,
         tally.joined,
         tally.ended,
@@ -157,12 +173,12 @@ fn print(trusted: bool, outcome: &Outcome) {
     );
 }
 
-fn summary(trusted: bool, outcomes: &[Outcome], calls: u64) {
+fn summary(ground: Ground, outcomes: &[Outcome], calls: u64) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let seconds: f64 = outcomes.iter().map(|outcome| outcome.seconds).sum();
     let worst = outcomes.iter().filter_map(ratio).fold(0.0, f64::max);
     println!(
-        "{{\"evil_seconds\": {seconds:.1}, \"trusted\": {trusted}, \"attacks\": {}, \"good_calls\": {calls}, \
+        "{{\"evil_seconds\": {seconds:.1}, \"ground\": \"{ground}\", \"attacks\": {}, \"good_calls\": {calls}, \
          \"lost_or_wrong\": 0, \"server_panics\": 0, \"left_behind\": 0, \"cores\": {cores}, \
          \"worst_p99_ratio\": {worst:.2}}}",
         outcomes.len(),
@@ -171,10 +187,28 @@ fn summary(trusted: bool, outcomes: &[Outcome], calls: u64) {
     assert!(slow.is_empty(), "more than {SLOWER} times as long: {slow:?}");
 }
 
+/// One siege at a time: all of them measure.
+static TURN: Mutex<()> = Mutex::new(());
+
 #[test]
 fn an_evil_peer_hurts_nobody_else() {
-    // One after the other: both measure.
+    let _turn = TURN.lock();
     for trusted in [true, false] {
-        besiege(trusted);
+        besiege(Ground { way: None, trusted });
     }
+}
+
+#[test]
+fn an_evil_peer_over_unix_sockets_hurts_nobody_else() {
+    let _turn = TURN.lock();
+    for trusted in [true, false] {
+        besiege(Ground { way: Some(Way::Uds), trusted });
+    }
+}
+
+/// There nobody is trusted.
+#[test]
+fn an_evil_peer_over_tcp_hurts_nobody_else() {
+    let _turn = TURN.lock();
+    besiege(Ground { way: Some(Way::Tcp), trusted: false });
 }

@@ -27,8 +27,8 @@ use support::{BOUND, Place, until};
 pub trait Who {
     /// The server's process.
     fn pid(&self) -> i32;
-    /// The caller's process.
-    fn caller(&self, ctx: &Context) -> i32;
+    /// The caller's process, if it has a number here.
+    fn caller(&self, ctx: &Context) -> Option<i32>;
     /// Never returns.
     fn wait(&self);
 }
@@ -41,9 +41,9 @@ impl Who for Here {
     fn pid(&self) -> i32 {
         getpid().as_raw()
     }
-    fn caller(&self, ctx: &Context) -> i32 {
+    fn caller(&self, ctx: &Context) -> Option<i32> {
         self.0.lock().unwrap().push(ctx.peer().clone());
-        ctx.peer().pid()
+        pid_of(ctx.peer())
     }
     fn wait(&self) {
         say("waiting");
@@ -115,12 +115,12 @@ fn serve_one_number_twice(endpoint: &str) {
     until_told();
     until("nobody is left", || server.connections() == 0);
     let outside = here.0.lock().unwrap().pop().unwrap();
-    assert_eq!((outside.pid(), has_ended(&outside)), (0, false), "it has a pidfd all the same");
+    assert_eq!((pid_of(&outside), has_ended(&outside)), (None, false), "it has a pidfd all the same");
 
     let (heard, tell) = pipe().unwrap();
     let client = forked(|| {
         let client = connect(endpoint);
-        assert_eq!(client.caller(), Ok(own_pid()));
+        assert_eq!(client.caller(), Ok(Some(own_pid())));
         forked(until_orphaned);
         write(&tell, b"!").unwrap();
         until_orphaned();
@@ -141,7 +141,7 @@ fn serve_one_number_twice(endpoint: &str) {
     until("the death is seen", || server.connections() == 0);
     kill(again, None).unwrap();
     let peer = here.0.lock().unwrap().pop().unwrap();
-    assert_eq!((peer.pid(), has_ended(&peer)), (again.as_raw(), true));
+    assert_eq!((pid_of(&peer), has_ended(&peer)), (Some(again.as_raw()), true));
 
     // The same number once more, now as a client.
     kill(again, Signal::SIGKILL).unwrap();
@@ -150,7 +150,7 @@ fn serve_one_number_twice(endpoint: &str) {
         fs::write(LAST_PID, (client.as_raw() - 1).to_string()).unwrap();
         let again = forked(|| {
             let client = connect(endpoint);
-            assert_eq!(client.caller(), Ok(own_pid()));
+            assert_eq!(client.caller(), Ok(Some(own_pid())));
             write(&tell, b"!").unwrap();
             until_orphaned();
         });
@@ -158,9 +158,13 @@ fn serve_one_number_twice(endpoint: &str) {
         again == client
     });
     let second = here.0.lock().unwrap().pop().unwrap();
-    assert_eq!(second.pid(), peer.pid());
+    assert_eq!(pid_of(&second), pid_of(&peer));
     assert!(has_ended(&peer) && !has_ended(&second));
     say("well");
+}
+
+fn pid_of(peer: &PeerInfo) -> Option<i32> {
+    peer.credentials().unwrap().pid
 }
 
 fn has_ended(peer: &PeerInfo) -> bool {
@@ -195,8 +199,8 @@ fn clients_of_a_forked_worker_are_served_by_it() {
     assert_ne!(worker, i32::try_from(process.child.id()).unwrap());
     let transport = client.transport();
     let peer = transport.peer();
-    assert_eq!((peer.pid(), has_ended(peer)), (worker, false));
-    assert_eq!(client.caller(), Ok(own_pid()));
+    assert_eq!((pid_of(peer), has_ended(peer)), (Some(worker), false));
+    assert_eq!(client.caller(), Ok(Some(own_pid())));
     let taken = builder(place.endpoint()).start().unwrap_err().to_string();
     assert!(taken.contains("a server already listens at"), "{taken}");
 
@@ -251,8 +255,8 @@ fn a_number_that_is_used_again_is_another_process() {
     // From here the server has number 1 in there, and a number here; we have one here only.
     let client = connect(place.endpoint());
     assert_eq!(client.pid(), Ok(1));
-    assert_ne!(client.transport().peer().pid(), 1);
-    assert_eq!(client.caller(), Ok(0), "we have no number in there");
+    assert_ne!(pid_of(client.transport().peer()), Some(1));
+    assert_eq!(client.caller(), Ok(None), "we have no number in there");
     drop(client);
     process.child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
     process.says("well");

@@ -42,10 +42,11 @@ impl Who for Here {
     }
     fn caller(&self, ctx: &Context) -> (i32, u32, u32, i32) {
         let peer = ctx.peer();
+        let who = peer.credentials().unwrap();
         let fdinfo = format!("/proc/self/fdinfo/{}", peer.pidfd().unwrap().as_raw_fd());
         let fdinfo = std::fs::read_to_string(fdinfo).unwrap();
         let pid = fdinfo.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap();
-        (peer.pid(), peer.uid(), peer.gid(), pid.trim().parse().unwrap())
+        (who.pid.unwrap(), who.uid, who.gid, pid.trim().parse().unwrap())
     }
     fn bytes(&self, length: u32) -> Vec<u8> {
         static CALLS: AtomicU8 = AtomicU8::new(7);

@@ -163,7 +163,8 @@ fn a_server_answers(server: &str, servers: Memory, ours: Memory) {
     assert_eq!((transport.memory(), transport.peer_memory()), (Some(ours), Some(servers)));
     assert!(transport.to_string().contains(&format!("({ours} here, {servers} there)")), "{transport}");
     assert_eq!(client.pid(), Ok(process.child.id()));
-    assert_eq!(client.transport().peer().pid().to_string(), process.child.id().to_string());
+    let server = transport.peer().credentials().unwrap();
+    assert_eq!(server.pid, i32::try_from(process.child.id()).ok());
     assert_eq!(client.blob(100_000).unwrap(), blob(100_000));
     // Further segments, both ways.
     assert_eq!(client.blob(5 << 20).unwrap(), blob(5 << 20));

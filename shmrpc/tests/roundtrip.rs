@@ -157,7 +157,10 @@ impl Echo for Mirror {
     }
     fn nothing(&self) {}
     fn context(&self, ctx: &Context) -> (i32, u64) {
-        (ctx.peer().pid(), ctx.timeout().map_or(0, |timeout| timeout.as_millis() as u64))
+        (
+            ctx.peer().credentials().unwrap().pid.unwrap(),
+            ctx.timeout().map_or(0, |timeout| timeout.as_millis() as u64),
+        )
     }
 }
 

@@ -313,12 +313,11 @@ impl Arriving {
         socket: &Socket,
         reader: &mut FrameReader,
     ) -> Result<(Agreed, Box<dyn Events>), MeetError> {
-        let peer = identify(socket, reader).map_err(MeetError::Refused)?;
-        if !self.policy.allow.contains(peer.credentials()) {
+        let (who, peer) = identify(socket, reader).map_err(MeetError::Refused)?;
+        if !self.policy.allow.contains(&who) {
+            let (uid, allow) = (who.uid, &self.policy.allow);
             return Err(MeetError::Unwelcome(format!(
-                "user {} may not talk to this server, only {}",
-                peer.uid(),
-                self.policy.allow
+                "user {uid} may not talk to this server, only {allow}"
             )));
         }
         let theirs = open_hello(frame)?;
@@ -329,7 +328,7 @@ impl Arriving {
         };
         let memory = share.is_some().then_some([self.policy.memory, theirs.memory]);
         let sides = memory.map(|[own, theirs]| [("server", own), ("client", theirs)]);
-        let trusted = self.policy.trusts(&peer, sides)?;
+        let trusted = self.policy.trusts(&who, sides)?;
         let (carrier, reason) = match (theirs.carrier, self.policy.carrier, lacking) {
             (Carrier::Streams, ..) => (Carrier::Streams, String::new()),
             (Carrier::Rings, Carrier::Streams, _) => {

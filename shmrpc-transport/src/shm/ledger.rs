@@ -158,7 +158,9 @@ impl Account {
     pub(crate) fn may_connect(&self, cap: u64) -> Result<(), Full> {
         let accounts = Ledger::get().accounts();
         let dead = accounts.iter().filter(|other| {
-            other.route == self.route && other.peer.uid() == self.peer.uid() && other.has_ended()
+            other.route == self.route
+                && other.peer.party().uid() == self.peer.party().uid()
+                && other.has_ended()
         });
         let [held, bases] = dead.map(|other| other.asked()).fold(self.asked(), add);
         match (held > cap, bases > BASES) {
@@ -170,9 +172,10 @@ impl Account {
 
     /// Whether the process may have one piece more. Dead ones of its user count with it; of another user than ours, all.
     fn has_room(&self) -> Result<(), Full> {
-        let foreign = self.peer.uid() != PeerCredentials::own().uid;
+        let foreign = self.peer.party().uid() != Some(PeerCredentials::own().uid);
         let counts = |other: &&Arc<Self>| {
-            let kin = || other.peer.uid() == self.peer.uid() && (foreign || other.has_ended());
+            let kin =
+                || other.peer.party().uid() == self.peer.party().uid() && (foreign || other.has_ended());
             other.route == self.route && (core::ptr::eq(&***other, self) || kin())
         };
         let accounts = Ledger::get().accounts();
@@ -306,7 +309,7 @@ mod tests {
 
     fn account(name: &str, pidfd: bool) -> Arc<Account> {
         let own = PeerCredentials::own();
-        let peer = PeerInfo::new(own, pidfd.then(|| process::open(own.pid).unwrap()));
+        let peer = PeerInfo::new(own, pidfd.then(|| process::open(own.pid.unwrap()).unwrap()));
         Account::of(&peer, &Route { path: name.into(), listening: true })
     }
 
@@ -380,7 +383,7 @@ mod tests {
         assert_eq!(lend().unwrap_err(), full);
         assert_eq!(account.may_connect(MIB), Err(full));
         // Another process has its own.
-        let other = PeerInfo::new(PeerCredentials { pid: 1, ..PeerCredentials::own() }, None);
+        let other = PeerInfo::new(PeerCredentials { pid: Some(1), ..PeerCredentials::own() }, None);
         let another = Account::of(&other, &account.route);
         drop(another.lend(1, MIB, None).unwrap());
         lent.pop();

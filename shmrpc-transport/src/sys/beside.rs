@@ -71,11 +71,11 @@ pub(crate) fn receive<const ROOM: usize>(
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
                 if let ([pid, uid, gid], _) = data.as_chunks() {
-                    each(Part::Credentials(PeerCredentials {
-                        pid: i32::from_ne_bytes(*pid),
-                        uid: u32::from_ne_bytes(*uid),
-                        gid: u32::from_ne_bytes(*gid),
-                    }));
+                    each(Part::Credentials(PeerCredentials::said(
+                        i32::from_ne_bytes(*pid),
+                        u32::from_ne_bytes(*uid),
+                        u32::from_ne_bytes(*gid),
+                    )));
                 }
             }
             _ => {

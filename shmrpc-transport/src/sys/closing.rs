@@ -76,9 +76,10 @@ impl Work {
 
 /// Under whose name it counts: all processes of another user are one, since a process may have children.
 fn whose(party: Party) -> Process {
-    match party.uid() == PeerCredentials::own().uid {
-        true => party.process(),
-        false => Process::OfUser(party.uid()),
+    match party.uid() {
+        None => Process::Unknown,
+        Some(uid) if uid == PeerCredentials::own().uid => party.process(),
+        Some(uid) => Process::OfUser(uid),
     }
 }
 
@@ -248,7 +249,7 @@ pub(crate) fn other_end(socket: &impl AsFd) -> Option<Party> {
     if by.uid == u32::MAX {
         return None;
     }
-    Some(Party::new(&PeerCredentials { pid: by.pid, uid: by.uid, gid: by.gid }, None))
+    Some(Party::new(&PeerCredentials::said(by.pid, by.uid, by.gid), None))
 }
 
 #[cfg(test)]
@@ -333,7 +334,7 @@ mod tests {
     /// Nor does he make us keep more than so many of his.
     #[test]
     fn one_peer_does_not_keep_all_threads_busy() {
-        let evil = Party::new(&PeerCredentials { pid: 1, ..PeerCredentials::own() }, None);
+        let evil = Party::new(&PeerCredentials { pid: Some(1), ..PeerCredentials::own() }, None);
         assert_eq!(too_many(|| evil), None);
         let far: Vec<_> = (0..=MOST)
             .map(|_| {
@@ -369,7 +370,7 @@ mod tests {
 
     #[test]
     fn all_processes_of_another_user_are_one() {
-        let of = |pid, uid| whose(Party::new(&PeerCredentials { pid, uid, gid: 0 }, None));
+        let of = |pid, uid| whose(Party::new(&PeerCredentials::said(pid, uid, 0), None));
         let own = PeerCredentials::own().uid;
         assert_eq!([of(1, own), of(2, own)], [Process::Id(1), Process::Id(2)]);
         assert_eq!([of(1, own + 1), of(2, own + 1)], [Process::OfUser(own + 1); 2]);

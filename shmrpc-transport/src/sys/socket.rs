@@ -350,8 +350,8 @@ impl AsFd for Socket {
 
 /// Who we are to others: the user whose rights we have.
 fn own_credentials() -> UnixCredentials {
-    let PeerCredentials { pid, uid, gid } = PeerCredentials::own();
-    UnixCredentials::from(libc::ucred { pid, uid, gid })
+    let PeerCredentials { uid, gid, .. } = PeerCredentials::own();
+    UnixCredentials::from(libc::ucred { pid: nix::unistd::getpid().as_raw(), uid, gid })
 }
 
 #[cfg(test)]

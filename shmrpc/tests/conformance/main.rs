@@ -62,6 +62,7 @@ macro_rules! features {
             errors::disconnected_is_unknown_in_the_handler_and_not_run_later
             forks::forked_clients_are_their_parents
             meeting::the_transport_is_what_was_asked_for
+            meeting::whoever_calls_is_a_process_of_this_host_or_an_address
             meeting::what_differs_is_refused_by_name
             meeting::one_connection_too_many_is_refused_with_a_reason
             meeting::a_name_that_nobody_serves_is_named

@@ -1,7 +1,7 @@
 //! Who connects, and who is told why not.
 
 use shmrpc::prelude::*;
-use shmrpc::{ServeError, Transport};
+use shmrpc::{PeerCredentials, ServeError, Transport};
 
 use crate::ground::{At, Ground, How};
 use crate::service::{PlayClient, WorkClient, newer, other, pattern};
@@ -14,6 +14,27 @@ pub(crate) fn the_transport_is_what_was_asked_for(ground: Ground) {
     assert_eq!(transport.transport(), ground.transport, "{transport}");
     assert_eq!(transport.memory().is_some(), ground.shares, "{transport}");
     assert_eq!(transport.endpoint(), started.at());
+}
+
+pub(crate) fn whoever_calls_is_a_process_of_this_host_or_an_address(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    let own = PeerCredentials::own();
+    let own = (own.pid, own.uid, own.gid);
+    // Where the server is, if that is an address.
+    let at = matches!(ground.at, At::Port(_)).then(|| started.at().split_once(':').unwrap().1.to_owned());
+    let transport = client.transport();
+    let server = transport.peer();
+    let credentials = server.credentials().map(|who| (who.pid, who.uid, who.gid));
+    assert_eq!(credentials, at.is_none().then_some(own), "{server}");
+    assert_eq!(server.address().map(|address| address.to_string()), at);
+
+    let (credentials, name) = client.caller().unwrap();
+    assert_eq!(credentials, at.is_none().then_some(own), "{name}");
+    match at {
+        None => assert_eq!(name, format!("process {} of user {}", own.0.unwrap(), own.1)),
+        Some(at) => assert_eq!(name.rsplit_once(':').unwrap().0, at.rsplit_once(':').unwrap().0),
+    }
 }
 
 pub(crate) fn what_differs_is_refused_by_name(ground: Ground) {

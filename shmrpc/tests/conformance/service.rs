@@ -73,6 +73,8 @@ pub(crate) trait Work {
     fn wait(&self) -> u32;
     #[oneway]
     fn linger(&self, bytes: &[u8]);
+    /// Process, user and group of the caller, and what it is called in a log.
+    fn caller(&self, ctx: &Context) -> (Option<(Option<i32>, u32, u32)>, String);
     fn panic(&self, text: &str);
     #[oneway]
     fn panic_alone(&self);
@@ -198,6 +200,10 @@ impl Work for Arc<Worker> {
     }
     fn linger(&self, _: &[u8]) {
         self.pass();
+    }
+    fn caller(&self, ctx: &Context) -> (Option<(Option<i32>, u32, u32)>, String) {
+        let credentials = ctx.peer().credentials().map(|who| (who.pid, who.uid, who.gid));
+        (credentials, ctx.peer().to_string())
     }
     fn panic(&self, text: &str) {
         self.count();

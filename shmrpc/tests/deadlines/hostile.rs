@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,20 +26,55 @@ const NOWHERE: usize = 0;
 pub(crate) type Attack = fn(&Door);
 
 /// The socket that clients come to.
-pub(crate) struct Door {
-    listener: UnixListener,
-    path: PathBuf,
+pub(crate) enum Door {
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener),
 }
 
 impl Door {
     pub(crate) fn at(endpoint: &str) -> Self {
-        let path = PathBuf::from(endpoint.strip_prefix("shm:").unwrap());
-        let listener = UnixListener::bind(&path).unwrap();
-        Self { listener, path }
+        let (scheme, at) = endpoint.split_once(':').unwrap();
+        if scheme == "tcp" {
+            let listener = TcpListener::bind(at).unwrap();
+            // Else the kernel may take 32 MiB for us.
+            setsockopt(&listener, sockopt::RcvBuf, &65_536).unwrap();
+            return Self::Tcp(listener);
+        }
+        Self::Unix(UnixListener::bind(at).unwrap(), at.into())
     }
 
+    pub(crate) fn endpoint(&self) -> String {
+        match self {
+            Self::Unix(_, path) => format!("shm:{}", path.display()),
+            Self::Tcp(listener) => format!("tcp:{}", listener.local_addr().unwrap()),
+        }
+    }
+
+    /// Who comes next. A TCP socket reads and writes as a Unix one does.
     pub(crate) fn accept(&self) -> UnixStream {
-        self.listener.accept().unwrap().0
+        match self {
+            Self::Unix(listener, _) => listener.accept().unwrap().0,
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().unwrap();
+                stream.set_nodelay(true).unwrap();
+                OwnedFd::from(stream).into()
+            }
+        }
+    }
+
+    /// From now on nobody more finds room in the backlog, as long as what this returns is there.
+    pub(crate) fn fill(&self) -> OwnedFd {
+        let backlog = Backlog::new(0).unwrap();
+        match self {
+            Self::Unix(listener, path) => {
+                listen(listener, backlog).unwrap();
+                UnixStream::connect(path).unwrap().into()
+            }
+            Self::Tcp(listener) => {
+                listen(listener, backlog).unwrap();
+                TcpStream::connect(listener.local_addr().unwrap()).unwrap().into()
+            }
+        }
     }
 
     /// Lets a client in, as a server does.
@@ -98,10 +133,8 @@ fn request(guest: &Peer, position: u32) {
 
 /// Its backlog is full and stays so.
 pub(crate) fn full_backlog(door: &Door) {
-    listen(&door.listener, Backlog::new(0).unwrap()).unwrap();
-    let first = UnixStream::connect(&door.path);
+    let _first = door.fill();
     say("ready");
-    drop(first);
     for_ever()
 }
 

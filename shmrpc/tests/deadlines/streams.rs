@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, raise};
 use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::slot::{HEADER, Header, Kind};
 
@@ -12,18 +13,64 @@ use super::hostile::{Door, answer};
 use crate::raw::{frame, receive, send};
 use crate::support::process::say;
 
-/// Lets a client in, and does `evil` to each lane that it opens.
-fn lanes(door: &Door, evil: fn(UnixStream)) {
+/// Lets a client in.
+fn guest(door: &Door) -> UnixStream {
     say("ready");
     let socket = door.accept();
     receive(&socket).unwrap();
     let mut hello = answer();
     (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
+    if let Door::Tcp(_) = door {
+        (hello.token, hello.max_message) = ([7; 16], 64 << 20);
+    }
     send(&socket, &frame(Header::new(Kind::Hello), &hello.to_bytes()), &[]).unwrap();
-    while let Ok((_, _, fd)) = receive(&socket) {
-        let stream = UnixStream::from(fd.unwrap());
+    socket
+}
+
+/// Lets a client in, and does `evil` to each lane that it opens: over TCP by a connection of its own.
+fn lanes(door: &Door, evil: fn(UnixStream)) {
+    let socket = guest(door);
+    loop {
+        let stream = match door {
+            Door::Tcp(_) => {
+                let stream = door.accept();
+                receive(&stream).unwrap();
+                stream
+            }
+            Door::Unix(..) => {
+                let Ok((_, _, fd)) = receive(&socket) else { return };
+                UnixStream::from(fd.unwrap())
+            }
+        };
         thread::spawn(move || evil(stream));
     }
+}
+
+/// Lets a client in, and then nobody: the lane's connection stays on its way.
+pub(crate) fn full_backlog(door: &Door) {
+    let socket = guest(door);
+    let first = door.fill();
+    say("full");
+    for_ever((socket, first))
+}
+
+/// Says all the time that it lives, on the connection's own socket, and freezes in a call.
+pub(crate) fn signs_of_life(door: &Door) {
+    let socket = guest(door);
+    thread::spawn(move || ping(&socket));
+    let lane = door.accept();
+    receive(&lane).unwrap();
+    serve(&lane);
+    for_ever(lane)
+}
+
+/// Freezes in the middle of a call.
+pub(crate) fn frozen(door: &Door) {
+    lanes(door, |stream| {
+        serve(&stream);
+        request(&stream);
+        raise(Signal::SIGSTOP).unwrap();
+    });
 }
 
 fn serve(mut stream: &UnixStream) {

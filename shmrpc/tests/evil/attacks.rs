@@ -1,21 +1,24 @@
 //! What an evil process can do, by name, and what it tells of it.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::raw::{self, Peer, Rng};
-use super::{descriptors, memory, process, rings, socket};
+use super::{beside, descriptors, memory, process, rings, socket, streams};
+use crate::peer::{At, WAYS, Way};
 
 /// Bytes of a message that the server takes.
 pub(crate) const MAX_MESSAGE: u32 = 4 << 20;
-/// Connections that the server takes.
-pub(crate) const MAX_CONNECTIONS: usize = 48;
+/// Connections that the server takes: half of them from networks, so that one address leaves room for others.
+pub(crate) const MAX_CONNECTIONS: usize = 96;
 /// Connections that it takes from one process.
 pub(crate) const OF_ONE: usize = 24;
 
+/// Lanes that it serves of one process, or one address.
+pub(crate) const LANES_OF_ONE: usize = 128;
+
 type Attack = fn(&mut Evil);
 
-/// Every attack: its name, how many lanes it keeps busy at once, and what it does.
+/// Every attack on rings: its name, how many lanes it keeps busy at once, and what it does.
 pub(crate) const ATTACKS: [(&str, usize, Attack); 30] = [
     ("random_writes", 4, memory::random_writes),
     ("segment_writes", 2, memory::segment_writes),
@@ -49,6 +52,38 @@ pub(crate) const ATTACKS: [(&str, usize, Attack); 30] = [
     ("sealed_for_good", 1, descriptors::sealed_for_good),
 ];
 
+/// The same over streams, and over which of them.
+pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 19] = [
+    ("stream_garbage", 1, &WAYS, streams::stream_garbage),
+    ("half_frames", 8, &WAYS, streams::half_frames),
+    ("long_frames", 8, &WAYS, streams::long_frames),
+    ("stream_pings", 8, &WAYS, streams::stream_pings),
+    ("stream_oneways", 8, &WAYS, streams::stream_oneways),
+    ("deaf_lanes", 8, &WAYS, streams::deaf_lanes),
+    ("stream_connections", 0, &WAYS, streams::stream_connections),
+    ("stream_arrivals", 0, &WAYS, streams::stream_arrivals),
+    ("stream_hellos", 0, &WAYS, streams::stream_hellos),
+    ("stream_lanes", 8, &WAYS, streams::stream_lanes),
+    ("stolen_tokens", 1, &[Way::Tcp], streams::stolen_tokens),
+    ("stream_deaths", 2, &WAYS, streams::stream_deaths),
+    ("stream_freeze", 8, &WAYS, streams::stream_freeze),
+    ("stream_freeze_and_die", 8, &WAYS, streams::stream_freeze),
+    ("stream_fork_and_hold", 8, &[Way::Uds], process::stream_fork_and_hold),
+    ("unasked_descriptors", 1, &[Way::Uds], beside::unasked_descriptors),
+    ("wrong_lanes", 1, &[Way::Uds], beside::wrong_lanes),
+    ("stream_blocks", 1, &[Way::Uds], beside::stream_blocks),
+    ("stream_wrong_memory", 1, &[Way::Uds], beside::stream_wrong_memory),
+];
+
+/// The attacks on whoever comes over these streams, or over rings.
+pub(crate) fn attacks(way: Option<Way>) -> Vec<(&'static str, usize, Attack)> {
+    let on_rings = ATTACKS.into_iter().filter(|_| way.is_none());
+    let over_streams = STREAM_ATTACKS.into_iter().filter_map(|(name, lanes, ways, attack)| {
+        ways.iter().any(|one| Some(*one) == way).then_some((name, lanes, attack))
+    });
+    on_rings.chain(over_streams).collect()
+}
+
 /// What an attack came to.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Tally {
@@ -64,7 +99,10 @@ pub(crate) struct Tally {
 
 /// The evil process.
 pub(crate) struct Evil {
-    pub(crate) path: PathBuf,
+    /// Where the server is; over TCP our own address is not that of the good clients.
+    pub(crate) at: At,
+    /// Over what, where streams are attacked.
+    pub(crate) way: Way,
     pub(crate) until: Instant,
     /// Whether the server reads our large messages in place: then their bytes are left alone while it does.
     pub(crate) trusted: bool,
@@ -75,7 +113,8 @@ pub(crate) struct Evil {
 impl Evil {
     /// Runs the attack of this name.
     pub(crate) fn run(mut self, name: &str) -> Tally {
-        let (.., attack) = ATTACKS.iter().find(|(known, ..)| *known == name).unwrap();
+        let all = [None, Some(Way::Uds), Some(Way::Tcp)].into_iter().flat_map(attacks);
+        let (.., attack) = all.into_iter().find(|(known, ..)| *known == name).unwrap();
         attack(&mut self);
         self.tally
     }
@@ -90,7 +129,7 @@ impl Evil {
     }
 
     pub(crate) fn join_taking(&mut self, lanes: u32, max_message: u64) -> Option<Peer> {
-        let joined = Peer::join(&self.path, max_message)
+        let joined = Peer::join(&self.at.unix, max_message)
             .and_then(|peer| (0..lanes).try_for_each(|lane| peer.open(lane).map(drop)).map(|()| peer));
         match joined {
             Ok(peer) => {

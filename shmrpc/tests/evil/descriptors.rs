@@ -29,7 +29,7 @@ pub(crate) fn descriptor_flood(evil: &mut Evil) {
             evil.call(peer, 0, false);
         }
         // The same beside a hello.
-        if let Ok(socket) = dial(&evil.path) {
+        if let Ok(socket) = dial(&evil.at.unix) {
             let memory = Memory::new(BASE);
             let _ = send(&socket, &hello(1 << 20), &[&[memory.fd.as_raw_fd()], &fds[1..]].concat());
             let _ = receive(&socket);
@@ -48,7 +48,7 @@ fn sealed(length: usize, flags: MFdFlags, seals: SealFlag) -> Option<OwnedFd> {
 }
 
 /// Descriptors that are no memory of `length` bytes as the protocol asks for.
-fn wrong(length: usize) -> Vec<(String, OwnedFd)> {
+pub(crate) fn wrong(length: usize) -> Vec<(String, OwnedFd)> {
     let mut all: Vec<(String, OwnedFd)> = Vec::new();
     let mut add = |name: &str, fd: Option<OwnedFd>| all.extend(fd.map(|fd| (name.to_owned(), fd)));
     let opened =
@@ -92,7 +92,7 @@ fn wrong(length: usize) -> Vec<(String, OwnedFd)> {
 pub(crate) fn wrong_descriptors(evil: &mut Evil) {
     while evil.goes_on() || evil.tally.rounds == 0 {
         for (name, fd) in wrong(BASE) {
-            let socket = dial(&evil.path).unwrap();
+            let socket = dial(&evil.at.unix).unwrap();
             send(&socket, &hello(1 << 20), &[fd.as_raw_fd()]).unwrap();
             let answer = receive(&socket);
             let refused = matches!(&answer, Ok((header, ..)) if header.kind == Kind::Failure);

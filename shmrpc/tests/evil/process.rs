@@ -12,7 +12,9 @@ use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdout, fork};
 
 use super::attacks::Evil;
 use super::raw::{ARENA, Peer, requeue};
+use super::streams::is_served;
 use super::target::{self, archive};
+use crate::peer::Way;
 use crate::support::process::say;
 
 /// Runs `part` in a forked child, which ends with what it returns.
@@ -29,7 +31,7 @@ fn forked(part: impl FnOnce() -> i32) -> Pid {
 }
 
 /// A fresh seed each round: a forked child's progress is lost.
-fn rounds(evil: &mut Evil, part: impl Fn(&mut Evil) -> i32) {
+pub(crate) fn rounds(evil: &mut Evil, part: impl Fn(&mut Evil) -> i32) {
     while evil.goes_on() || evil.tally.rounds == 0 {
         evil.rng.next();
         match waitpid(forked(|| part(evil)), None).unwrap() {
@@ -112,6 +114,21 @@ pub(crate) fn fork_and_hold(evil: &mut Evil) {
         }
         evil.tally.rounds += 1;
     }
+    leave_an_heir();
+}
+
+/// The same over Unix sockets. Over TCP nobody can know that it is another process that has the connection now.
+pub(crate) fn stream_fork_and_hold(evil: &mut Evil) {
+    let held = evil.crowd(2);
+    while evil.goes_on() || evil.tally.rounds == 0 {
+        let lanes = held.iter().flat_map(|(_, lanes)| lanes);
+        evil.tally.answered += lanes.filter(|lane| is_served(lane, Way::Uds)).count() as u64;
+        evil.tally.rounds += 1;
+    }
+    leave_an_heir();
+}
+
+fn leave_an_heir() {
     let heir = forked(|| {
         let nowhere = std::fs::File::options().write(true).open("/dev/null").unwrap();
         dup2_stdout(&nowhere).unwrap();

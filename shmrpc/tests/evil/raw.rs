@@ -31,7 +31,7 @@ pub(crate) const BASE: usize = 1_601_536;
 /// Where messages lie that a trusting server reads in place: from here to the end of the base segment.
 pub(crate) const QUIET: usize = ARENA + (512 << 10);
 /// How long anybody waits for an answer that may never come.
-const PATIENCE: Duration = Duration::from_millis(40);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(40);
 
 pub(crate) const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK
     .union(SealFlag::F_SEAL_GROW)

@@ -10,6 +10,7 @@ use super::attacks::Tally;
 use super::good::{CLIENTS, Crowd};
 use super::neighbour::Burden;
 use super::target::TargetClient;
+use crate::peer::Way;
 use crate::support::process::Process;
 use crate::support::{BOUND, Place, until};
 
@@ -17,10 +18,6 @@ pub(crate) const ATTACK: &str = "SHMRPC_EVIL_ATTACK";
 pub(crate) const MILLIS: &str = "SHMRPC_EVIL_MILLIS";
 pub(crate) const TRUSTED: &str = "SHMRPC_EVIL_TRUSTED";
 pub(crate) const BURDEN: &str = "SHMRPC_EVIL_BURDEN";
-
-/// Descriptors that the server may keep for pieces of its memory that somebody may still have. It asks less and less often,
-/// so the last one may go late.
-const WITNESSES: usize = 8;
 
 /// What a process has. The kernel counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,11 +65,57 @@ pub(crate) struct Newcomers {
     pub(crate) longest: Duration,
 }
 
+/// Over what everybody comes, and whether the server trusts them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ground {
+    /// Over which streams; `None` is shared memory.
+    pub(crate) way: Option<Way>,
+    pub(crate) trusted: bool,
+}
+
+impl std::fmt::Display for Ground {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let way = self.way.map_or("shm", |way| if way == Way::Uds { "uds" } else { "tcp" });
+        write!(out, "{way} {:9}", if self.trusted { "trusted" } else { "untrusted" })
+    }
+}
+
+impl Ground {
+    /// Where a server listens that begins here.
+    fn endpoint(self, place: &Place) -> String {
+        match self.way {
+            None => place.endpoint(),
+            Some(Way::Uds) => format!("uds:{}", place.socket().display()),
+            Some(Way::Tcp) => "tcp:127.0.0.1:0".into(),
+        }
+    }
+
+    /// Descriptors that the server may keep for pieces of its memory that somebody may still have. It asks less and less
+    /// often, so the last one may go late. Over TCP nobody has any.
+    fn witnesses(self) -> usize {
+        if self.way == Some(Way::Tcp) { 0 } else { 8 }
+    }
+
+    /// What a server has more for each client with one lane: descriptors, threads, mappings of shared memory.
+    fn of_a_client(self) -> [usize; 3] {
+        match self.way {
+            // A base segment each way and a thread; its socket, its process, and who will know when it has let go of our
+            // memory.
+            None => [3, 1, 2],
+            // The same and its lane.
+            Some(Way::Uds) => [4, 1, 2],
+            Some(Way::Tcp) => [2, 1, 0],
+        }
+    }
+}
+
 /// A real server process, its stderr in a file.
 pub(crate) struct Siege<'a> {
     place: &'a Place,
     server: Process,
-    pub(crate) trusted: bool,
+    /// Where it is.
+    pub(crate) endpoint: String,
+    pub(crate) ground: Ground,
     time: Duration,
     crowd: &'a Crowd,
     alone: Holdings,
@@ -81,14 +124,14 @@ pub(crate) struct Siege<'a> {
 }
 
 impl<'a> Siege<'a> {
-    pub(crate) fn new(place: &'a Place, crowd: &'a Crowd, trusted: bool, time: Duration) -> Self {
+    pub(crate) fn new(place: &'a Place, crowd: &'a Crowd, ground: Ground, time: Duration) -> Self {
         let stderr = fs::File::create(place.path().join("stderr")).unwrap();
-        let mut server = Process::start_with("child_server", &place.endpoint(), |command| {
-            command.env(TRUSTED, trusted.to_string()).stderr(Stdio::from(stderr))
+        let mut server = Process::start_with("child_server", &ground.endpoint(place), |command| {
+            command.env(TRUSTED, ground.trusted.to_string()).stderr(Stdio::from(stderr))
         });
-        server.says("ready");
+        let endpoint = server.tells("ready ").split_off("ready ".len());
         let alone = Holdings::of(&server);
-        Self { place, server, trusted, time, crowd, alone, before: None, resident_before: 0 }
+        Self { place, server, endpoint, ground, time, crowd, alone, before: None, resident_before: 0 }
     }
 
     fn holdings(&self) -> Holdings {
@@ -103,7 +146,7 @@ impl<'a> Siege<'a> {
 
     /// One more client that comes, calls and goes. Whether it was served.
     fn newcomer(&self) -> Result<(), String> {
-        let client = TargetClient::builder().timeout(BOUND).reconnect(false).connect(self.place.endpoint());
+        let client = TargetClient::builder().timeout(BOUND).reconnect(false).connect(&self.endpoint);
         let client = client.map_err(|error| error.to_string())?;
         let answer = client.add(40, 2).map_err(|error| error.to_string())?;
         if answer == 42 { Ok(()) } else { Err(format!("40 and 2 are {answer}")) }
@@ -112,22 +155,18 @@ impl<'a> Siege<'a> {
     /// Remembers what the server has when the good clients alone are there.
     pub(crate) fn settle_in(&mut self) {
         self.newcomer().unwrap();
-        // A base segment each way and a thread for each good client; its socket, its process, and who will know when it has
-        // let go of our memory.
-        let clients = CLIENTS as usize;
-        let settled = Holdings {
-            descriptors: self.alone.descriptors + 3 * clients,
-            threads: self.alone.threads + clients,
-            shared: 2 * clients,
-        };
+        let [descriptors, threads, shared] = self.ground.of_a_client().map(|each| each * CLIENTS as usize);
+        let Holdings { descriptors: few, threads: some, .. } = self.alone;
+        let settled = Holdings { descriptors: few + descriptors, threads: some + threads, shared };
         until("the newcomer is gone", || self.holdings() == settled);
         self.before = Some(self.holdings());
         self.resident_before = self.resident();
     }
 
     fn evil(&self, part: &str, variables: &[(&str, String)]) -> Process {
-        Process::start_with(part, &self.place.endpoint(), |command| {
-            command.env(MILLIS, self.time.as_millis().to_string()).env(TRUSTED, self.trusted.to_string());
+        Process::start_with(part, &self.endpoint, |command| {
+            command.env(MILLIS, self.time.as_millis().to_string());
+            command.env(TRUSTED, self.ground.trusted.to_string());
             command.envs(variables.iter().map(|(name, value)| (name, value)))
         })
     }
@@ -203,7 +242,7 @@ impl<'a> Siege<'a> {
         until(&format!("{name}: the evil process is forgotten"), || {
             let now = self.holdings();
             (now.threads, now.shared) == (before.threads, before.shared)
-                && now.descriptors <= before.descriptors + WITNESSES
+                && now.descriptors <= before.descriptors + self.ground.witnesses()
         });
     }
 

@@ -29,7 +29,7 @@ pub(crate) fn connection_flood(evil: &mut Evil) {
 /// Connects and says nothing, more often than the server lets wait.
 pub(crate) fn arrival_flood(evil: &mut Evil) {
     while evil.goes_on() || evil.tally.rounds == 0 {
-        let silent: Vec<UnixStream> = (0..300).filter_map(|_| dial(&evil.path).ok()).collect();
+        let silent: Vec<UnixStream> = (0..300).filter_map(|_| dial(&evil.at.unix).ok()).collect();
         // The last one is refused, and hears so at once.
         let refused = receive(silent.last().unwrap()).is_ok_and(|(header, ..)| header.kind == Kind::Failure);
         assert!(refused, "{} may all wait", silent.len());
@@ -65,7 +65,7 @@ pub(crate) fn stalled_hellos(evil: &mut Evil) {
     };
     while evil.goes_on() || evil.tally.rounds == 0 {
         let held: Vec<_> =
-            (0..24).filter_map(|turn| Some((turn % 8, stall(&evil.path, turn % 8).ok()?))).collect();
+            (0..24).filter_map(|turn| Some((turn % 8, stall(&evil.at.unix, turn % 8).ok()?))).collect();
         evil.tally.rounds += 1;
         evil.tally.joined += held.len() as u64;
         let end = evil.until.min(Instant::now() + HELLO_TIMEOUT);
@@ -85,7 +85,7 @@ pub(crate) fn stalled_hellos(evil: &mut Evil) {
 /// Hellos that are nearly right.
 pub(crate) fn bad_hellos(evil: &mut Evil) {
     while evil.goes_on() || evil.tally.rounds < 50 {
-        let Ok(socket) = dial(&evil.path) else { continue };
+        let Ok(socket) = dial(&evil.at.unix) else { continue };
         let memory = Memory::new(BASE);
         let mut bytes = hello(u64::from(evil.rng.odd()) << evil.rng.below(33));
         match evil.rng.below(8) {

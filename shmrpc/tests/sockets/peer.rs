@@ -1,6 +1,6 @@
 //! A peer over sockets that says what it likes: hellos, lanes and frames, cut anywhere.
 
-use std::io::{IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -47,30 +47,41 @@ impl At {
 
     /// Connects, and says nothing. A TCP socket reads and writes as a Unix one does.
     pub(crate) fn dial(&self, way: Way) -> UnixStream {
+        self.try_dial(way).unwrap()
+    }
+
+    pub(crate) fn try_dial(&self, way: Way) -> io::Result<UnixStream> {
         let stream = match way {
-            Way::Uds => UnixStream::connect(&self.unix).unwrap(),
+            Way::Uds => UnixStream::connect(&self.unix)?,
             Way::Tcp => {
                 let SocketAddr::V4(to) = self.tcp else { panic!("{:?}", self.tcp) };
                 let flags = SockFlag::SOCK_CLOEXEC;
-                let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-                bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(EVIL, 0))).unwrap();
-                connect(fd.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
-                setsockopt(&fd, sockopt::TcpNoDelay, &true).unwrap();
+                let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+                bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(EVIL, 0)))?;
+                connect(fd.as_raw_fd(), &SockaddrIn::from(to))?;
+                setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
                 UnixStream::from(fd)
             }
         };
-        stream.set_read_timeout(Some(BOUND)).unwrap();
-        stream.set_write_timeout(Some(BOUND)).unwrap();
-        stream
+        stream.set_read_timeout(Some(BOUND))?;
+        stream.set_write_timeout(Some(BOUND))?;
+        Ok(stream)
     }
 
     /// Says hello as a good client does, and is let in.
     pub(crate) fn join(&self, way: Way) -> Peer {
-        let main = self.dial(way);
+        self.try_join(way).unwrap()
+    }
+
+    /// The same, or why it is not let in.
+    pub(crate) fn try_join(&self, way: Way) -> Result<Peer, String> {
+        let main = self.try_dial(way).map_err(|error| error.to_string())?;
         send(&main, way, &hello(), &[]);
-        let (header, payload) = receive(&main).expect("a hello");
-        assert_eq!(header.kind, Kind::Hello, "{}", String::from_utf8_lossy(&payload));
-        Peer { at: self.clone(), way, main, token: Hello::from_bytes(&payload).unwrap().token }
+        let (header, payload) = receive(&main).ok_or("no hello")?;
+        if header.kind != Kind::Hello {
+            return Err(String::from_utf8_lossy(&payload).into_owned());
+        }
+        Ok(Peer { at: self.clone(), way, main, token: Hello::from_bytes(&payload).unwrap().token })
     }
 }
 
@@ -85,35 +96,47 @@ pub(crate) struct Peer {
 impl Peer {
     /// Asks for a lane. The answer comes on it.
     pub(crate) fn ask(&self, number: u32) -> UnixStream {
+        self.try_ask(number).unwrap()
+    }
+
+    fn try_ask(&self, number: u32) -> io::Result<UnixStream> {
         match self.way {
             Way::Tcp => {
-                let lane = self.at.dial(Way::Tcp);
+                let lane = self.at.try_dial(Way::Tcp)?;
                 send(&lane, Way::Tcp, &lane_hello(self.token, number), &[]);
-                lane
+                Ok(lane)
             }
-            Way::Uds => {
-                let (ours, theirs) = UnixStream::pair().unwrap();
-                ours.set_read_timeout(Some(BOUND)).unwrap();
-                ours.set_write_timeout(Some(BOUND)).unwrap();
-                let open = Header { block: number, ..Header::new(Kind::LaneOpen) };
-                send(&self.main, Way::Uds, &frame(open, &[]), &[theirs.as_raw_fd()]);
-                ours
-            }
+            Way::Uds => uds_lane(&self.main, number),
         }
     }
 
     /// A lane that is served.
     pub(crate) fn lane(&self, number: u32) -> UnixStream {
-        let lane = self.ask(number);
-        let (header, payload) = receive(&lane).expect("an answer");
-        assert_eq!(header.kind, Kind::LaneOpen, "{}", String::from_utf8_lossy(&payload));
-        lane
+        self.try_lane(number).unwrap()
+    }
+
+    /// The same, or why it is not.
+    pub(crate) fn try_lane(&self, number: u32) -> Result<UnixStream, String> {
+        let lane = self.try_ask(number).map_err(|error| error.to_string())?;
+        let (header, payload) = receive(&lane).ok_or("no answer")?;
+        let text = String::from_utf8_lossy(&payload);
+        if header.kind == Kind::LaneOpen { Ok(lane) } else { Err(text.into_owned()) }
     }
 
     /// Waits until the server has ended the connection.
     pub(crate) fn is_ended(&self) {
         drop((&self.main).read_to_end(&mut Vec::new()));
     }
+}
+
+/// Asks for a lane of the connection whose Unix socket this is.
+pub(crate) fn uds_lane(main: &UnixStream, number: u32) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_read_timeout(Some(BOUND))?;
+    ours.set_write_timeout(Some(BOUND))?;
+    let open = Header { block: number, ..Header::new(Kind::LaneOpen) };
+    send(main, Way::Uds, &frame(open, &[]), &[theirs.as_raw_fd()]);
+    Ok(ours)
 }
 
 /// A frame, with the length of its payload.

@@ -93,6 +93,26 @@ fn both_sides_know_each_other_by_their_certificates() {
 }
 
 #[test]
+fn clients_of_one_server_are_told_apart_on_every_lane() {
+    let authority = Authority::new();
+    let (_server, endpoint, keeper) = serve(authority.tls("127.0.0.1"));
+    let names = [authority.sign("alice"), authority.sign("bob")];
+    let clients = names.each_ref().map(|own| client(&endpoint, own.with(authority.roots())).unwrap());
+    std::thread::scope(|scope| {
+        for work in &clients {
+            scope.spawn(|| work.wait());
+            keeper.entered();
+        }
+        // The first lane of each is taken, so this is another.
+        for (work, own) in clients.iter().zip(&names) {
+            assert_eq!(work.who(), Ok(Some(own.der.clone())));
+            assert!(work.transport().peer().credentials().is_none());
+        }
+        (0..clients.len()).for_each(|_| keeper.release());
+    });
+}
+
+#[test]
 fn whom_the_roots_have_not_signed_for_is_no_peer() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (server, endpoint, _keeper) = serve(authority.tls("127.0.0.1"));

@@ -304,6 +304,66 @@ fn a_client_without_descriptors_says_so_and_goes_on() {
     in_child("child_client_without_descriptors");
 }
 
+/// With too few descriptors for memory there is none, and with fewer there is no connection. Counts both.
+fn fallbacks(connect: impl Fn(u32) -> Result<ShortClient, String>) -> [u32; 2] {
+    let mut counts = [0; 2];
+    for more in 0.. {
+        match connect(more) {
+            Err(error) => {
+                assert!(error.contains("ulimit -n"), "with {more}: {error}");
+                assert_eq!(counts[1], 0, "with {more}: {error}");
+                counts[0] += 1;
+            }
+            Ok(client) if client.transport().transport() == Transport::Uds => {
+                let reason = why_streams(&client);
+                assert!(reason.contains("can share none") && reason.contains("ulimit -n"), "{reason}");
+                assert_eq!(client.sum(&large()), Ok(LARGE.into()));
+                counts[1] += 1;
+            }
+            Ok(_) => break,
+        }
+    }
+    counts
+}
+
+#[test]
+fn child_client_with_few_descriptors() {
+    let Some(endpoint) = child_place() else { return };
+    let builder = ShortClient::builder().timeout(BOUND).reconnect(false);
+    // The watcher is there from now on.
+    let first = builder.connect(&endpoint).unwrap();
+    assert_ne!(first.pid(), Ok(std::process::id()));
+    let open = descriptors();
+    let counts = fallbacks(|more| {
+        until("nothing is left of others", || descriptors() == open);
+        let _limited = Limited::descriptors(usize::try_from(more).unwrap());
+        builder.connect(&endpoint).map_err(|error| error.to_string())
+    });
+    assert!(counts.iter().all(|count| (1..8).contains(count)), "{counts:?}");
+    say("well");
+}
+
+#[test]
+fn a_client_with_too_few_descriptors_for_memory_does_without() {
+    in_child("child_client_with_few_descriptors");
+}
+
+#[test]
+fn a_server_with_too_few_descriptors_for_memory_does_without() {
+    let place = Place::new();
+    let _process = start_server(&place);
+    let first = connect(&place);
+    let open = first.open().unwrap();
+    let counts = fallbacks(|more| {
+        until("nothing is left of others", || first.open().as_ref() == Ok(&open));
+        first.leave_descriptors(more).unwrap();
+        let connected = try_to_connect(&place);
+        first.restore().unwrap();
+        connected
+    });
+    assert!(counts.iter().all(|count| (1..10).contains(count)), "{counts:?}");
+}
+
 #[test]
 fn child_that_listens_without_descriptors() {
     let Some(endpoint) = child_place() else { return };

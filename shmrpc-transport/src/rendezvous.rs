@@ -246,7 +246,7 @@ pub struct Met {
     pub connection: Arc<Connection>,
     /// What the server's application said in its hello.
     pub application: Vec<u8>,
-    /// Why lanes are not made of what was asked for; else empty.
+    /// Why no memory is shared, or lanes are not made of what was asked for; else empty.
     pub reason: String,
 }
 
@@ -263,7 +263,7 @@ pub fn connect(
 ) -> Result<Met, MeetError> {
     let mut until = Until::after(timeout);
     let attempt = Attempt { path, policy, application, timeout };
-    let unwanted = policy.carrier == Carrier::Rings && !policy.shares_memory();
+    let unwanted = !policy.shares_memory();
     let (parts, theirs, reason) = match attempt.meet(policy.shares_memory(), &mut until) {
         Ok((parts, theirs)) => (parts, theirs, unwanted.then(|| "this client was told to share none".into())),
         Err(Miss::Other(error)) => return Err(error),
@@ -273,7 +273,7 @@ pub fn connect(
                 Miss::Other(error) => error,
                 Miss::NoMemory(error) => error.into(),
             })?;
-            (parts, theirs, Some(error.to_string()))
+            (parts, theirs, Some(format!("this client can share none: {error}")))
         }
     };
     let reason = reason.unwrap_or(theirs.reason);

@@ -126,8 +126,7 @@ fn describe(
         Carrier::Rings => {
             (Transport::Shm, "the endpoint asks for it and the server shares memory".to_owned())
         }
-        Carrier::Streams if why_not.is_empty() => (Transport::Uds, "the endpoint asks for it".to_owned()),
-        Carrier::Streams => (Transport::Uds, format!("shared memory cannot be had: {why_not}")),
+        Carrier::Streams => (Transport::Uds, why_streams(endpoint, limits.memory.is_some(), why_not)),
     };
     for error in failed {
         reason.push_str("; before that: ");
@@ -141,6 +140,17 @@ fn describe(
         memory: limits.memory,
         peer: connection.peer().clone(),
         times_connected: 1,
+    }
+}
+
+/// Why a client of a Unix socket has no rings.
+fn why_streams(endpoint: &Endpoint, shares_memory: bool, why_not: &str) -> String {
+    let asked = matches!(endpoint, Endpoint::UdsName(_) | Endpoint::UdsPath(_) | Endpoint::UdsAbstract(_));
+    match (asked, shares_memory) {
+        (true, _) if why_not.is_empty() => "the endpoint asks for it".to_owned(),
+        (true, _) => format!("the endpoint asks for it, and no memory is shared: {why_not}"),
+        (false, true) => format!("memory is shared, and there are no rings in it: {why_not}"),
+        (false, false) => format!("shared memory cannot be had: {why_not}"),
     }
 }
 

@@ -73,11 +73,6 @@ const ATTACKS: [(&str, Attack, Wait); 24] = [
     ("stream_that_is_slow", streams::slow_reader, sending_half),
 ];
 
-<<<<<<< HEAD
-/// Descriptors whose closing takes long.
-const LINGERING: (&str, Attack, Wait) =
-    ("lingering_descriptor", hostile::lingering_descriptor, being_refused);
-=======
 /// The same over TCP, where nobody is trusted and all waiting is the kernel's.
 const TCP_ATTACKS: [(&str, Attack, Wait); 14] = [
     ("tcp_with_a_full_backlog", hostile::full_backlog, connecting),
@@ -96,9 +91,9 @@ const TCP_ATTACKS: [(&str, Attack, Wait); 14] = [
     ("tcp_that_is_slow", streams::slow_reader, sending_half_of_much),
 ];
 
-/// ARCHITECTURE.md, "Known gaps".
-const GAP: (&str, Attack, Wait) = ("lingering_descriptor", hostile::lingering_descriptor, being_refused);
->>>>>>> bf20d9d25de537794c6721aec5fb5782a1ca7247
+/// Descriptors whose closing takes long.
+const LINGERING: (&str, Attack, Wait) =
+    ("lingering_descriptor", hostile::lingering_descriptor, being_refused);
 
 /// A hostile server, and where to connect to.
 struct Scene {
@@ -311,16 +306,11 @@ fn child_server() {
         until_orphaned();
         std::process::exit(0);
     });
-<<<<<<< HEAD
-    let (_, attack, _) = ATTACKS.iter().chain([&LINGERING]).find(|(known, ..)| *known == name).unwrap();
-    attack(&Door::at(&endpoint));
-=======
     let door = Door::at(&endpoint);
     say(&format!("at {}", door.endpoint()));
-    let all = ATTACKS.iter().chain(&TCP_ATTACKS).chain([&GAP]);
+    let all = ATTACKS.iter().chain(&TCP_ATTACKS).chain([&LINGERING]);
     let (_, attack, _) = all.into_iter().find(|(known, ..)| *known == name).unwrap();
     attack(&door);
->>>>>>> bf20d9d25de537794c6721aec5fb5782a1ca7247
 }
 
 #[test]

@@ -15,7 +15,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::geteuid;
 use shmrpc::Transport;
 use shmrpc::prelude::*;
@@ -64,10 +66,16 @@ enum Lack {
     Pidfd,
     /// `/proc`.
     Proc,
+    /// `memfd_create`: no memory can be shared.
+    Memfd,
+    /// `F_ADD_SEALS`: the same.
+    Seals,
 }
 
 const LACK: &str = "SHMRPC_TEST_LACK";
 const MEMORY: &str = "SHMRPC_TEST_MEMORY";
+/// linux/fcntl.h.
+const F_ADD_SEALS: u32 = 1024 + 9;
 /// asm-generic/socket.h.
 const SO_PASSPIDFD: u8 = 76;
 
@@ -83,6 +91,8 @@ impl Lack {
                 let option = [(1, sol_socket), (2, SO_PASSPIDFD.into())];
                 filter(libc::SYS_setsockopt, &option, Errno::ENOPROTOOPT)
             }
+            Self::Memfd => filter(libc::SYS_memfd_create, &[], Errno::EPERM),
+            Self::Seals => filter(libc::SYS_fcntl, &[(1, F_ADD_SEALS)], Errno::EINVAL),
             // SAFETY: between fork and exec there are only system calls.
             Self::Proc => return unsafe { command.pre_exec(hide_proc) },
         };
@@ -115,6 +125,21 @@ impl Lack {
                 assert_eq!((result, Errno::last()), (-1, Errno::ENOPROTOOPT));
             }
             Self::Proc => assert!(!Path::new("/proc/self").exists()),
+            Self::Memfd => assert_eq!(memfd_create(c"lack", MFdFlags::empty()).err(), Some(Errno::EPERM)),
+            Self::Seals => {
+                let file = memfd_create(c"lack", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+                let sealed = fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW));
+                assert_eq!(sealed, Err(Errno::EINVAL));
+            }
+        }
+    }
+
+    /// What it keeps from being done, and what the system says then.
+    fn refusal(self) -> Option<[&'static str; 2]> {
+        match self {
+            Self::Memfd => Some(["cannot create ", " bytes of memfd memory: Operation not permitted"]),
+            Self::Seals => Some(["cannot seal ", " bytes of memfd memory: Invalid argument"]),
+            _ => None,
         }
     }
 
@@ -183,11 +208,8 @@ fn start(part: &str, place: &Place, lack: Lack, memory: Memory) -> Process {
 fn told() -> Option<(String, Memory)> {
     let endpoint = std::env::var(ENDPOINT).ok()?;
     let lack = std::env::var(LACK).unwrap();
-    for known in [Lack::Nothing, Lack::Waitv, Lack::Pidfd, Lack::Proc] {
-        if format!("{known:?}") == lack {
-            known.expect();
-        }
-    }
+    let all = [Lack::Nothing, Lack::Waitv, Lack::Pidfd, Lack::Proc, Lack::Memfd, Lack::Seals];
+    all.into_iter().find(|known| format!("{known:?}") == lack).unwrap().expect();
     let posix = std::env::var(MEMORY).unwrap() == Memory::PosixShm.to_string();
     Some((endpoint, if posix { Memory::PosixShm } else { Memory::Memfd }))
 }
@@ -328,6 +350,68 @@ fn all_works_without_scm_pidfd() {
 #[test]
 fn all_works_without_proc() {
     all_works_without(Lack::Proc);
+}
+
+/// Where no memory can be had, calls go over the socket, and whoever asks is told which side lacks what.
+fn goes_over_the_socket(endpoint: &str, side: &str, lack: Lack) {
+    let over_socket = endpoint.replace("shm:", "uds:");
+    for (endpoint, asked) in [
+        (endpoint, "shared memory cannot be had: "),
+        (&over_socket, "the endpoint asks for it, and no memory is shared: "),
+    ] {
+        let client = PlainClient::builder().timeout(BOUND).connect(endpoint).unwrap();
+        let transport = client.transport();
+        assert_eq!((transport.transport(), transport.memory()), (Transport::Uds, None), "{transport}");
+        let [what, said] = lack.refusal().unwrap();
+        let (start, reason) = (format!("{asked}{side} can share none: {what}"), transport.reason());
+        assert!(reason.starts_with(&start) && reason.contains(said), "{start}, {said}: {transport}");
+        talk(&client);
+    }
+}
+
+#[test]
+fn child_client_without_memory() {
+    let Some((endpoint, _)) = told() else { return };
+    let lack = std::env::var(LACK).unwrap();
+    let lack = if lack == format!("{:?}", Lack::Memfd) { Lack::Memfd } else { Lack::Seals };
+    goes_over_the_socket(&endpoint, "this client", lack);
+    say("well");
+}
+
+fn falls_back_without(lack: Lack) {
+    let place = Place::new();
+    let mut server = start("child_server", &place, lack, Memory::Memfd);
+    server.says("serving");
+    goes_over_the_socket(&place.endpoint(), "the server", lack);
+    // Both lack it: what the client knows of itself is said.
+    let mut client = start("child_client_without_memory", &place, lack, Memory::Memfd);
+    client.says("well");
+    assert!(client.ends().success());
+    drop(server.child.stdin.take());
+    server.says("well");
+    assert!(server.ends().success());
+
+    let place = Place::new();
+    let server = serve(&place.endpoint(), Memory::Memfd);
+    let mut client = start("child_client_without_memory", &place, lack, Memory::Memfd);
+    client.says("well");
+    assert!(client.ends().success());
+    // Others share memory with it, and so does a process that makes it another way.
+    talk(&connect(&place.endpoint(), Memory::Memfd));
+    let mut client = start("child_client", &place, lack, Memory::PosixShm);
+    client.says("well");
+    assert!(client.ends().success());
+    drop(server);
+}
+
+#[test]
+fn without_memfd_create_calls_go_over_the_socket() {
+    falls_back_without(Lack::Memfd);
+}
+
+#[test]
+fn without_seals_calls_go_over_the_socket() {
+    falls_back_without(Lack::Seals);
 }
 
 fn descriptors() -> BTreeSet<i32> {

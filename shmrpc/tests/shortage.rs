@@ -37,6 +37,8 @@ pub trait Short {
     fn leave_descriptors(&self, more: u32);
     /// From now on the server may map so many more bytes.
     fn leave_memory(&self, more: u64);
+    /// From now on no file of the server may have more bytes.
+    fn leave_files_of(&self, bytes: u64);
     /// From now on it may start no thread.
     fn leave_no_thread(&self);
     /// The shortage is over.
@@ -80,6 +82,9 @@ impl Short for Here {
     fn leave_memory(&self, more: u64) {
         self.restore();
         *self.limited.lock().unwrap() = Some(Limited::memory(more));
+    }
+    fn leave_files_of(&self, bytes: u64) {
+        *self.limited.lock().unwrap() = Some(Limited::files_of(bytes));
     }
     fn leave_no_thread(&self) {
         *self.limited.lock().unwrap() = Some(Limited::threads());
@@ -146,6 +151,11 @@ impl Limited {
         let pages = fs::read_to_string("/proc/self/statm").unwrap();
         let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
         Self::new(Resource::RLIMIT_AS, pages * 4096 + more)
+    }
+
+    /// No file may have more bytes.
+    fn files_of(bytes: u64) -> Self {
+        Self::new(Resource::RLIMIT_FSIZE, bytes)
     }
 
     fn threads() -> Self {
@@ -292,6 +302,66 @@ fn child_client_without_descriptors() {
 #[test]
 fn a_client_without_descriptors_says_so_and_goes_on() {
     in_child("child_client_without_descriptors");
+}
+
+/// With too few descriptors for memory there is none, and with fewer there is no connection. Counts both.
+fn fallbacks(connect: impl Fn(u32) -> Result<ShortClient, String>) -> [u32; 2] {
+    let mut counts = [0; 2];
+    for more in 0.. {
+        match connect(more) {
+            Err(error) => {
+                assert!(error.contains("ulimit -n"), "with {more}: {error}");
+                assert_eq!(counts[1], 0, "with {more}: {error}");
+                counts[0] += 1;
+            }
+            Ok(client) if client.transport().transport() == Transport::Uds => {
+                let reason = why_streams(&client);
+                assert!(reason.contains("can share none") && reason.contains("ulimit -n"), "{reason}");
+                assert_eq!(client.sum(&large()), Ok(LARGE.into()));
+                counts[1] += 1;
+            }
+            Ok(_) => break,
+        }
+    }
+    counts
+}
+
+#[test]
+fn child_client_with_few_descriptors() {
+    let Some(endpoint) = child_place() else { return };
+    let builder = ShortClient::builder().timeout(BOUND).reconnect(false);
+    // The watcher is there from now on.
+    let first = builder.connect(&endpoint).unwrap();
+    assert_ne!(first.pid(), Ok(std::process::id()));
+    let open = descriptors();
+    let counts = fallbacks(|more| {
+        until("nothing is left of others", || descriptors() == open);
+        let _limited = Limited::descriptors(usize::try_from(more).unwrap());
+        builder.connect(&endpoint).map_err(|error| error.to_string())
+    });
+    assert!(counts.iter().all(|count| (1..8).contains(count)), "{counts:?}");
+    say("well");
+}
+
+#[test]
+fn a_client_with_too_few_descriptors_for_memory_does_without() {
+    in_child("child_client_with_few_descriptors");
+}
+
+#[test]
+fn a_server_with_too_few_descriptors_for_memory_does_without() {
+    let place = Place::new();
+    let _process = start_server(&place);
+    let first = connect(&place);
+    let open = first.open().unwrap();
+    let counts = fallbacks(|more| {
+        until("nothing is left of others", || first.open().as_ref() == Ok(&open));
+        first.leave_descriptors(more).unwrap();
+        let connected = try_to_connect(&place);
+        first.restore().unwrap();
+        connected
+    });
+    assert!(counts.iter().all(|count| (1..10).contains(count)), "{counts:?}");
 }
 
 #[test]
@@ -470,6 +540,71 @@ fn a_server_without_memory_loses_no_more_than_a_call_or_a_connection() {
     first.prepare(LARGE).unwrap();
     assert_eq!(first.take().unwrap(), large());
     assert_eq!(connect(&place).sum(&large()), Ok(LARGE.into()));
+}
+
+// The size of files (SIGXFSZ).
+
+/// Below what a base segment has, and above what it has room for.
+const SMALL_FILES: u64 = 1 << 20;
+const FILES: &str = "a file of this process may have 1048576; raise the limit (ulimit -f";
+
+#[test]
+fn child_client_with_small_files() {
+    let Some(endpoint) = child_place() else { return };
+    let over_socket = endpoint.replace("shm:", "uds:");
+    let bytes = large();
+    for memory in [Memory::Memfd, Memory::PosixShm] {
+        let builder = ShortClient::builder().memory(memory).timeout(BOUND).reconnect(false);
+        let client = builder.connect(&endpoint).unwrap();
+        let streams = builder.connect(&over_socket).unwrap();
+        assert_eq!(client.pid(), streams.pid());
+        let open = descriptors();
+        let limited = Limited::files_of(SMALL_FILES);
+        let text = not_encoded(client.sum(&bytes));
+        assert!(text.contains(FILES), "{text}");
+        assert_eq!(client.sum(&[1; 100_000]), Ok(100_000));
+        // What finds no memory goes over the socket.
+        assert_eq!(streams.sum(&bytes), Ok(LARGE.into()));
+        let reason = why_streams(&builder.connect(&endpoint).unwrap());
+        assert!(reason.contains(FILES), "{reason}");
+        assert_eq!(builder.connect(&over_socket).unwrap().sum(&bytes), Ok(LARGE.into()));
+        drop(limited);
+        until("nothing is left", || descriptors() == open);
+        // What is asked for beyond the need does not fail a call.
+        let limited = Limited::files_of(u64::from(LARGE) + (1 << 19));
+        assert_eq!(client.sum(&bytes), Ok(LARGE.into()));
+        drop(limited);
+        assert_eq!(builder.connect(&endpoint).unwrap().transport().transport(), Transport::Shm);
+    }
+    say("well");
+}
+
+#[test]
+fn a_client_whose_files_are_limited_says_so_and_goes_on() {
+    in_child("child_client_with_small_files");
+}
+
+#[test]
+fn a_server_whose_files_are_limited_loses_no_more_than_a_call() {
+    let place = Place::new();
+    let _process = start_server(&place);
+    let first = connect(&place);
+    let pid = first.pid();
+    first.prepare(LARGE).unwrap();
+    first.leave_files_of(SMALL_FILES).unwrap();
+    let text = lost(first.take());
+    assert!(text.contains(FILES), "{text}");
+    let second = connect(&place);
+    let reason = why_streams(&second);
+    assert!(reason.contains(FILES), "{reason}");
+    assert_eq!((first.sum(&large()), second.sum(&large())), (Ok(LARGE.into()), Ok(LARGE.into())));
+    second.prepare(LARGE).unwrap();
+    assert_eq!(second.take().unwrap(), large());
+    first.restore().unwrap();
+    first.prepare(LARGE).unwrap();
+    assert_eq!(first.take().unwrap(), large());
+    assert_eq!(first.pid(), pid);
+    assert_eq!(connect(&place).transport().transport(), Transport::Shm);
 }
 
 // Threads (EAGAIN).

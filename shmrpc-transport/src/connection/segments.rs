@@ -11,7 +11,7 @@ use crate::message::EncodeError;
 use crate::shm::arena::Arena;
 use crate::shm::segment::{ARENA_OFFSET, BASE_LEN, Handout, Segment};
 use crate::slot::{Header, Kind};
-use crate::sys::shortage::{explain, is_shortage};
+use crate::sys::shortage::{explain, is_shortage, largest_file};
 use crate::sys::socket::Frame;
 use crate::sys::watcher::Watcher;
 
@@ -173,7 +173,7 @@ impl Connection {
         let left = shared.account.left(self.limits.lent_max).min(room);
         let last = sending.segments.values().next_back().map_or(0, |segment| segment.len() as u64);
         let wanted = bytes.checked_next_power_of_two().unwrap_or(bytes).max(last.saturating_mul(2));
-        let length = if wanted <= left { wanted } else { bytes.next_multiple_of(4096) };
+        let length = if wanted <= left.min(largest_file()) { wanted } else { bytes.next_multiple_of(4096) };
         if length > left || sending.segments.len() + sending.leaving.len() >= MAX_SEGMENTS {
             return Ok(false);
         }

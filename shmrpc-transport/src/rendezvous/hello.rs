@@ -101,7 +101,7 @@ pub struct Hello {
     pub lane: u32,
     /// What a client repeats to open a further lane where that takes a further connection; else zero.
     pub token: Token,
-    /// Why lanes are not made of what was asked for (server).
+    /// Why no memory is shared, or lanes are not made of what was asked for (server).
     pub reason: String,
     /// What the application says.
     pub application: Vec<u8>,

@@ -18,6 +18,7 @@ use crate::connection::{self, Bases, Carrier, Connection, Dial, Events, Limits, 
 use crate::peers::PeerInfo;
 use crate::places::{Limit, Place, Places};
 use crate::shm::ledger::Route;
+use crate::shm::memory::MemoryError;
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
 use crate::sys::closing::Facing;
@@ -329,13 +330,15 @@ impl Arriving {
         let memory = share.is_some().then_some([self.policy.memory, theirs.memory]);
         let sides = memory.map(|[own, theirs]| [("server", own), ("client", theirs)]);
         let trusted = self.policy.trusts(&who, sides)?;
-        let (carrier, reason) = match (theirs.carrier, self.policy.carrier, lacking) {
-            (Carrier::Streams, ..) => (Carrier::Streams, String::new()),
-            (Carrier::Rings, Carrier::Streams, _) => {
-                (Carrier::Streams, "the server listens there with `uds:`".into())
-            }
-            (Carrier::Rings, Carrier::Rings, Some(lacking)) => (Carrier::Streams, lacking),
-            (Carrier::Rings, Carrier::Rings, None) => (Carrier::Rings, String::new()),
+        let carrier = match (theirs.carrier, self.policy.carrier, &lacking) {
+            (Carrier::Rings, Carrier::Rings, None) => Carrier::Rings,
+            _ => Carrier::Streams,
+        };
+        // What is lacking comes first: only with memory there could be rings.
+        let reason = match (lacking, theirs.carrier == carrier) {
+            (Some(lacking), _) => lacking,
+            (None, true) => String::new(),
+            (None, false) => "the server listens there with `uds:`".into(),
         };
         let (application, events) = self.host.welcome(&peer, &theirs.application)?;
         let lent_max = self.policy.lent_max(theirs.max_message);
@@ -377,7 +380,7 @@ impl Arriving {
         }
         let peers = match accept_base(reader, theirs) {
             Ok(peers) => peers,
-            Err(MeetError::Memory(error)) if error.is_ours() => return Ok(Err(error.to_string())),
+            Err(MeetError::Memory(error)) if error.is_ours() => return Ok(Err(none_to_share(&error))),
             Err(error) => return Err(error),
         };
         if !self.policy.shares_memory() {
@@ -385,7 +388,7 @@ impl Arriving {
         }
         Ok(match Segment::create(BASE_LEN, self.policy.memory) {
             Ok((own, handout)) => Ok(Share { own, handout, peers }),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(none_to_share(&error)),
         })
     }
 
@@ -400,6 +403,11 @@ impl Arriving {
         }
         Next::Done
     }
+}
+
+fn none_to_share(error: &MemoryError) -> String {
+    tracing::warn!(%error, "no memory is shared with a client");
+    format!("the server can share none: {error}")
 }
 
 /// The memory of both sides.

@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use crate::sys::lease::{self, Others};
-use crate::sys::shortage::{explain, is_shortage};
+use crate::sys::shortage::{explain, is_shortage, largest_file};
 
 /// What one side of a connection keeps its messages in, for the other side to read. Each side chooses its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -87,6 +87,18 @@ pub enum MemoryError {
         /// What the system said.
         error: io::Error,
     },
+    /// The process may make no file of this size.
+    #[error(
+        "cannot make {length} bytes of {memory} memory: a file of this process may have {limit}; raise the limit (ulimit -f, LimitFSIZE=)"
+    )]
+    Limited {
+        /// Bytes asked for.
+        length: u64,
+        /// The kind of memory.
+        memory: Memory,
+        /// Bytes that it may have.
+        limit: u64,
+    },
     /// The descriptor is no sealed memory.
     #[error("the peer sent memory whose seals are {found:#x}; {REQUIRED:?} are required")]
     Seals {
@@ -117,7 +129,7 @@ impl MemoryError {
         match self {
             // A descriptor that cannot be mapped for what it is, is the peer's doing.
             Self::System { error, .. } => is_shortage(error),
-            Self::Full { .. } => true,
+            Self::Full { .. } | Self::Limited { .. } => true,
             Self::Seals { .. } | Self::Kind { .. } | Self::Size { .. } => false,
         }
     }
@@ -168,6 +180,11 @@ fn reopened(file: &File) -> io::Result<Option<File>> {
 impl Fresh {
     pub(crate) fn new(memory: Memory, length: u64) -> Result<Self, MemoryError> {
         let failed = |what, error| MemoryError::System { what, length, memory, error };
+        // Asked first: to be told by the system is to be killed.
+        let limit = largest_file();
+        if length > limit {
+            return Err(MemoryError::Limited { length, memory, limit });
+        }
         match memory {
             Memory::Memfd => {
                 let file = File::from(memfd().map_err(|errno| failed("create", errno.into()))?);

@@ -74,7 +74,7 @@ impl Segment {
     /// Makes and maps `length` bytes of `memory`.
     ///
     /// # Errors
-    /// [`MemoryError::System`] or [`MemoryError::Full`].
+    /// [`MemoryError::System`], [`MemoryError::Full`] or [`MemoryError::Limited`].
     pub fn create(length: usize, memory: Memory) -> Result<(Self, Handout), MemoryError> {
         let fresh = Fresh::new(memory, length as u64)?;
         let map = MmapOptions::new().len(length).map_raw(fresh.file());

@@ -11,6 +11,12 @@ pub fn descriptor_limit() -> usize {
     usize::try_from(soft).unwrap_or(usize::MAX)
 }
 
+/// Bytes that a file of this process may have now (`RLIMIT_FSIZE`, the soft limit). Shared memory is a file, too.
+/// Whoever makes one larger gets SIGXFSZ, which ends the process; so this is asked before.
+pub(crate) fn largest_file() -> u64 {
+    getrlimit(Resource::RLIMIT_FSIZE).map_or(u64::MAX, |(soft, _)| soft)
+}
+
 /// What the system said, and, if it has run out of something, which limit that is.
 pub fn explain(error: &io::Error) -> String {
     match errno(error).and_then(limit) {

@@ -104,6 +104,48 @@ fn whoever_shares_no_memory_has_none_of_the_others_and_is_told_why() {
     }
 }
 
+#[test]
+fn a_client_is_told_why_it_has_less_than_rings() {
+    let asked = "the endpoint asks for it";
+    for (listens, connects, servers, clients, why) in [
+        ("shm", "uds", 0, 0, asked.to_owned()),
+        ("uds", "uds", 0, 0, asked.to_owned()),
+        (
+            "uds",
+            "uds",
+            u64::MAX,
+            0,
+            format!("{asked}, and no memory is shared: the server was told to share none"),
+        ),
+        (
+            "uds",
+            "uds",
+            0,
+            u64::MAX,
+            format!("{asked}, and no memory is shared: this client was told to share none"),
+        ),
+        (
+            "uds",
+            "shm",
+            0,
+            0,
+            "memory is shared, and there are no rings in it: the server listens there with `uds:`".into(),
+        ),
+        ("uds", "shm", u64::MAX, 0, "shared memory cannot be had: the server was told to share none".into()),
+        ("uds", "shm", 0, u64::MAX, "shared memory cannot be had: this client was told to share none".into()),
+    ] {
+        let ground = Ground::new(At::Path(listens), Transport::Uds).how(How::Plain);
+        let started = ground.start_with(|builder| builder.memory_from(servers));
+        let at = started.at().replace(&format!("{listens}:"), &format!("{connects}:"));
+        let client = ground.client::<WorkClient>().memory_from(clients).connect(&at).unwrap();
+        let transport = client.transport();
+        assert_eq!(transport.transport(), Transport::Uds, "{transport}");
+        assert_eq!(transport.memory().is_some(), servers == 0 && clients == 0, "{transport}");
+        assert_eq!(transport.reason(), why, "{listens} {connects} {servers} {clients}");
+        assert_eq!(client.is_pattern(pattern(1 << 20)), Ok(true));
+    }
+}
+
 /// A name of no scheme that is ours, on either side.
 #[test]
 fn a_place_is_needed_to_meet() {

@@ -2,6 +2,7 @@
 
 use super::MeetError;
 use crate::slot::{Header, Kind};
+use crate::tls::Broken;
 
 /// Why a peer is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,5 +46,16 @@ impl From<MeetError> for Refusal {
 impl From<Refusal> for MeetError {
     fn from(Refusal { reason, is_lasting }: Refusal) -> Self {
         if is_lasting { Self::Unwelcome(reason) } else { Self::Refused(reason) }
+    }
+}
+
+/// A handshake of TLS that came to nothing.
+impl From<Broken> for MeetError {
+    fn from(broken: Broken) -> Self {
+        let reason = match &broken {
+            Broken::Plain => "this port does not speak TLS; if it is to be plain, connect with `tcp:`".into(),
+            broken => broken.to_string(),
+        };
+        Self::Tls { reason, is_lasting: broken.is_lasting() }
     }
 }

@@ -186,9 +186,8 @@ impl<T> Callers<T> {
         let mut sessions = self.sessions.lock();
         let last = mem::replace(&mut sessions.current, session);
         sessions.left.retain(|left| left.upgrade().is_some_and(|left| left.death().is_none()));
-        match last.connection.death() {
-            None => sessions.left.push(Arc::downgrade(&last.connection)),
-            Some(_) => last.connection.forget_handed(),
+        if last.connection.death().is_none() {
+            sessions.left.push(Arc::downgrade(&last.connection));
         }
         let oldest = if sessions.left.len() > LEFT { sessions.left.remove(0).upgrade() } else { None };
         drop(sessions);

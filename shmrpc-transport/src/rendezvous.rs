@@ -200,8 +200,13 @@ pub enum MeetError {
         full: String,
     },
     /// There is no TLS with the peer.
-    #[error("{0}")]
-    Tls(String),
+    #[error("{reason}")]
+    Tls {
+        /// What is wrong.
+        reason: String,
+        /// Whether time alone does not mend it: one does not believe the other, or the port is a plain one.
+        is_lasting: bool,
+    },
     /// The peer did not answer in time.
     #[error("the server did not answer within {0:?}")]
     TimedOut(Duration),
@@ -224,6 +229,7 @@ impl MeetError {
         match self {
             Self::NotAllowed { .. } | Self::Unwelcome(_) | Self::Hello(_) | Self::Unsealed { .. } => true,
             Self::Memory(error) => !error.is_ours(),
+            Self::Tls { is_lasting, .. } => *is_lasting,
             Self::Nobody { error, .. } | Self::NoHost { error, .. } => {
                 error.kind() == io::ErrorKind::PermissionDenied
             }
@@ -233,7 +239,6 @@ impl MeetError {
             | Self::TimedOut(_)
             | Self::System { .. }
             // It may be that a server ended in the middle of it.
-            | Self::Tls(_)
             | Self::Ended(_) => false,
         }
     }
@@ -414,7 +419,7 @@ fn hear(
                     "the other end does not speak shmrpc: bad frame: {bad}"
                 )));
             }
-            Err(ReadError::Severed(broken)) => return Err(MeetError::Tls(broken.to_string())),
+            Err(ReadError::Severed(broken)) => return Err(broken.into()),
             Err(error) => return Err(MeetError::Ended(error.to_string())),
         }
         match socket.wait_readable(until.left()) {

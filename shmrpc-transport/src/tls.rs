@@ -29,7 +29,7 @@ mod none;
 /// let tls = Tls::with_roots("ca.pem").identity("kv.pem", "kv.key");
 /// ```
 ///
-/// Files are read when the server starts and when the client connects, and then not again.
+/// Files are read once when the server starts, before it waits for its endpoints, and whenever the client connects.
 #[derive(Debug, Clone)]
 #[must_use]
 #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nobody reads it without the feature"))]
@@ -204,10 +204,24 @@ pub enum Broken {
     /// The first bytes are none of TLS.
     #[error("the other end speaks no TLS")]
     Plain,
-    /// The other end broke TLS, or is not whom we believe, or does not believe us.
+    /// One does not believe the other, or they have no TLS in common. Time alone does not mend that.
+    #[error("{0}")]
+    Unfit(String),
+    /// The other end broke TLS, or had no place for us.
     #[error("{0}")]
     Tls(String),
     /// The system's error.
     #[error("the socket failed: {0}")]
     System(#[from] io::Error),
+}
+
+impl Broken {
+    /// Whether time alone does not mend it: both are what they are, and said so.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Plain | Self::Unfit(_) => true,
+            // A link that is cut may have been so by a server that ended in the middle of it.
+            Self::Cut | Self::Tls(_) | Self::System(_) => false,
+        }
+    }
 }

@@ -9,7 +9,7 @@ use shmrpc_transport::callers::{NoLane, Seat, Session};
 use shmrpc_transport::connection::{Blob, BlobMut, Connection, Death, Loaned};
 use shmrpc_transport::lane::{NoReply, Outgoing, Reply};
 use shmrpc_transport::message::Message as Payload;
-use shmrpc_transport::message::{Number, View};
+use shmrpc_transport::message::{EncodeError, Number, View};
 use shmrpc_transport::slot::Kind;
 use shmrpc_transport::sys::futex::Until;
 
@@ -390,6 +390,9 @@ impl Channel {
             // The descriptors went with the attempt, so there is no other one.
             NoReply::Dead { taken: false, death: Death { reason, .. } } if A::DESCRIPTORS => {
                 Failed::Final(CallError::Disconnected { reason, outcome: Outcome::NotRun })
+            }
+            NoReply::NotEncoded(EncodeError::Descriptors(reason)) if A::DESCRIPTORS && ended => {
+                Failed::Final(CallError::Disconnected { reason: reason.into(), outcome: Outcome::NotRun })
             }
             NoReply::NotEncoded(error) if A::DESCRIPTORS => Failed::Final(error.into()),
             NoReply::NotEncoded(error) if ended => {

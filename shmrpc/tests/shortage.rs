@@ -12,13 +12,10 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Mutex;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::geteuid;
 use shmrpc::Transport;
 use shmrpc::prelude::*;
 use support::process::{ENDPOINT, Process, say, until_orphaned};
@@ -611,21 +608,7 @@ fn a_server_whose_files_are_limited_loses_no_more_than_a_call() {
 
 /// Starts a part as a user whom RLIMIT_NPROC binds. `None` if that cannot be had.
 fn as_somebody(part: &str, place: &Place) -> Option<Process> {
-    fs::set_permissions(place.path(), PermissionsExt::from_mode(0o777)).unwrap();
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", part, "--nocapture"]);
-    if geteuid().is_root() {
-        command.uid(65534).gid(65534).current_dir("/").env("TMPDIR", "/tmp");
-    }
-    match Process::spawn(command, &place.endpoint()) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            eprintln!(
-                "skipped: root has no limit on threads, and nobody else may run this program where it lies"
-            );
-            None
-        }
-        process => Some(process.unwrap()),
-    }
+    Process::start_as(65534, part, place)
 }
 
 #[test]

@@ -28,8 +28,9 @@ use support::process::{ENDPOINT, Process, say, until_orphaned};
 use support::{BOUND, Place, until};
 use target::{BLOB, Here, SUM, TargetClient, TargetServer, archive};
 
-/// Bytes of a message that the server takes.
-const MAX_MESSAGE: u64 = 1 << 20;
+/// Bytes of a message that the server takes: more than what it may have besides, so that memory which is taken before its
+/// bytes have come shows.
+const MAX_MESSAGE: u64 = 64 << 20;
 /// Connections of one process, or one address.
 const OF_ONE: usize = 16;
 /// Lanes of a connection.

@@ -13,7 +13,7 @@ use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::message::EncodeError;
 use crate::slot::{Header, Kind};
 use crate::sys::futex::Until;
-use crate::sys::shortage::explain;
+use crate::sys::shortage::{explain, is_shortage};
 
 /// How often a peer that does not read its socket is looked after.
 const LOOK: Duration = Duration::from_millis(1);
@@ -51,7 +51,7 @@ impl Connection {
     /// # Errors
     /// [`EncodeError::Descriptors`]: they are not sent.
     pub(crate) fn hand_over(
-        &self,
+        self: &Arc<Self>,
         lane: u32,
         call_id: u32,
         fds: &[OwnedFd],
@@ -69,7 +69,12 @@ impl Connection {
                 Ok(false) if until.is_over() => return Err(lacking("the peer does not read its socket")),
                 // It has to read first.
                 Ok(false) => std::thread::sleep(LOOK),
-                Err(error) => return Err(lacking(&explain(&error))),
+                Err(error) => {
+                    // If that is because the peer is gone, the socket says so, and nobody may have read it yet.
+                    self.read_all_frames();
+                    let death = self.death().filter(|_| !is_shortage(&error));
+                    return Err(lacking(death.map_or(&*explain(&error), |death| &death.reason)));
+                }
             }
         }
     }
@@ -136,6 +141,12 @@ impl Connection {
     pub(crate) fn forget_handed(&self) {
         self.handed.end();
     }
+
+    /// Nobody takes what came for `lane`: its reply will not come, or its caller is gone.
+    pub(crate) fn forget_handed_of(&self, lane: u32) {
+        let nobodys = self.handed.0.lock().by_lane.remove(&lane);
+        drop(nobodys);
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +201,45 @@ mod tests {
         let fewer = connection.take_handed(0, header(11, 3)).unwrap_err();
         assert!(matches!(fewer, BadDescriptors::Number { found: 2, announced: 3 }), "{fewer}");
         assert_eq!(connection.death(), None);
+    }
+
+    #[test]
+    fn what_nobody_takes_is_closed_for_its_lane_alone() {
+        let (connection, theirs) = connection();
+        let reader = send(&theirs, header(1, 2), 2);
+        connection.read_all_frames();
+        connection.forget_handed_of(1);
+        connection.forget_handed_of(0);
+        assert!(is_closed(reader));
+        let reader = send(&theirs, header(2, 1), 1);
+        connection.read_all_frames();
+        connection.forget_handed_of(1);
+        assert_eq!(connection.take_handed(0, header(2, 1)).unwrap().len(), 1);
+        assert!(is_closed(reader));
+    }
+
+    #[test]
+    fn what_came_before_the_end_is_still_had_by_its_caller() {
+        let (connection, theirs) = connection();
+        let reader = send(&theirs, header(5, 1), 1);
+        drop(theirs);
+        connection.read_all_frames();
+        assert!(connection.death().unwrap().peer_closed);
+        assert_eq!(connection.take_handed(0, header(5, 1)).unwrap().len(), 1);
+        assert!(is_closed(reader));
+    }
+
+    /// Nobody has seen yet that the peer is gone.
+    #[test]
+    fn what_a_dead_peer_does_not_take_ends_the_connection() {
+        let (connection, theirs) = connection();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(theirs);
+        assert_eq!(connection.death(), None);
+        let error = connection.hand_over(0, 0, &[writer.into()], &mut Until::never()).unwrap_err();
+        assert!(error.to_string().contains("the peer closed the connection"), "{error}");
+        assert!(connection.death().unwrap().peer_closed);
+        assert!(is_closed(reader));
     }
 
     #[test]

@@ -248,6 +248,9 @@ impl Caller {
                 self.overdue = Some(call_id);
                 let request = self.producer.position().wrapping_sub(1);
                 let death = self.connection.last_words();
+                if self.connection.death().is_some() {
+                    self.connection.forget_handed_of(self.lane);
+                }
                 // Only the counter of a peer that has ended is its last word.
                 let taken = !death.peer_closed || self.producer.was_taken(request);
                 Box::new(NoReply::Dead { taken, death })
@@ -259,6 +262,12 @@ impl Caller {
     #[cold]
     fn broken(&self, broken: &Broken) -> Box<NoReply> {
         Box::new(NoReply::Dead { taken: true, death: self.connection.poison(broken) })
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.connection.forget_handed_of(self.lane);
     }
 }
 

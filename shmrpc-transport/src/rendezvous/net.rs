@@ -20,7 +20,7 @@ use crate::sys::fork::{Generation, Inherited};
 use crate::sys::futex::Until;
 use crate::sys::socket::{FrameReader, Socket, frame};
 use crate::sys::watcher::{Token as Watched, Watcher};
-use crate::tls::{Acceptor, Broken, Connector, Link};
+use crate::tls::{Acceptor, Connector, Link};
 use hall::{Door, Hall};
 
 mod hall;
@@ -295,10 +295,8 @@ fn shake_hands(connector: &Connector, stream: TcpStream, until: &mut Until) -> R
 fn no_tls(pause: Pause, timeout: Duration) -> MeetError {
     match pause {
         Pause::TimedOut => MeetError::TimedOut(timeout),
-        Pause::Severed(Broken::Plain) => {
-            MeetError::Tls("this port does not speak TLS; if it is to be plain, connect with `tcp:`".into())
-        }
-        pause => MeetError::Tls(pause.to_string()),
+        Pause::Severed(broken) => broken.into(),
+        pause => MeetError::Tls { reason: pause.to_string(), is_lasting: false },
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::MeetError;
 use crate::slot::{Header, Kind};
+use crate::tls::Broken;
 
 /// Why a peer is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,5 +70,16 @@ pub(super) fn no_host(at: &str, error: &io::Error) -> String {
         // It was not tried, and says what to do.
         io::ErrorKind::PermissionDenied => format!("cannot reach {at}: {error}"),
         _ => format!("cannot reach {at}: {error}; is the server running there?"),
+    }
+}
+
+/// A handshake of TLS that came to nothing.
+impl From<Broken> for MeetError {
+    fn from(broken: Broken) -> Self {
+        let reason = match &broken {
+            Broken::Plain => "this port does not speak TLS; if it is to be plain, connect with `tcp:`".into(),
+            broken => broken.to_string(),
+        };
+        Self::Tls { reason, is_lasting: broken.is_lasting() }
     }
 }

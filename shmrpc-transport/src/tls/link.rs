@@ -278,24 +278,23 @@ impl Write for Out<'_> {
 
 /// What rustls says, in words that help.
 pub(super) fn explain(error: &Error) -> Broken {
+    match unfit(error) {
+        Some(reason) => Broken::Unfit(reason),
+        None => Broken::Tls(match error {
+            Error::AlertReceived(AlertDescription::InternalError) => {
+                "the other end has no place for one more peer that says hello, or its TLS failed; try again"
+                    .into()
+            }
+            error => format!("the other end broke TLS: {error}"),
+        }),
+    }
+}
+
+/// Why the two do not go together, if that is what is wrong.
+fn unfit(error: &Error) -> Option<String> {
     use AlertDescription as Alert;
-    Broken::Tls(match error {
-        Error::InvalidCertificate(wrong) => match wrong {
-            CertificateError::UnknownIssuer => {
-                "the other end's certificate is signed by nobody in our roots".into()
-            }
-            CertificateError::BadSignature => {
-                "the other end's certificate is signed by nobody in our roots, but by another key of the same name".into()
-            }
-            CertificateError::NotValidForNameContext { expected, presented } => format!(
-                "the server's certificate is for {presented:?}, and not for `{}`; if it is the right one, say `.server_name(..)` on the client's `Tls`",
-                expected.to_str()
-            ),
-            CertificateError::NotValidForName => {
-                "the server's certificate is for another name; if it is the right one, say `.server_name(..)` on the client's `Tls`".into()
-            }
-            wrong => format!("the other end's certificate is refused: {wrong}"),
-        },
+    Some(match error {
+        Error::InvalidCertificate(wrong) => unbelieved(wrong),
         Error::NoCertificatesPresented => "the client has no certificate, and this server wants one".into(),
         Error::AlertReceived(Alert::CertificateRequired) => {
             "the server wants a certificate, and this client has none; say `.identity(\"own.pem\", \"own.key\")` on its `Tls`".into()
@@ -311,17 +310,83 @@ pub(super) fn explain(error: &Error) -> Broken {
             "the other end refuses our certificate: its time is over, or has not come".into()
         }
         Error::AlertReceived(
-            alert @ (Alert::BadCertificate | Alert::CertificateUnknown | Alert::UnsupportedCertificate),
+            alert @ (Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::AccessDenied),
         ) => format!("the other end refuses our certificate ({alert:?})"),
-        Error::AlertReceived(Alert::InternalError) => {
-            "the other end has no place for one more peer that says hello, or its TLS failed; try again".into()
-        }
         Error::AlertReceived(Alert::NoApplicationProtocol) | Error::NoApplicationProtocol => {
             "the other end speaks TLS, and not shmrpc".into()
         }
         Error::AlertReceived(Alert::ProtocolVersion) | Error::PeerIncompatible(_) => {
             format!("the two have no TLS in common, TLS 1.3 is needed: {error}")
         }
-        error => format!("the other end broke TLS: {error}"),
+        Error::AlertReceived(
+            Alert::HandshakeFailure | Alert::InsufficientSecurity | Alert::UnrecognisedName,
+        ) => format!("the other end refuses what this one offers: {error}"),
+        _ => return None,
     })
+}
+
+/// What is wrong with the other end's certificate.
+fn unbelieved(wrong: &CertificateError) -> String {
+    match wrong {
+        CertificateError::UnknownIssuer => {
+            "the other end's certificate is signed by nobody in our roots".into()
+        }
+        CertificateError::BadSignature => {
+            "the other end's certificate is signed by nobody in our roots, but by another key of the same name".into()
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => format!(
+            "the server's certificate is for {presented:?}, and not for `{}`; if it is the right one, say `.server_name(..)` on the client's `Tls`",
+            expected.to_str()
+        ),
+        CertificateError::NotValidForName => {
+            "the server's certificate is for another name; if it is the right one, say `.server_name(..)` on the client's `Tls`".into()
+        }
+        wrong => format!("the other end's certificate is refused: {wrong}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{PeerIncompatible, PeerMisbehaved};
+
+    use super::*;
+
+    /// Waiting mends none of the first, and may mend the others.
+    #[test]
+    fn what_lasts_is_that_the_two_do_not_go_together() {
+        use AlertDescription as Alert;
+        for lasts in [
+            Error::InvalidCertificate(CertificateError::UnknownIssuer),
+            Error::InvalidCertificate(CertificateError::NotValidForName),
+            Error::InvalidCertificate(CertificateError::Expired),
+            Error::AlertReceived(Alert::CertificateRequired),
+            Error::AlertReceived(Alert::UnknownCA),
+            Error::AlertReceived(Alert::DecryptError),
+            Error::AlertReceived(Alert::CertificateExpired),
+            Error::AlertReceived(Alert::BadCertificate),
+            Error::AlertReceived(Alert::NoApplicationProtocol),
+            Error::AlertReceived(Alert::ProtocolVersion),
+            Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13),
+        ] {
+            let broken = explain(&lasts);
+            assert!(broken.is_lasting(), "{broken}");
+        }
+        assert!(Broken::Plain.is_lasting());
+        for may_pass in [
+            // There was no place.
+            Error::AlertReceived(Alert::InternalError),
+            // Somebody on the way.
+            Error::DecryptError,
+            Error::AlertReceived(Alert::BadRecordMac),
+            Error::PeerMisbehaved(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec),
+        ] {
+            let broken = explain(&may_pass);
+            assert!(!broken.is_lasting(), "{broken}");
+        }
+        assert!(!Broken::Cut.is_lasting());
+    }
 }

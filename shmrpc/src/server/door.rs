@@ -34,8 +34,17 @@ impl Threshold {
         tls: Option<&Tls>,
         until: &mut Until,
     ) -> Result<Self, ServeError> {
+        let address = endpoint.to_listen()?;
+        // Once: whoever waits for a name would read the files as often as it looks.
+        let acceptor = match &address {
+            Address::Tls(_) => Some(
+                Acceptor::new(tls)
+                    .map_err(|error| ServeError::Tls { endpoint: endpoint.to_string(), error })?,
+            ),
+            _ => None,
+        };
         loop {
-            match Self::take_now(endpoint, policy, tls) {
+            match Self::take_now(endpoint, &address, policy, acceptor.clone()) {
                 Err(ServeError::Listen { error, .. })
                     if error.kind() == ErrorKind::AddrInUse && !until.is_over() =>
                 {
@@ -46,20 +55,21 @@ impl Threshold {
         }
     }
 
-    fn take_now(endpoint: &Endpoint, policy: &Policy, tls: Option<&Tls>) -> Result<Self, ServeError> {
-        let failed = |error| ServeError::Listen { endpoint: endpoint.to_string(), error };
-        match endpoint.to_listen()? {
+    fn take_now(
+        endpoint: &Endpoint,
+        address: &Address,
+        policy: &Policy,
+        acceptor: Option<Acceptor>,
+    ) -> Result<Self, ServeError> {
+        let taken = match address {
             Address::Unix(path, carrier) => {
-                Bound::at(&path, &policy.allow).map(|bound| Self::Unix(bound, carrier)).map_err(failed)
+                Bound::at(path, &policy.allow).map(|bound| Self::Unix(bound, *carrier))
             }
-            Address::Tcp(at) => Ports::bind(&at, policy, None).map(Self::Tcp).map_err(failed),
-            Address::Tls(at) => {
-                let acceptor = Acceptor::new(tls)
-                    .map_err(|error| ServeError::Tls { endpoint: endpoint.to_string(), error })?;
-                Ports::bind(&at, policy, Some(acceptor)).map(Self::Tls).map_err(failed)
-            }
-            Address::Inside(name) => inside::Name::take(&name).map(Self::Inside).map_err(failed),
-        }
+            Address::Tcp(at) => Ports::bind(at, policy, None).map(Self::Tcp),
+            Address::Tls(at) => Ports::bind(at, policy, acceptor).map(Self::Tls),
+            Address::Inside(name) => inside::Name::take(name).map(Self::Inside),
+        };
+        taken.map_err(|error| ServeError::Listen { endpoint: endpoint.to_string(), error })
     }
 
     /// Serves it. What it is then, and where.

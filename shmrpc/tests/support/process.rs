@@ -1,11 +1,13 @@
 //! Child processes of the tests: the test program again, with a test's name and an endpoint in the environment.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Pid, fork, geteuid};
 
 use super::Place;
 
@@ -59,6 +61,25 @@ impl Process {
         command.args(["--exact", part, "--nocapture"]);
         with(&mut command);
         Self::spawn(command, endpoint).unwrap()
+    }
+
+    /// As a user whom limits bind: not as root. `None` if that cannot be had.
+    pub(crate) fn start_as(uid: u32, part: &str, place: &Place) -> Option<Self> {
+        std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", part, "--nocapture"]);
+        if geteuid().is_root() {
+            command.uid(uid).gid(uid).current_dir("/").env("TMPDIR", "/tmp");
+        }
+        match Self::spawn(command, &place.endpoint()) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                eprintln!(
+                    "skipped: root has no such limit, and nobody else may run this program where it lies"
+                );
+                None
+            }
+            process => Some(process.unwrap()),
+        }
     }
 
     /// The same for a command that starts the part in its own way.

@@ -15,6 +15,7 @@ use crate::relay::Relay;
 use crate::support::authority::{Authority, Identity};
 use crate::support::{BOUND, Gate, Keeper, Place, gate, until};
 
+mod again;
 mod raw;
 mod relay;
 #[path = "../support/mod.rs"]

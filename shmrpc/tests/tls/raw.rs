@@ -118,6 +118,26 @@ pub(crate) fn closed(socket: &mut TcpStream) {
 
 /// A server for one client, which asks for no certificate, and how its handshake ended.
 pub(crate) fn listen_once(own: &Identity) -> (String, JoinHandle<io::Error>) {
+    let (endpoint, listener, config) = listen(own);
+    let server = std::thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        shake_hands(socket, &config)
+    });
+    (endpoint, server)
+}
+
+/// The same for one client after another, as long as the process lives.
+pub(crate) fn listen_always(own: &Identity) -> String {
+    let (endpoint, listener, config) = listen(own);
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            drop(shake_hands(socket.unwrap(), &config));
+        }
+    });
+    endpoint
+}
+
+fn listen(own: &Identity) -> (String, TcpListener, Arc<ServerConfig>) {
     let (chain, key) = identity(own);
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13])
@@ -127,11 +147,11 @@ pub(crate) fn listen_once(own: &Identity) -> (String, JoinHandle<io::Error>) {
         .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("tls:127.0.0.1:{}", listener.local_addr().unwrap().port());
-    let server = std::thread::spawn(move || {
-        let (socket, _) = listener.accept().unwrap();
-        socket.set_read_timeout(Some(BOUND)).unwrap();
-        let session = ServerConnection::new(Arc::new(config)).unwrap();
-        StreamOwned::new(session, socket).read(&mut [0]).unwrap_err()
-    });
-    (endpoint, server)
+    (endpoint, listener, Arc::new(config))
+}
+
+fn shake_hands(socket: TcpStream, config: &Arc<ServerConfig>) -> io::Error {
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    let session = ServerConnection::new(Arc::clone(config)).unwrap();
+    StreamOwned::new(session, socket).read(&mut [0]).unwrap_err()
 }

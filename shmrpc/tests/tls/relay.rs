@@ -19,6 +19,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    to: u16,
+    /// Connections that are still to be cut in the middle of the handshake.
+    cuts: u32,
     sockets: Vec<TcpStream>,
     holds: bool,
     spoils: bool,
@@ -26,21 +29,43 @@ struct State {
 
 impl Relay {
     pub(crate) fn to(endpoint: &str) -> Self {
-        let (to, listener) = (port(endpoint), TcpListener::bind("127.0.0.1:0").unwrap());
-        let (port, shared) = (listener.local_addr().unwrap().port(), Arc::<Shared>::default());
-        let this = Arc::clone(&shared);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let this = Self { port: listener.local_addr().unwrap().port(), shared: Arc::default() };
+        this.leads_to(endpoint);
+        let shared = Arc::clone(&this.shared);
         std::thread::spawn(move || {
-            for near in listener.incoming().map(Result::unwrap) {
+            for mut near in listener.incoming().map(Result::unwrap) {
+                let this = &shared;
+                let to = this.state.lock().unwrap().to;
+                if this.cuts_this_one() {
+                    let _ = near.read(&mut [0; 100]);
+                    continue;
+                }
                 let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { return };
                 let again = |socket: &TcpStream| socket.try_clone().unwrap();
                 this.state.lock().unwrap().sockets.extend([again(&near), again(&far)]);
                 for (from, to) in [(again(&near), again(&far)), (far, near)] {
-                    let this = Arc::clone(&this);
+                    let this = Arc::clone(this);
                     std::thread::spawn(move || this.carry(from, to));
                 }
             }
         });
-        Self { port, shared }
+        this
+    }
+
+    /// Where it leads from now on.
+    pub(crate) fn leads_to(&self, endpoint: &str) {
+        self.shared.state.lock().unwrap().to = port(endpoint);
+    }
+
+    /// So many further connections are cut in the middle of the handshake.
+    pub(crate) fn cut(&self, next: u32) {
+        self.shared.state.lock().unwrap().cuts = next;
+    }
+
+    /// How many of them are still to come.
+    pub(crate) fn to_cut(&self) -> u32 {
+        self.shared.state.lock().unwrap().cuts
     }
 
     pub(crate) fn endpoint(&self) -> String {
@@ -71,6 +96,13 @@ impl Relay {
 }
 
 impl Shared {
+    fn cuts_this_one(&self) -> bool {
+        let cuts = &mut self.state.lock().unwrap().cuts;
+        let this_one = *cuts > 0;
+        *cuts = cuts.saturating_sub(1);
+        this_one
+    }
+
     fn carry(&self, mut from: TcpStream, mut to: TcpStream) {
         let mut piece = [0; 4096];
         while let Ok(count @ 1..) = from.read(&mut piece) {

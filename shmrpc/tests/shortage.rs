@@ -566,7 +566,8 @@ fn child_client_with_small_files() {
         assert!(reason.contains(FILES), "{reason}");
         assert_eq!(builder.connect(&over_socket).unwrap().sum(&bytes), Ok(LARGE.into()));
         drop(limited);
-        until("nothing is left", || descriptors() == open);
+        // What an earlier round had may have counted, too.
+        until("nothing is left", || descriptors() <= open);
         // What is asked for beyond the need does not fail a call.
         let limited = Limited::files_of(u64::from(LARGE) + (1 << 19));
         assert_eq!(client.sum(&bytes), Ok(LARGE.into()));

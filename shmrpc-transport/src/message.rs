@@ -19,7 +19,7 @@ pub use self::draft::Draft;
 pub use self::encode::{Buffer, Encode, EncodeError, Encoder, Grow, Nested, Sink, encode};
 pub use self::filling::Filling;
 pub use self::number::Number;
-use self::pool::{Copied, Lost};
+use self::pool::{Copied, Lack, Lost};
 pub use self::pool::{Pool, Room};
 pub use self::recheck::Recheck;
 pub use self::refusal::Refusal;
@@ -83,6 +83,17 @@ pub enum Invalid {
         /// Bytes of copies that one process may have.
         cap: u64,
     },
+    /// The same, on a connection that shares no memory: all is copied there, whoever sends it.
+    #[error(
+        "no room for a copy of {length} bytes: without shared memory the messages of one connection are copied, and may have {cap} at once; try again, or raise the receiver's `.max_message(..)` above {}",
+        cap / 4
+    )]
+    NoRoomHere {
+        /// Bytes.
+        length: usize,
+        /// Bytes of copies that the connection may have.
+        cap: u64,
+    },
     /// It was to be copied, and the system has no memory.
     #[error(
         "no memory for a copy of {length} bytes; raise the limit of the process that receives them (ulimit -v, the cgroup's memory.max), or send less"
@@ -102,10 +113,11 @@ impl Invalid {
 }
 
 impl From<Lost> for Invalid {
-    fn from(Lost { length, cap }: Lost) -> Self {
-        match cap {
-            Some(cap) => Self::NoRoom { length, cap },
-            None => Self::NoMemory { length },
+    fn from(Lost { length, lack }: Lost) -> Self {
+        match lack {
+            Lack::OfProcess(cap) => Self::NoRoom { length, cap },
+            Lack::OfConnection(cap) => Self::NoRoomHere { length, cap },
+            Lack::Memory => Self::NoMemory { length },
         }
     }
 }
@@ -401,7 +413,7 @@ mod tests {
     /// A peer says how many bytes it sends, so a lack of memory for them fails its message and not the process.
     #[test]
     fn a_copy_without_memory_is_an_error() {
-        let lost = || Elsewhere::Lost(Box::new(Lost { length: 77, cap: None }));
+        let lost = || Elsewhere::Lost(Box::new(Lost { length: 77, lack: Lack::Memory }));
         let lost = || Message { elsewhere: lost(), ..Message::empty() };
         let error = lost().access::<Vec<u8>>().unwrap_err().to_string();
         assert!(error.starts_with("no memory for a copy of 77 bytes"), "{error}");

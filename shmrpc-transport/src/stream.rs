@@ -99,6 +99,16 @@ impl Stream {
         Self { medium, process: Generation::current() }
     }
 
+    /// Its socket, if there is one.
+    #[cfg(test)]
+    pub(crate) fn as_socket(&self) -> Option<BorrowedFd<'_>> {
+        match &self.medium {
+            Medium::Socket { fd, .. } => Some(fd.as_fd()),
+            Medium::Pipe(_) => None,
+            Medium::Tls(link) => Some(link.as_fd()),
+        }
+    }
+
     /// Whose descriptors come here.
     pub(crate) fn comes_from(&self, party: Party) {
         if let Medium::Socket { beside: Some(beside), .. } = &self.medium {

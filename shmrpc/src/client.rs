@@ -182,7 +182,7 @@ impl<C: Client> ClientBuilder<C> {
     }
 
     /// How long the host of a server may be silent, over TCP, until the connection counts as ended; a fifth more at most, or a
-    /// second. It is asked meanwhile, and answers without the server's doing. 25 s by default, 1 s at least.
+    /// second. It is asked meanwhile, and answers without the server's doing. 25 s by default, 1 s at least, 20 hours at most.
     pub fn max_silence(mut self, time: Duration) -> Self {
         self.policy.max_silence = time;
         self

@@ -231,7 +231,9 @@ impl Request<'_> {
     #[cold]
     fn unread(self, invalid: &Invalid) -> Answered {
         let failure = match invalid {
-            Invalid::NoRoom { .. } | Invalid::NoMemory { .. } => Failure::Overloaded,
+            Invalid::NoRoom { .. } | Invalid::NoRoomHere { .. } | Invalid::NoMemory { .. } => {
+                Failure::Overloaded
+            }
             Invalid::Bytes { .. } => Failure::BadArguments,
         };
         self.fail(failure, invalid.to_string())

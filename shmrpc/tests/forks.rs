@@ -85,6 +85,36 @@ fn child_with_a_worker() {
     });
 }
 
+/// Serves a name of this process, binds another one, and forks.
+#[test]
+fn child_with_names_of_its_own() {
+    if std::env::var(ENDPOINT).is_err() {
+        return;
+    }
+    let (at, later) = ("inproc:forks", "inproc:forks-later");
+    // In options, so that the child can drop and start them while the parent keeps them.
+    let (mut server, mut bound) = (Some(builder(at).start().unwrap()), Some(builder(later).bind().unwrap()));
+    assert_eq!(connect(at).pid(), Ok(own_pid()));
+    let child = forked(|| {
+        let error = WhoClient::connect(at).unwrap_err().to_string();
+        assert!(error.contains("forks"), "{error}");
+        let own = builder(at).start().unwrap();
+        assert_eq!(connect(at).pid(), Ok(own_pid()));
+        drop(server.take());
+        assert_eq!(connect(at).pid(), Ok(own_pid()), "the parent's end is not the child's");
+        drop(own);
+        WhoClient::connect(at).unwrap_err();
+        let _later = bound.take().unwrap().start().unwrap();
+        assert_eq!(connect(later).pid(), Ok(own_pid()));
+    });
+    assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+    assert_eq!(connect(at).pid(), Ok(own_pid()));
+    let _later = bound.take().unwrap().start().unwrap();
+    assert_eq!(connect(later).pid(), Ok(own_pid()));
+    server.unwrap().shutdown(BOUND).unwrap();
+    say("well");
+}
+
 /// In a pid namespace of its own, where numbers can be chosen: a client dies, its child keeps the socket, and another
 /// process gets its number.
 #[test]
@@ -217,6 +247,14 @@ fn clients_of_a_forked_worker_are_served_by_it() {
     assert_eq!(connect(place.endpoint()).pid(), Ok(own_pid()));
     server.shutdown(BOUND).unwrap();
     drop(stdin);
+}
+
+#[test]
+fn a_forked_child_has_none_of_the_names_inside_its_parent() {
+    let place = Place::new();
+    let mut process = Process::start("child_with_names_of_its_own", &place);
+    process.says("well");
+    assert!(process.ends().success());
 }
 
 #[test]

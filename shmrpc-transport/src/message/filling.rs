@@ -106,6 +106,9 @@ mod tests {
     fn what_finds_no_room_is_dropped_and_says_so() {
         let pool = Pool::new(1000);
         let message = fill(Filling::begin(10_000, &pool), &[7; 10_000], 100);
-        assert!(matches!(message.access::<Vec<u8>>(), Err(Invalid::NoRoom { length: 10_000, cap: 1000 })));
+        assert!(matches!(
+            message.access::<Vec<u8>>(),
+            Err(Invalid::NoRoomHere { length: 10_000, cap: 1000 })
+        ));
     }
 }

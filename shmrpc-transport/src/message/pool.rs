@@ -31,6 +31,8 @@ impl Room {
 pub struct Pool {
     /// Bytes that all buffers of the peer's process may have; the warm ones that nobody uses have half of it at most.
     cap: u64,
+    /// Whether other connections have a part in it.
+    shared: bool,
     room: Arc<Room>,
     stock: Mutex<Stock>,
 }
@@ -70,8 +72,18 @@ fn lines(count: usize) -> u64 {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lost {
     pub(super) length: usize,
-    /// The room that there is, if it is taken; else it was the system that had none.
-    pub(super) cap: Option<u64>,
+    pub(super) lack: Lack,
+}
+
+/// What there was too little of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Lack {
+    /// The system's memory.
+    Memory,
+    /// So many bytes, for all connections of the peer's process.
+    OfProcess(u64),
+    /// So many bytes, for this connection.
+    OfConnection(u64),
 }
 
 impl Copied {
@@ -98,12 +110,12 @@ impl Copied {
 impl Pool {
     /// Room for copies of `cap` bytes in all, of one connection alone.
     pub fn new(cap: u64) -> Arc<Self> {
-        Self::sharing(&Arc::default(), cap)
+        Arc::new(Self { cap, shared: false, room: Arc::default(), stock: Mutex::default() })
     }
 
     /// The same, where other connections of the peer's process have their copies too.
     pub(crate) fn sharing(room: &Arc<Room>, cap: u64) -> Arc<Self> {
-        Arc::new(Self { cap, room: Arc::clone(room), stock: Mutex::default() })
+        Arc::new(Self { cap, shared: true, room: Arc::clone(room), stock: Mutex::default() })
     }
 
     /// A buffer for `length` bytes: the warmest that is large enough and not much larger, since all of it counts; else a
@@ -117,7 +129,8 @@ impl Pool {
         while warm.is_none() && !self.room.take(lines(units), self.cap) {
             // What nobody uses makes room, the coldest first.
             if stock.buffers.is_empty() {
-                return Err(Lost { length, cap: Some(self.cap) });
+                let lack = if self.shared { Lack::OfProcess } else { Lack::OfConnection };
+                return Err(Lost { length, lack: lack(self.cap) });
             }
             self.room.give(bytes(&stock.buffers.remove(0)));
         }
@@ -125,7 +138,7 @@ impl Pool {
         drop(stock);
         let buffer = match warm {
             Some(buffer) => buffer,
-            None => self.fresh(units).ok_or(Lost { length, cap: None })?,
+            None => self.fresh(units).ok_or(Lost { length, lack: Lack::Memory })?,
         };
         Ok(Copied { buffer, pool: Arc::clone(self), process: Generation::current() })
     }
@@ -210,10 +223,13 @@ mod tests {
         let pool = Pool::new(1024);
         let first = pool.take(600).unwrap();
         // In lines of 64, that is 640 and 448.
-        assert!(matches!(
-            pool.take(401).map_err(Invalid::from),
-            Err(Invalid::NoRoom { length: 401, cap: 1024 })
-        ));
+        let full = pool.take(401).map_err(Invalid::from).unwrap_err();
+        assert!(matches!(full, Invalid::NoRoomHere { length: 401, cap: 1024 }));
+        let text = full.to_string();
+        assert!(
+            text.contains("one connection") && text.contains("max_message") && !text.contains("trust"),
+            "{text}"
+        );
         let second = pool.take(384).unwrap();
         assert_eq!(pool.room.taken(), 1024);
         drop(first);
@@ -247,7 +263,10 @@ mod tests {
         let pools: Vec<_> = (0..4).map(|_| Pool::sharing(&room, 4096)).collect();
         let first: Vec<_> = pools.iter().map(|pool| pool.take(1024).unwrap()).collect();
         for pool in &pools {
-            assert!(matches!(pool.take(1), Err(Lost { cap: Some(4096), .. })));
+            let full = pool.take(1).map_err(Invalid::from).unwrap_err();
+            assert!(matches!(full, Invalid::NoRoom { length: 1, cap: 4096 }));
+            let text = full.to_string();
+            assert!(text.contains("one process") && text.contains("trust"), "{text}");
         }
         drop(first);
         // What one of them keeps warm leaves room for the others.

@@ -1,9 +1,10 @@
 //! How a client meets a server of its own process: without sockets, for tests. All else is as over a network.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -12,6 +13,7 @@ use crate::connection::{self, Carrier, Connection, Death, Dial, Events, Limits, 
 use crate::peers::{PeerCredentials, PeerInfo};
 use crate::shm::segment::MAX_LANES;
 use crate::stream::{Pipe, Stream};
+use crate::sys::fork::{Generation, PerProcess};
 use crate::sys::futex::Until;
 use crate::sys::inside::Inside;
 use crate::sys::socket::{FrameReader, Socket};
@@ -19,16 +21,24 @@ use crate::sys::socket::{FrameReader, Socket};
 /// Who serves a name; `None` if nobody does yet.
 type Names = HashMap<String, Option<Arc<Served>>>;
 
-static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
+/// Those of this process. A forked child has none of its parent's, and does not wait for its lock.
+fn names() -> &'static Mutex<Names> {
+    static ONE: PerProcess<Mutex<Names>> = PerProcess::new();
+    let Ok(names) = ONE.get(|| Ok::<_, Infallible>(Mutex::default()));
+    names
+}
 
 struct Served {
     policy: Policy,
     host: Arc<dyn Host>,
 }
 
-/// A name that is ours, and that nobody serves yet.
+/// A name that is ours, and that nobody serves yet. It may be served in a forked child.
 #[derive(Debug)]
-pub struct Name(String);
+pub struct Name {
+    name: String,
+    process: Generation,
+}
 
 impl Name {
     /// Takes a name.
@@ -36,28 +46,36 @@ impl Name {
     /// # Errors
     /// [`io::ErrorKind::AddrInUse`] if a server of this process has it.
     pub fn take(name: &str) -> io::Result<Self> {
-        let mut names = NAMES.lock();
+        let mut names = names().lock();
         if names.contains_key(name) {
             let reason = format!("a server of this process already listens at `inproc:{name}`");
             return Err(io::Error::new(io::ErrorKind::AddrInUse, reason));
         }
         names.insert(name.to_owned(), None);
-        Ok(Self(name.to_owned()))
+        Ok(Self { name: name.to_owned(), process: Generation::current() })
     }
 
-    /// Serves it from now on.
-    pub fn serve(self, policy: Policy, host: Arc<dyn Host>) -> Door {
-        if let Some(place) = NAMES.lock().get_mut(&self.0) {
+    /// Serves it from now on, in this process and in none that it forks.
+    ///
+    /// # Errors
+    /// As [`Name::take`], if it was taken before a fork.
+    pub fn serve(self, policy: Policy, host: Arc<dyn Host>) -> io::Result<Door> {
+        let own = if self.process.is_current() { self } else { Self::take(&self.name)? };
+        if let Some(place) = names().lock().get_mut(&own.name) {
             *place = Some(Arc::new(Served { policy, host }));
         }
-        Door(self)
+        Ok(Door(own))
     }
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            // It is the parent's still.
+            return;
+        }
         // The host may be the last of its server, and is not to be dropped behind the lock.
-        let served = NAMES.lock().remove(&self.0);
+        let served = names().lock().remove(&self.name);
         drop(served);
     }
 }
@@ -67,7 +85,7 @@ pub struct Door(Name);
 
 impl fmt::Debug for Door {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("Door").field(&self.0.0).finish()
+        out.debug_tuple("Door").field(&self.0.name).finish()
     }
 }
 
@@ -81,7 +99,7 @@ pub fn connect(
     application: &[u8],
     events: Box<dyn Events>,
 ) -> Result<Met, MeetError> {
-    let served = NAMES.lock().get(name).cloned().flatten();
+    let served = names().lock().get(name).cloned().flatten();
     let served = served.ok_or_else(|| MeetError::NoName { name: name.to_owned() })?;
     let own = PeerCredentials::own();
     let peer = PeerInfo::new(own, None);
@@ -137,5 +155,28 @@ impl Redial for Again {
         let (near, far) = Pipe::pair();
         server.lane_asked(lane, Stream::pipe(far));
         Ok(Stream::pipe(near))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fork::tests::ends_well_in_a_child;
+
+    /// Whatever another thread of the parent did with the names when it forked.
+    #[test]
+    fn a_child_has_names_of_its_own_and_waits_for_nobody() {
+        let mut ours = Some(Name::take("names of a child").unwrap());
+        let lock = names().lock();
+        ends_well_in_a_child(|| {
+            let again = Name::take("names of a child");
+            drop(ours.take());
+            let taken_twice = Name::take("names of a child").is_err();
+            again.is_ok() && taken_twice
+        });
+        drop(lock);
+        assert!(Name::take("names of a child").is_err(), "the child gave it up for its parent");
+        drop(ours);
+        drop(Name::take("names of a child").unwrap());
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::slot::{Header, Kind};
 use crate::stream::{Pause, Stream};
 use crate::sys::fork::{Generation, Inherited};
 use crate::sys::futex::Until;
-use crate::sys::socket::{FrameReader, Socket, frame};
+use crate::sys::socket::{FrameReader, Socket, frame, keep_alive};
 use crate::sys::watcher::{Token as Watched, Watcher};
 use crate::tls::{Acceptor, Connector, Link};
 use hall::{Door, Hall};
@@ -178,7 +178,12 @@ pub fn connect(
         memory: None,
         memory_from: u64::MAX,
     };
-    let dial = Dial::Again(Box::new(Again { address, token: theirs.token, tls: tls.cloned() }));
+    let dial = Dial::Again(Box::new(Again {
+        address,
+        silence: policy.max_silence,
+        token: theirs.token,
+        tls: tls.cloned(),
+    }));
     let peer = PeerInfo::remote(address, certificate);
     let parts =
         Parts { limits, peer, peer_is_client: false, trusted: false, bases: None, dial, socket, reader };
@@ -215,7 +220,7 @@ fn greet_any(
     let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
     for (left, address) in (1..=count).rev().zip(addresses) {
         let share = until.left().map_or(timeout, |time| time / left);
-        let error = match dial_one(address, &mut Until::after(share)) {
+        let error = match dial_one(address, policy.max_silence, &mut Until::after(share)) {
             Ok(stream) => match greet(address, stream, policy, tls, application, share) {
                 Ok(greeted) => return Ok(greeted),
                 Err(error) => error,
@@ -271,7 +276,7 @@ fn greet(
     Ok(Greeted { address, certificate, socket, reader, theirs })
 }
 
-fn dial_one(address: SocketAddr, until: &mut Until) -> io::Result<TcpStream> {
+fn dial_one(address: SocketAddr, silence: Duration, until: &mut Until) -> io::Result<TcpStream> {
     let stream = match until.left() {
         Some(left) if left.is_zero() => return Err(io::ErrorKind::TimedOut.into()),
         Some(left) => TcpStream::connect_timeout(&address, left)?,
@@ -282,6 +287,7 @@ fn dial_one(address: SocketAddr, until: &mut Until) -> io::Result<TcpStream> {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     stream.set_nodelay(true)?;
+    keep_alive(stream.as_fd(), silence)?;
     Ok(stream)
 }
 
@@ -303,13 +309,14 @@ fn no_tls(pause: Pause, timeout: Duration) -> MeetError {
 /// How a client has one more lane: it connects once more and repeats the token.
 struct Again {
     address: SocketAddr,
+    silence: Duration,
     token: Token,
     tls: Option<Connector>,
 }
 
 impl Redial for Again {
     fn dial(&self, lane: u32, until: &mut Until) -> io::Result<Stream> {
-        let socket = dial_one(self.address, until)?;
+        let socket = dial_one(self.address, self.silence, until)?;
         let failed = |pause| match pause {
             Pause::TimedOut => io::ErrorKind::TimedOut.into(),
             pause => io::Error::other(pause),
@@ -326,3 +333,6 @@ impl Redial for Again {
         Ok(stream)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,7 +168,7 @@ unsafe extern "C" fn in_child() {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::convert::Infallible;
     use std::sync::mpsc::channel;
 
@@ -176,6 +176,22 @@ mod tests {
     use nix::unistd::{ForkResult, alarm, fork};
 
     use super::*;
+
+    /// Forks in the midst of other tests. The child does its part, takes no lock there but the allocator's, which glibc
+    /// sees to, and says whether it went well; it has 30 s.
+    pub(crate) fn ends_well_in_a_child(part: impl FnOnce() -> bool) {
+        // SAFETY: the child calls nothing but what follows, and by the above it waits for no thread that it does not have.
+        let child = match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                alarm::set(30);
+                let well = part();
+                // SAFETY: ends the process and does nothing else.
+                unsafe { libc::_exit(i32::from(!well)) }
+            }
+        };
+        assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+    }
 
     /// A child that was forked while another thread made the parent's has its own, and waits for nobody.
     #[test]
@@ -191,18 +207,10 @@ mod tests {
             })
         });
         is_making.recv().unwrap();
-        // SAFETY: the child calls nothing but what follows, which takes no lock but the allocator's, and glibc sees to
-        // that one.
-        let child = match unsafe { fork() }.unwrap() {
-            ForkResult::Parent { child } => child,
-            ForkResult::Child => {
-                alarm::set(30);
-                let Ok(own) = ONE.get(|| Ok::<_, Infallible>(2));
-                // SAFETY: ends the process and does nothing else.
-                unsafe { libc::_exit(i32::from(*own != 2)) }
-            }
-        };
-        assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+        ends_well_in_a_child(|| {
+            let Ok(own) = ONE.get(|| Ok::<_, Infallible>(2));
+            *own == 2
+        });
         drop(go_on);
         assert_eq!(maker.join().unwrap(), Ok(&1));
         assert_eq!(ONE.get(|| Ok::<_, Infallible>(3)), Ok(&1));

@@ -98,22 +98,24 @@ pub(crate) enum NoSocket {
 struct KeepAlive {
     /// It is asked when nothing was heard for so long,
     idle_s: u32,
-    /// and again so often.
+    /// and again so often,
     interval_s: u32,
+    /// so many times.
+    times: u32,
     /// It has had its time when it was asked, or was sent something, and this is over.
     silence_ms: u32,
 }
 
 impl KeepAlive {
-    /// Asks three times. A second is the least that the kernel counts in; a day is more than anybody waits.
+    /// Asks three times, or oftener where a fifth is no whole second: the least that the kernel counts in. The most is
+    /// 32,767 s (`MAX_TCP_KEEPIDLE`), so 20 hours are the longest silence.
     fn within(silence: Duration) -> Self {
-        let silence = silence.clamp(Duration::from_secs(1), Duration::from_secs(86_400));
+        let silence = silence.clamp(Duration::from_secs(1), Duration::from_secs(72_000));
         let seconds = |part: Duration| u32::try_from(part.as_secs()).unwrap_or(u32::MAX).max(1);
-        Self {
-            idle_s: seconds(silence * 2 / 5),
-            interval_s: seconds(silence / 5),
-            silence_ms: u32::try_from(silence.as_millis()).unwrap_or(u32::MAX),
-        }
+        let (idle_s, interval_s) = (seconds(silence * 2 / 5), seconds(silence / 5));
+        let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+        let times = silence_ms.saturating_sub(idle_s * 1000).div_ceil(interval_s * 1000).max(1);
+        Self { idle_s, interval_s, times, silence_ms }
     }
 }
 
@@ -181,17 +183,18 @@ impl Socket {
         Ok(Self { stream: Carries::All(stream) })
     }
 
-    /// Takes over a TCP connection; it becomes non-blocking, and a peer that is gone without a word is noticed: when nothing
-    /// was heard for `silence`, and a fifth of it, a second at least, has passed at most.
+    /// Takes over a TCP connection that is [kept alive](keep_alive); it becomes non-blocking, and a peer that is gone
+    /// without a word is noticed, also while something is under way: when nothing was heard for `silence`, and a fifth of
+    /// it, a second at least, has passed at most.
     pub(crate) fn tcp(stream: TcpStream, silence: Duration) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        keep_alive(stream.as_fd(), silence)?;
+        bound_silence(stream.as_fd(), silence)?;
         Ok(Self { stream: Carries::Bytes(stream) })
     }
 
     /// The same under TLS.
     pub(crate) fn tls(link: Arc<Link>, silence: Duration) -> io::Result<Self> {
-        keep_alive(link.as_fd(), silence)?;
+        bound_silence(link.as_fd(), silence)?;
         Ok(Self { stream: Carries::Tls(link) })
     }
 
@@ -317,15 +320,22 @@ impl Socket {
     }
 }
 
-/// Has the kernel ask now and then whether the other end is still there.
-fn keep_alive(socket: BorrowedFd<'_>, silence: Duration) -> io::Result<()> {
-    let KeepAlive { idle_s, interval_s, silence_ms } = KeepAlive::within(silence);
+/// Has the kernel ask now and then whether the other end is still there, while nothing is on its way to it. The other
+/// kernel answers, however busy its process is.
+pub(crate) fn keep_alive(socket: BorrowedFd<'_>, silence: Duration) -> io::Result<()> {
+    let KeepAlive { idle_s, interval_s, times, silence_ms: _ } = KeepAlive::within(silence);
     setsockopt(&socket, sockopt::KeepAlive, &true)?;
     setsockopt(&socket, sockopt::TcpKeepIdle, &idle_s)?;
     setsockopt(&socket, sockopt::TcpKeepInterval, &interval_s)?;
-    // It ends the asking, too, and is all that counts while something of ours was not acknowledged.
-    setsockopt(&socket, sockopt::TcpUserTimeout, &silence_ms)?;
+    setsockopt(&socket, sockopt::TcpKeepCount, &times)?;
     Ok(())
+}
+
+/// Ends the connection when the other end has taken nothing for so long, for whatever reason. It ends the asking, too, and
+/// is all that counts while something of ours was not acknowledged.
+fn bound_silence(socket: BorrowedFd<'_>, silence: Duration) -> io::Result<()> {
+    let KeepAlive { silence_ms, .. } = KeepAlive::within(silence);
+    Ok(setsockopt(&socket, sockopt::TcpUserTimeout, &silence_ms)?)
 }
 
 /// The bytes of a frame.
@@ -387,10 +397,13 @@ mod tests {
     #[test]
     fn a_silent_host_is_asked_some_times_before_it_counts_as_gone() {
         let within = |seconds| KeepAlive::within(Duration::from_secs(seconds));
-        assert_eq!(within(25), KeepAlive { idle_s: 10, interval_s: 5, silence_ms: 25_000 });
-        assert_eq!(within(3), KeepAlive { idle_s: 1, interval_s: 1, silence_ms: 3000 });
-        assert_eq!(within(0), KeepAlive { idle_s: 1, interval_s: 1, silence_ms: 1000 });
-        assert_eq!(within(u64::MAX), within(86_400));
+        let asks =
+            |idle_s, interval_s, times, silence_ms| KeepAlive { idle_s, interval_s, times, silence_ms };
+        assert_eq!(within(25), asks(10, 5, 3, 25_000));
+        assert_eq!(within(9), asks(3, 1, 6, 9000));
+        assert_eq!(within(3), asks(1, 1, 2, 3000));
+        assert_eq!(within(0), asks(1, 1, 1, 1000));
+        assert_eq!(within(u64::MAX), asks(28_800, 14_400, 3, 72_000_000));
     }
 
     #[test]

@@ -94,7 +94,9 @@ impl Threshold {
                 let at = ports.addresses().iter().map(|at| Endpoint::Tls((*at).into())).collect();
                 Ok((Door::Net(ports.start(policy, host).map_err(failed)?), at))
             }
-            Self::Inside(name) => Ok((Door::Inside(name.serve(policy, host)), vec![endpoint.clone()])),
+            Self::Inside(name) => {
+                Ok((Door::Inside(name.serve(policy, host).map_err(failed)?), vec![endpoint.clone()]))
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::stream::{Cut, Pause, Reader, Stream};
 use crate::sys::fork::Inherited;
 use crate::sys::futex::Until;
 use crate::sys::shortage::{descriptor_limit, explain, explain_thread};
-use crate::sys::socket::{FrameReader, MAX_CONTROL, Socket, clip, frame};
+use crate::sys::socket::{FrameReader, MAX_CONTROL, Socket, clip, frame, keep_alive};
 use crate::sys::watcher::{Next, Source};
 use crate::tls::{Acceptor, Broken, Link};
 
@@ -149,6 +149,7 @@ impl Hall {
 
     fn arrived(&self, stream: TcpStream) -> Result<Arrived, Pause> {
         stream.set_nodelay(true)?;
+        keep_alive(stream.as_fd(), self.policy.max_silence)?;
         // Not inherited from the listener on Linux; said for the reader.
         stream.set_nonblocking(false)?;
         let Some(acceptor) = &self.tls else {

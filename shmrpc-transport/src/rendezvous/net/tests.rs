@@ -1,0 +1,72 @@
+use std::os::fd::BorrowedFd;
+use std::sync::mpsc::{Sender, channel};
+
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::super::Refusal;
+use super::*;
+use crate::connection::LaneStream;
+use crate::lane::ServingLane;
+
+const BOUND: Duration = Duration::from_secs(30);
+
+/// What the kernel does about a silent host: asks, from when, how often, how many times, and (ms) whether what it has not
+/// taken ends the connection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Asks(bool, u32, u32, u32, u32);
+
+impl Asks {
+    fn of(socket: BorrowedFd<'_>) -> Self {
+        Self(
+            getsockopt(&socket, sockopt::KeepAlive).unwrap(),
+            getsockopt(&socket, sockopt::TcpKeepIdle).unwrap(),
+            getsockopt(&socket, sockopt::TcpKeepInterval).unwrap(),
+            getsockopt(&socket, sockopt::TcpKeepCount).unwrap(),
+            getsockopt(&socket, sockopt::TcpUserTimeout).unwrap(),
+        )
+    }
+}
+
+/// Tells how the lanes that it opens are watched.
+struct Lanes(Sender<Asks>);
+
+impl Events for Lanes {
+    fn lane_opened(
+        &self,
+        connection: &Arc<Connection>,
+        lane: u32,
+        stream: Option<LaneStream>,
+    ) -> Result<(), String> {
+        let asks = Asks::of(stream.as_ref().unwrap().as_socket().unwrap());
+        self.0.send(asks).unwrap();
+        drop(ServingLane::new(connection, lane, stream).unwrap());
+        Ok(())
+    }
+    fn closed(&self, _: &Connection) {}
+}
+
+impl Host for Lanes {
+    fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
+        Ok((Vec::new(), Box::new(Lanes(self.0.clone()))))
+    }
+    fn connected(&self, _: &Arc<Connection>) {}
+}
+
+/// On the way between two hosts a lane may be forgotten, and the connection's own socket not. A lane that takes nothing is
+/// busy, and no sign of that.
+#[test]
+fn a_lane_that_is_silent_is_asked_on_both_sides_and_may_be_busy() {
+    for (seconds, asks) in [(25, Asks(true, 10, 5, 3, 0)), (u64::MAX, Asks(true, 28_800, 14_400, 3, 0))] {
+        let policy = Policy { max_silence: Duration::from_secs(seconds), ..Policy::default() };
+        let (say, said) = channel();
+        let at = HostPort { host: "127.0.0.1".into(), port: 0 };
+        let ports = Ports::bind(&at, &policy, None).unwrap();
+        let at = ports.addresses()[0].into();
+        let _listener = ports.start(policy.clone(), Arc::new(Lanes(say.clone()))).unwrap();
+        let met = connect(&at, &policy, None, &[], BOUND, Box::new(Lanes(say))).unwrap();
+        let (lane, _) = met.connection.open_stream(0, &mut Until::after(BOUND)).unwrap();
+        assert_eq!(Asks::of(lane.as_socket().unwrap()), asks);
+        assert_eq!(said.recv_timeout(BOUND), Ok(asks));
+        met.connection.give_up("the test is over".into());
+    }
+}

@@ -276,7 +276,10 @@ fn what_is_no_lock_is_refused_and_left_alone() {
     for (make, kind) in kinds {
         make(&lock, &victim);
         let error = refusal(start(place.endpoint(), 1));
-        let why = format!("the lock {} is {kind}; remove it or choose another name", lock.display());
+        let why = format!(
+            "the lock {} is {kind}; choose another name, or remove it if nobody needs it",
+            lock.display()
+        );
         assert!(error.contains(&why), "{error}");
         assert!(fs::symlink_metadata(&lock).is_ok() && !place.socket().exists());
         fs::remove_file(&lock).or_else(|_| fs::remove_dir(&lock)).unwrap();
@@ -290,7 +293,7 @@ fn what_is_no_lock_is_refused_and_left_alone() {
         File::create(&lock).unwrap();
         chown(&lock, Some(12_345), None).unwrap();
         let error = refusal(start(place.endpoint(), 1));
-        assert!(error.contains("s.lock is that of user 12345; remove it"), "{error}");
+        assert!(error.contains("s.lock is that of user 12345; choose another name"), "{error}");
         fs::remove_file(&lock).unwrap();
     } else {
         eprintln!("skipped: only root can give a lock away");
@@ -321,7 +324,10 @@ fn what_is_no_stale_socket_is_refused_and_left_alone() {
     for (make, kind) in kinds {
         make(&socket, &victim);
         let error = refusal(start(place.endpoint(), 1));
-        let why = format!("the socket {} is {kind}; remove it or choose another name", socket.display());
+        let why = format!(
+            "the socket {} is {kind}; choose another name, or remove it if nobody needs it",
+            socket.display()
+        );
         assert!(error.contains(&why), "{error}");
         assert!(fs::symlink_metadata(&socket).is_ok());
         fs::remove_file(&socket).or_else(|_| fs::remove_dir(&socket)).unwrap();
@@ -330,7 +336,7 @@ fn what_is_no_stale_socket_is_refused_and_left_alone() {
         leave_stale(&socket);
         chown(&socket, Some(12_345), None).unwrap();
         let error = refusal(start(place.endpoint(), 1));
-        assert!(error.contains("s is that of user 12345; remove it"), "{error}");
+        assert!(error.contains("s is that of user 12345; choose another name"), "{error}");
         fs::remove_file(&socket).unwrap();
     } else {
         eprintln!("skipped: only root can give a socket away");

@@ -5,7 +5,6 @@
 mod support;
 
 use shmrpc::prelude::*;
-use shmrpc::private::rkyv;
 use support::{BOUND, Place};
 
 #[shmrpc::service]
@@ -40,23 +39,7 @@ impl Switch for Here {
 
 /// The same service, by somebody whose booleans are bytes.
 mod liar {
-    use super::rkyv;
-
-    /// Says that it is a `bool`, and travels as a byte.
-    #[derive(Debug, Clone, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-    #[rkyv(crate = rkyv)]
-    pub(crate) struct Bool(pub(crate) u8);
-
-    impl shmrpc::Schema for Bool {
-        fn describe(to: &mut shmrpc::Describe) {
-            bool::describe(to);
-        }
-    }
-
-    impl shmrpc::private::Recheck for ArchivedBool {}
-    impl shmrpc::Message for Bool {}
-
-    impl shmrpc::private::Declared for Bool {}
+    pub(crate) use crate::support::liar::Bool;
 
     #[shmrpc::service]
     pub(crate) trait Switch {

@@ -1,6 +1,7 @@
 //! What the tests share: a place of their own, and a gate that a handler waits at.
 #![allow(dead_code, reason = "each test crate uses a part")]
 
+pub(crate) mod liar;
 pub(crate) mod process;
 #[cfg(feature = "tls")]
 pub(crate) mod authority;

@@ -88,6 +88,8 @@ impl Crowd {
             waits if waits.is_multiple_of(SLEEP_EVERY) => Advice::Sleep,
             waits if waits.is_multiple_of(LOOK_EVERY) => Advice::Look,
             waits if waits.is_multiple_of(TIME_EVERY) => Advice::Turns,
+            // The others may have gone: the clock tells soonest.
+            _ if self.level < LEVEL[2] => Advice::Turns,
             _ => Advice::TurnsUntimed,
         }
     }

@@ -220,6 +220,8 @@ impl Caller {
 
     #[inline(always)]
     fn take(&mut self, call_id: u32, reply: &mut Reply) -> Result<(), Broken> {
+        // The next call is likely to come soon, and the server polls the line that it will lie in.
+        self.producer.expect_to_publish();
         let header = self.consumer.take(reply.message.words_mut())?;
         self.connection.receive(header, &mut reply.message)?;
         if header.descriptors() > 0 {

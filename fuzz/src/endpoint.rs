@@ -36,7 +36,8 @@ pub fn endpoint(data: &[u8]) {
 fn assert_names(error: &str, endpoint: &str) {
     let endpoint = endpoint.trim().split('\0').next().unwrap_or_default();
     let endpoint = endpoint.strip_prefix("shm:").unwrap_or(endpoint);
-    let named = error.contains(endpoint) || error.contains(&endpoint.escape_debug().to_string());
+    let quoted = format!("{endpoint:?}");
+    let named = error.contains(endpoint) || error.contains(quoted.trim_matches('"'));
     assert!(named, "{error} does not name {endpoint:?}");
 }
 

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::door::Door;
 use super::hello::Token;
 use super::{ANSWER, Hello, HelloError, Host, LARGEST, MeetError, Met, Policy, hear, open_hello, watch};
 use crate::connection::{self, Carrier, Connection, Death, Dial, Events, Limits, Parts, Redial};
@@ -21,7 +22,7 @@ use crate::sys::futex::Until;
 use crate::sys::socket::{FrameReader, Socket, frame, keep_alive};
 use crate::sys::watcher::{Token as Watched, Watcher};
 use crate::tls::{Acceptor, Connector, Link};
-use hall::{Door, Hall};
+use hall::{Entrance, Hall};
 
 mod hall;
 
@@ -132,7 +133,7 @@ impl Ports {
         let mut listener = NetListener { tokens: Vec::new(), process: Generation::current() };
         for mut socket in self.listeners {
             socket.keep()?;
-            listener.tokens.push(watch(Arc::new(Door::new(socket, &hall)))?);
+            listener.tokens.push(watch(Arc::new(Door::new(Entrance::new(socket, &hall))?))?);
         }
         Ok(listener)
     }

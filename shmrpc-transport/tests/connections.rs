@@ -24,12 +24,12 @@ use shmrpc_transport::sys::futex::Until;
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Answers every vector with itself.
-struct Echo(Mutex<Sender<Arc<Connection>>>);
+/// Answers every vector with itself. Whether it has no second lane at first.
+struct Echo(Mutex<Sender<Arc<Connection>>>, bool);
 
 impl Host for Echo {
     fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
-        Ok((Vec::new(), Box::new(Lanes::default())))
+        Ok((Vec::new(), Box::new(Lanes { refused: AtomicBool::new(!self.1) })))
     }
     fn connected(&self, connection: &Arc<Connection>) {
         self.0.lock().unwrap().send(Arc::clone(connection)).unwrap();
@@ -89,7 +89,9 @@ impl Pair {
         std::fs::create_dir(&folder).unwrap();
         let path = folder.join("s");
         let (sender, connections): (_, Receiver<Arc<Connection>>) = channel();
-        let listener = Listener::bind(&path, Policy::default(), Arc::new(Echo(Mutex::new(sender)))).unwrap();
+        let listener =
+            Listener::bind(&path, Policy::default(), Arc::new(Echo(Mutex::new(sender), name == "again")))
+                .unwrap();
         let met = connect(&path, &Policy::default(), &[], BOUND, Box::new(Lanes::default())).unwrap();
         let server = connections.recv_timeout(BOUND).unwrap();
         let callers = Callers::new(Arc::clone(&met.connection), ());

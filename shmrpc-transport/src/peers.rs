@@ -1,7 +1,7 @@
 //! Who is at the other end, and sets of such users.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -158,7 +158,7 @@ pub enum Process {
     Inode(u64),
     /// Before Linux 6.9 all pidfds have the same one: all such processes of this user are one.
     OfUser(u32),
-    /// On a network: all processes at an address are one.
+    /// On a network: all processes at an address are one, and all addresses of an IPv6 host's /64.
     At(IpAddr),
     /// The system says nothing of them: they are one.
     Unknown,
@@ -184,8 +184,12 @@ impl Party {
         Self { process: Process::Unknown, uid: None }
     }
 
-    /// All that is at an address of a network.
+    /// All that is at an address of a network. An IPv6 host may have all addresses of its /64, and counts by that.
     pub(crate) fn at(address: IpAddr) -> Self {
+        let address = match address.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+            v4 => v4,
+        };
         Self { process: Process::At(address), uid: None }
     }
 
@@ -282,6 +286,17 @@ mod tests {
         assert_eq!(here.to_string(), "process 12 of user 0");
         let hidden = PeerInfo::new(PeerCredentials::said(0, 7, 7), None);
         assert_eq!(hidden.to_string(), "a process of user 7 in another pid namespace");
+    }
+
+    #[test]
+    fn an_ipv6_host_is_one_whichever_of_its_addresses_it_takes() {
+        let at = |address: &str| Party::at(address.parse().unwrap());
+        assert_eq!(at("2001:db8:0:1::1"), at("2001:db8:0:1:ffff::2"));
+        assert_ne!(at("2001:db8:0:1::1"), at("2001:db8:0:2::1"));
+        assert_ne!(at("192.0.2.1"), at("192.0.2.2"));
+        // As a socket for both kinds says an IPv4 address.
+        assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
+        assert_ne!(at("::ffff:192.0.2.1"), at("::ffff:192.0.2.2"));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Who has how many of what there is little of: connections, threads, places of those who say hello.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -52,6 +54,21 @@ struct Taken {
     by_user: HashMap<Option<u32>, usize>,
 }
 
+/// Which limit is reached. As text it says so to the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full {
+    count: usize,
+    what: &'static str,
+    whose: Whose,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Process(Process),
+    User(Option<u32>),
+    All,
+}
+
 /// One place; given back when dropped.
 #[derive(Debug)]
 pub struct Place {
@@ -71,21 +88,20 @@ impl Places {
     ///
     /// # Errors
     /// Which limit is reached.
-    pub fn take(self: &Arc<Self>, party: Party, what: &str) -> Result<Place, String> {
+    pub fn take(self: &Arc<Self>, party: Party, what: &'static str) -> Result<Place, Full> {
         let mut taken = self.taken.lock();
         let all = taken.all;
         let own = taken.by_process.get(&party.process()).copied().unwrap_or(0);
         let of_user = taken.by_user.get(&party.uid()).copied().unwrap_or(0);
-        if all >= self.limit.of_all {
-            return Err(format!("{all} {what}, which is this server's limit"));
-        }
+        // The smallest first: one less there is one less everywhere.
         if own >= self.limit.of_one {
-            let whom = if matches!(party.process(), Process::At(_)) { "address" } else { "process" };
-            return Err(format!("{own} {what} for this {whom}, which is this server's limit for one"));
+            return Err(Full { count: own, what, whose: Whose::Process(party.process()) });
         }
         if of_user >= self.limit.of_user() && party.uid() != Some(PeerCredentials::own().uid) {
-            let whom = party.uid().map_or("peers of networks".to_owned(), |uid| format!("user {uid}"));
-            return Err(format!("{of_user} {what} for {whom}, which is this server's limit for all of them"));
+            return Err(Full { count: of_user, what, whose: Whose::User(party.uid()) });
+        }
+        if all >= self.limit.of_all {
+            return Err(Full { count: all, what, whose: Whose::All });
         }
         taken.all += 1;
         *taken.by_process.entry(party.process()).or_default() += 1;
@@ -104,6 +120,45 @@ impl Places {
             }
         }
         taken.all
+    }
+}
+
+impl Place {
+    /// Whose it is.
+    pub(crate) fn party(&self) -> Party {
+        self.party
+    }
+}
+
+impl Full {
+    /// Whether one less of this party would leave room.
+    pub(crate) fn counts(&self, party: Party) -> bool {
+        match self.whose {
+            Whose::Process(process) => party.process() == process,
+            Whose::User(uid) => party.uid() == uid,
+            Whose::All => true,
+        }
+    }
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, what, whose } = self;
+        let (whom, of) = match whose {
+            Whose::Process(Process::At(IpAddr::V6(_))) => (" for the /64 of this address".into(), " for one"),
+            Whose::Process(Process::At(_)) => (" for this address".into(), " for one"),
+            Whose::Process(_) => (" for this process".into(), " for one"),
+            Whose::User(None) => (" for peers of networks".into(), " for all of them"),
+            Whose::User(Some(uid)) => (format!(" for user {uid}"), " for all of them"),
+            Whose::All => (String::new(), ""),
+        };
+        write!(out, "{count} {what}{whom}, which is this server's limit{of}")
+    }
+}
+
+impl From<Full> for String {
+    fn from(full: Full) -> Self {
+        full.to_string()
     }
 }
 
@@ -153,17 +208,17 @@ mod tests {
         let places = Places::new(Limit { of_all: 8, of_one: 3 });
         let take = |pid, uid| places.take(party(pid, uid), "are there");
         let mut theirs: Vec<_> = (0..4).map(|at| take(1 + at / 3, own + 1).unwrap()).collect();
-        let refused = take(3, own + 1).unwrap_err();
+        let refused = take(3, own + 1).unwrap_err().to_string();
         let why = format!("4 are there for user {}, which is this server's limit for all of them", own + 1);
         assert_eq!(refused, why);
         // Ours may have all that is left, and a third user too.
         let ours: Vec<_> = (0..3).map(|_| take(10, own).unwrap()).collect();
         assert_eq!(
-            take(10, own).unwrap_err(),
+            take(10, own).unwrap_err().to_string(),
             "3 are there for this process, which is this server's limit for one"
         );
         let third = take(20, own + 2).unwrap();
-        assert_eq!(take(21, own).unwrap_err(), "8 are there, which is this server's limit");
+        assert_eq!(take(21, own).unwrap_err().to_string(), "8 are there, which is this server's limit");
         theirs.pop();
         assert!(take(3, own + 1).is_ok());
         drop((theirs, ours, third));

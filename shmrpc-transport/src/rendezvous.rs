@@ -27,6 +27,8 @@ use refusal::{no_host, nobody};
 pub mod net;
 pub mod inside;
 mod listener;
+mod door;
+mod arrivals;
 mod bound;
 mod refusal;
 mod hello;

@@ -22,6 +22,7 @@ use crate::peers::Party;
 use crate::sys::closing::Facing;
 use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
+use crate::sys::socket::{broken, failed};
 use crate::tls::{Broken, Link};
 
 mod reader;
@@ -261,7 +262,7 @@ impl Stream {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => wait(fd.as_fd(), PollFlags::POLLOUT, until)?,
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(Pause::Closed),
-                Err(errno) => return Err(Pause::System(errno.into())),
+                Err(errno) => return Err(Pause::System(failed(fd.as_fd(), errno))),
             }
         }
     }
@@ -307,7 +308,7 @@ impl Stream {
                     flags = MsgFlags::MSG_DONTWAIT;
                 }
                 Err(Errno::ECONNRESET) => return Err(Pause::Closed),
-                Err(errno) => return Err(Pause::System(errno.into())),
+                Err(errno) => return Err(Pause::System(failed(fd.as_fd(), errno))),
             }
         }
     }
@@ -319,7 +320,7 @@ impl Stream {
     pub fn receive_now(&self, room: &mut [u8]) -> Result<usize, Pause> {
         match &self.medium {
             Medium::Pipe(pipe) => pipe.receive(room, &mut Until::after(Duration::ZERO)),
-            Medium::Tls(link) => match link.receive(room, true)? {
+            Medium::Tls(link) => match link.receive(room, true).map_err(|how| broken(link.as_fd(), how))? {
                 Some(0) => Err(Pause::Closed),
                 Some(received) => Ok(received),
                 None => Err(Pause::TimedOut),
@@ -329,7 +330,7 @@ impl Stream {
                     Ok(0) | Err(Errno::ECONNRESET) => Err(Pause::Closed),
                     Ok(received) => Ok(received),
                     Err(Errno::EAGAIN | Errno::EINTR) => Err(Pause::TimedOut),
-                    Err(errno) => Err(Pause::System(errno.into())),
+                    Err(errno) => Err(Pause::System(failed(fd.as_fd(), errno))),
                 }
             }
         }
@@ -383,7 +384,7 @@ impl Drop for Stream {
 fn receive_tls(link: &Link, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {
     let mut now = false;
     loop {
-        match link.receive(room, now)? {
+        match link.receive(room, now).map_err(|how| broken(link.as_fd(), how))? {
             Some(0) if !room.is_empty() => return Err(Pause::Closed),
             Some(received) => return Ok(received),
             None => {

@@ -3,10 +3,11 @@
 #![cfg(not(loom))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use shmrpc_transport::callers::{Callers, NoLane};
-use shmrpc_transport::connection::{Connection, Events, LaneStream, Mapped};
-use shmrpc_transport::lane::{Incoming, Outgoing, Reply, ServingLane};
+use shmrpc_transport::connection::{Connection, Death, Events, LaneStream, Mapped};
+use shmrpc_transport::lane::{Incoming, NoReply, Outgoing, Reply, ServingLane};
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::rendezvous::{Host, Listener, MeetError, Policy, Refusal, connect};
 use shmrpc_transport::slot::Kind;
@@ -23,12 +24,12 @@ use shmrpc_transport::sys::futex::Until;
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Answers every vector with itself.
-struct Echo(Mutex<Sender<Arc<Connection>>>);
+/// Answers every vector with itself. Whether it has no second lane at first.
+struct Echo(Mutex<Sender<Arc<Connection>>>, bool);
 
 impl Host for Echo {
     fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
-        Ok((Vec::new(), Box::new(Lanes::default())))
+        Ok((Vec::new(), Box::new(Lanes { refused: AtomicBool::new(!self.1) })))
     }
     fn connected(&self, connection: &Arc<Connection>) {
         self.0.lock().unwrap().send(Arc::clone(connection)).unwrap();
@@ -70,6 +71,8 @@ struct Pair {
     client: Arc<Connection>,
     server: Arc<Connection>,
     callers: Callers,
+    /// The server's ends of those that come later.
+    connections: Receiver<Arc<Connection>>,
     _listener: Listener,
     folder: PathBuf,
 }
@@ -86,11 +89,13 @@ impl Pair {
         std::fs::create_dir(&folder).unwrap();
         let path = folder.join("s");
         let (sender, connections): (_, Receiver<Arc<Connection>>) = channel();
-        let listener = Listener::bind(&path, Policy::default(), Arc::new(Echo(Mutex::new(sender)))).unwrap();
+        let listener =
+            Listener::bind(&path, Policy::default(), Arc::new(Echo(Mutex::new(sender), name == "again")))
+                .unwrap();
         let met = connect(&path, &Policy::default(), &[], BOUND, Box::new(Lanes::default())).unwrap();
         let server = connections.recv_timeout(BOUND).unwrap();
         let callers = Callers::new(Arc::clone(&met.connection), ());
-        Self { client: met.connection, server, callers, _listener: listener, folder }
+        Self { client: met.connection, server, callers, connections, _listener: listener, folder }
     }
 
     /// A vector there and back. The reply is still where it arrived.
@@ -169,6 +174,83 @@ fn a_free_lane_of_a_draining_server_is_not_lent() {
         "{refused:?}"
     );
     assert_eq!(pair.client.death(), None);
+}
+
+/// Whether the old one has died or drains, and whoever is calling meanwhile.
+#[test]
+fn whoever_calls_while_the_connection_is_exchanged_gets_a_lane_of_the_next() {
+    const THREADS: usize = 4;
+    let pair = Pair::new("exchange");
+    let path = pair.folder.join("s");
+    let (ended, answered) = (AtomicBool::new(false), AtomicU32::new(0));
+    let value = vec![7_u8; 10];
+    // One call. None if it did not run, or nobody knows.
+    let call = |callers: &Callers<u32>| -> Option<u32> {
+        let mut until = Until::after(BOUND);
+        let mut lease = callers
+            .lease(&mut until)
+            .map_err(|none| assert!(matches!(*none, NoLane::Dead(_)), "{none:?}"))
+            .ok()?;
+        let seat = lease.seat().unwrap();
+        let number = *seat.session.known();
+        let request = Outgoing { method: 0, value: &value, recursive: false, descriptors: None };
+        let mut reply = Reply::empty();
+        let called = seat.lane.call(request, 0, &mut reply, &mut until);
+        lease.end();
+        match called {
+            Ok(()) => {
+                assert_eq!(reply.message.access::<Vec<u8>>().unwrap().as_slice(), value);
+                Some(number)
+            }
+            Err(none) => {
+                assert!(matches!(*none, NoReply::Dead { .. }), "{none:?}");
+                None
+            }
+        }
+    };
+    let callers = Callers::new(Arc::clone(&pair.client), 0);
+    thread::scope(|scope| {
+        // Also if the test fails.
+        let _over = Over(&ended);
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let mut last = 0;
+                while !ended.load(Ordering::SeqCst) {
+                    let Some(number) = call(&callers) else { continue };
+                    assert!(number >= last, "a call went over connection {number} after one over {last}");
+                    last = number;
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let mut server = Arc::clone(&pair.server);
+        for number in 1..=60 {
+            let before = answered.load(Ordering::SeqCst);
+            until("they call", || answered.load(Ordering::SeqCst) > before);
+            let old = callers.session();
+            match number % 2 {
+                0 => old.connection().die(Death { reason: "the test ends it".into(), peer_closed: false }),
+                _ => server.drain(),
+            }
+            until("it takes no more calls", || old.end().is_some());
+            let met = connect(&path, &Policy::default(), &[], BOUND, Box::new(Lanes::default())).unwrap();
+            let drained = mem::replace(&mut server, pair.connections.recv_timeout(BOUND).unwrap());
+            callers.replace(met.connection, number);
+            // From now on all go over this one, and a lane can be had, whatever lies in the places of the old ones.
+            assert_eq!(call(&callers), Some(number));
+            // A call that came to a ring whose thread had gone waits for this.
+            drained.die(Death { reason: "the drain is over".into(), peer_closed: false });
+        }
+    });
+}
+
+/// Says so when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![cfg(not(loom))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,6 +14,7 @@ use shmrpc_transport::callers::Callers;
 use shmrpc_transport::connection::{Carrier, Connection, Events, LaneStream};
 use shmrpc_transport::lane::{Incoming, NoReply, Outgoing, Reply, ServingLane};
 use shmrpc_transport::peers::PeerInfo;
+use shmrpc_transport::rendezvous::net::{self, NetListener, Ports};
 use shmrpc_transport::rendezvous::{Host, Listener, Policy, Refusal, connect};
 use shmrpc_transport::slot::{HEADER, Header, Kind};
 use shmrpc_transport::sys::futex::Until;
@@ -34,11 +36,13 @@ enum End {
     GoAway(u32),
     /// As our own server ends it when it has taken all of them.
     Real,
+    /// Without a word, when each was answered; it is said when that is done.
+    Idle,
 }
 
 /// Plays one part after the other.
 #[derive(Clone)]
-struct Stage(Arc<Mutex<Receiver<Part>>>);
+struct Stage(Arc<Mutex<Receiver<Part>>>, Sender<()>);
 
 impl Host for Stage {
     fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
@@ -56,9 +60,13 @@ impl Events for Stage {
     ) -> Result<(), String> {
         let part = self.0.lock().unwrap().recv().unwrap();
         let (connection, stream) = (Arc::clone(connection), stream.unwrap());
-        thread::spawn(move || match part.end {
-            End::Real => take(ServingLane::new(&connection, lane, Some(stream)).unwrap(), part.arrive),
-            end => play(&stream, part.arrive, end),
+        let ended = self.1.clone();
+        thread::spawn(move || {
+            match part.end {
+                End::Real => take(ServingLane::new(&connection, lane, Some(stream)).unwrap(), part.arrive),
+                end => play(stream, part.arrive, end),
+            }
+            let _ = ended.send(());
         });
         Ok(())
     }
@@ -71,13 +79,18 @@ fn take(mut lane: ServingLane, messages: u32) {
     }
 }
 
-fn play(stream: &LaneStream, messages: u32, end: End) {
+fn play(stream: LaneStream, messages: u32, end: End) {
     stream.send_now(&Header { call_id: 1, ..Header::new(Kind::LaneOpen) }.to_frame());
     for _ in 0..messages {
         let mut head = [0; HEADER];
-        read(stream, &mut head);
-        let mut payload = vec![0; Header::from_frame(&head).unwrap().length as usize];
-        read(stream, &mut payload);
+        read(&stream, &mut head);
+        let header = Header::from_frame(&head).unwrap();
+        let mut payload = vec![0; header.length as usize];
+        read(&stream, &mut payload);
+        if let End::Idle = end {
+            let reply = Header { call_id: header.call_id, length: header.length, ..Header::new(Kind::Reply) };
+            stream.send_now(&[&reply.to_frame()[..], &payload].concat());
+        }
     }
     if let End::GoAway(taken) = end {
         stream.send_now(&Header { call_id: taken, ..Header::new(Kind::GoAway) }.to_frame());
@@ -91,12 +104,20 @@ fn read(stream: &LaneStream, room: &mut [u8]) {
     }
 }
 
+fn stage() -> (Sender<Part>, Stage, Receiver<()>) {
+    let (parts, stage) = channel();
+    let (end, ended) = channel();
+    (parts, Stage(Arc::new(Mutex::new(stage)), end), ended)
+}
+
 /// A client of such a server.
 struct Client {
     connection: Arc<Connection>,
     callers: Callers,
     parts: Sender<Part>,
-    _listener: Listener,
+    /// A word for each stream that has ended.
+    ended: Receiver<()>,
+    _listener: (Option<Listener>, Option<NetListener>),
     folder: PathBuf,
 }
 
@@ -114,12 +135,41 @@ impl Client {
         std::fs::create_dir(&folder).unwrap();
         let path = folder.join("s");
         let policy = Policy { carrier: Carrier::Streams, ..Policy::default() };
-        let (parts, stage) = channel();
-        let stage = Stage(Arc::new(Mutex::new(stage)));
+        let (parts, stage, ended) = stage();
         let listener = Listener::bind(&path, policy.clone(), Arc::new(stage.clone())).unwrap();
         let connection = connect(&path, &policy, &[], BOUND, Box::new(stage)).unwrap().connection;
+        Self::of(connection, parts, ended, (Some(listener), None), folder)
+    }
+
+    fn over_tcp() -> Self {
+        let policy = Policy::default();
+        let (parts, stage, ended) = stage();
+        let ports = Ports::bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into(), &policy, None).unwrap();
+        let at = ports.addresses()[0].into();
+        let listener = ports.start(policy.clone(), Arc::new(stage.clone())).unwrap();
+        let connection = net::connect(&at, &policy, None, &[], BOUND, Box::new(stage)).unwrap().connection;
+        Self::of(connection, parts, ended, (None, Some(listener)), PathBuf::new())
+    }
+
+    fn of(
+        connection: Arc<Connection>,
+        parts: Sender<Part>,
+        ended: Receiver<()>,
+        listener: (Option<Listener>, Option<NetListener>),
+        folder: PathBuf,
+    ) -> Self {
         let callers = Callers::new(Arc::clone(&connection), ());
-        Self { connection, callers, parts, _listener: listener, folder }
+        Self { connection, callers, parts, ended, _listener: listener, folder }
+    }
+
+    /// Calls, and is answered.
+    fn call(&self) -> Result<(), Box<NoReply>> {
+        let mut until = Until::after(BOUND);
+        let mut lease = self.callers.lease(&mut until).unwrap();
+        let request = Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: None };
+        let called = lease.seat().unwrap().lane.call(request, 0, &mut Reply::empty(), &mut until);
+        lease.end();
+        called
     }
 
     /// Calls after so many one-way calls on the same lane. True if the server may have taken the call.
@@ -161,6 +211,25 @@ fn a_server_counts_what_it_has_taken() {
     client.parts.send(Part { arrive: 3, end: End::Real }).unwrap();
     assert!(client.call_after(2));
     assert!(client.connection.is_going_away());
+}
+
+/// It is not even noticed: the next call goes over a new stream. What Unix sockets do not take was not sent, so it is sent
+/// again at once. TCP takes it in any case; so a lane at rest is looked at first.
+#[test]
+fn a_stream_that_ended_while_nobody_called_costs_no_call() {
+    for (client, rest) in [(Client::new(), 0), (Client::over_tcp(), 50)] {
+        for calls in [1, 3, 1] {
+            client.parts.send(Part { arrive: calls, end: End::Idle }).unwrap();
+            for _ in 0..calls {
+                client.call().unwrap();
+            }
+            client.ended.recv_timeout(BOUND).unwrap();
+            // No lane is looked at that was in use just now.
+            thread::sleep(Duration::from_millis(rest));
+        }
+        assert!(!client.connection.is_going_away());
+        assert_eq!(client.connection.death(), None);
+    }
 }
 
 /// A lane whose stream broke counts anew on the next one.

@@ -183,22 +183,27 @@ fn other_process(path: &Path) -> bool {
     command.status().unwrap().success()
 }
 
+/// What a server lets one process or address have; the rest of its 256 is for others.
+const OF_ONE: usize = 32;
+const MADE_ROOM: &str = "it said no hello yet, and its place was wanted; try again";
+
 #[test]
-fn one_process_that_says_no_hello_leaves_room_for_others() {
-    /// What a server lets one process have; the rest of its 256 is for others.
-    const OF_ONE: usize = 32;
+fn a_process_that_says_no_hello_makes_room_for_its_own_that_do() {
     let door = Door::new(Duration::from_secs(3600));
-    let silent: Vec<UnixStream> = (0..OF_ONE).map(|_| door.dial()).collect();
-    let refused = refusal(&door.dial());
-    assert!(refused.contains("for this process"), "{refused}");
-    assert!(other_process(&door.path), "another process is refused, too");
-    // It has its places back when the server has seen that their sockets are closed.
-    drop(silent);
-    let end = Instant::now() + BOUND;
-    while let Err(error) = join(&door.path) {
-        assert!(error.contains("too many of your process") && Instant::now() < end, "{error}");
-        thread::yield_now();
+    let mut silent: Vec<UnixStream> = (0..OF_ONE).map(|_| door.dial()).collect();
+    assert!(other_process(&door.path), "another process is refused");
+    for round in 0..OF_ONE * 2 {
+        assert_eq!(join(&door.path), Ok(()), "round {round}");
+        // The oldest one has made room, and no other.
+        assert_eq!(refusal(&silent[round]), MADE_ROOM);
+        let next = &silent[round + 1];
+        next.set_nonblocking(true).unwrap();
+        let unheard = (&*next).read(&mut [0]).unwrap_err();
+        assert_eq!(unheard.kind(), std::io::ErrorKind::WouldBlock);
+        next.set_nonblocking(false).unwrap();
+        silent.push(door.dial());
     }
+    assert!(other_process(&door.path), "another process is refused");
 }
 
 /// A port, and whoever comes to it from another address than honest clients do.
@@ -217,8 +222,12 @@ impl Port {
     }
 
     fn dial(&self) -> TcpStream {
+        self.dial_from(2)
+    }
+
+    fn dial_from(&self, last: u8) -> TcpStream {
         let SocketAddr::V4(at) = self.at else { panic!("{}", self.at) };
-        let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 0);
+        let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0);
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
         bind(socket.as_raw_fd(), &SockaddrIn::from(from)).unwrap();
         dial(socket.as_raw_fd(), &SockaddrIn::from(at)).unwrap();
@@ -266,27 +275,42 @@ fn whoever_says_hello_slowly_over_tcp_is_hung_up_on() {
     }
 }
 
+/// Says nothing, and keeps nobody out: neither of its own address nor of another one.
 #[test]
-fn one_address_that_says_no_hello_leaves_room_for_others() {
-    const OF_ONE: usize = 32;
+fn an_address_that_says_no_hello_makes_room_for_its_own_that_do() {
     let port = Port::new(Duration::from_secs(3600));
-    let silent: Vec<TcpStream> = (0..OF_ONE).map(|_| port.dial()).collect();
-    for _ in 0..8 {
-        let refused = refusal(&port.dial());
-        assert!(refused.contains("address"), "{refused}");
-        assert_eq!(port.join(), Ok(()), "another address is refused, too");
-    }
-    drop(silent);
-    let end = Instant::now() + BOUND;
-    loop {
+    let mut silent: Vec<TcpStream> = (0..OF_ONE).map(|_| port.dial()).collect();
+    let hello = hello();
+    for round in 0..OF_ONE * 2 {
         let mut socket = port.dial();
+        socket.write_all(&hello).unwrap();
+        let mut head = [0; HEADER];
+        socket.read_exact(&mut head).unwrap();
+        assert_eq!(Header::from_frame(&head).unwrap().kind, Kind::Hello, "round {round}");
+        assert_eq!(port.join(), Ok(()), "another address is refused");
+        // Whoever has begun and does not go on is silent, too.
+        let mut next = port.dial();
+        next.write_all(&hello[..round % hello.len()]).unwrap();
+        silent.push(next);
+    }
+    for socket in &silent[..OF_ONE * 2] {
+        assert_eq!(refusal(socket), MADE_ROOM);
+    }
+}
+
+#[test]
+fn those_of_all_addresses_together_make_room() {
+    let port = Port::new(Duration::from_secs(3600));
+    // Half of all places are for networks.
+    let silent: Vec<TcpStream> =
+        (2..6).flat_map(|at| (0..OF_ONE).map(move |_| at)).map(|at| port.dial_from(at)).collect();
+    for _ in 0..8 {
+        assert_eq!(port.join(), Ok(()));
+        let mut socket = port.dial_from(6);
         socket.write_all(&hello()).unwrap();
         let mut head = [0; HEADER];
         socket.read_exact(&mut head).unwrap();
-        if Header::from_frame(&head).unwrap().kind == Kind::Hello {
-            break;
-        }
-        assert!(Instant::now() < end, "it has its places for ever");
-        thread::yield_now();
+        assert_eq!(Header::from_frame(&head).unwrap().kind, Kind::Hello);
     }
+    assert_eq!(refusal(&silent[0]), MADE_ROOM);
 }

@@ -75,7 +75,7 @@ impl Dialer {
             }
             Address::Tcp(at) => net::connect(at, &self.policy, None, &question, timeout, events),
             Address::Tls(at) => {
-                let connector = Connector::new(self.tls.as_ref(), &at.host)
+                let connector = Connector::new(self.tls.as_ref(), at.host_alone())
                     .map_err(|error| ConnectError::Tls { endpoint: endpoint.to_string(), error })?;
                 net::connect(at, &self.policy, Some(&connector), &question, timeout, events)
             }

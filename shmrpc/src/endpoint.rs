@@ -28,7 +28,8 @@ pub enum Endpoint {
     /// `uds:@NAME`: a socket in the abstract namespace, which no directory protects: anybody may take the name, and only
     /// who is at the other end tells.
     UdsAbstract(String),
-    /// `tcp:HOST:PORT`: lanes of TCP connections. An IPv6 address stands in brackets.
+    /// `tcp:HOST:PORT`: lanes of TCP connections. An IPv6 address stands in brackets, with the interface behind it if it is
+    /// of one link: `tcp:[fe80::1%eth0]:80`.
     Tcp(HostPort),
     /// `tls:HOST:PORT`: the same under TLS 1.3, with certificates on both sides. Needs the feature `tls`, and `tls(..)` on the
     /// builder.
@@ -132,7 +133,7 @@ impl FromStr for Endpoint {
 fn host_port(text: &str) -> Option<HostPort> {
     let (host, port) = text.rsplit_once(':')?;
     let host = match host.strip_prefix('[') {
-        Some(inside) => inside.strip_suffix(']').filter(|inside| inside.parse::<Ipv6Addr>().is_ok())?,
+        Some(inside) => inside.strip_suffix(']').filter(|inside| is_ipv6(inside))?,
         None => host,
     };
     let bare = text.starts_with('[') || !host.contains(':');
@@ -141,6 +142,14 @@ fn host_port(text: &str) -> Option<HostPort> {
     let plain = port == "0" || !port.starts_with(['0', '+']);
     let sound = bare && plain && !host.is_empty() && host.chars().all(legal);
     Some(HostPort { host: host.to_owned(), port: port.parse().ok()? }).filter(|_| sound)
+}
+
+/// An IPv6 address, alone or with the interface that leads to its link: `fe80::1%eth0`, `fe80::1%2`.
+fn is_ipv6(text: &str) -> bool {
+    let (address, interface) = text.split_once('%').unwrap_or((text, "1"));
+    // What the system has names for.
+    let sound = (1..=15).contains(&interface.len()) && !interface.contains(['%', '[', ']']);
+    sound && address.parse::<Ipv6Addr>().is_ok()
 }
 
 /// Bytes of a name, at most.
@@ -364,6 +373,9 @@ mod tests {
             "tcp:127.0.0.1:0",
             "tcp:localhost:80",
             "tcp:[::1]:65535",
+            "tcp:[fe80::1%eth0]:80",
+            "tls:[fe80::1%2]:80",
+            "tcp:[fe80::1%a23456789012345]:80",
             "tls:[::1]:1",
             "tls:kv.example:7",
             "inproc:kv",
@@ -388,6 +400,13 @@ mod tests {
             "tcp:::1:80",
             "tcp:[::1:80",
             "tcp:[x]:80",
+            "tcp:[x%eth0]:80",
+            "tcp:[fe80::1%]:80",
+            "tcp:[fe80::1%a%b]:80",
+            "tcp:[fe80::1%a]b]:80",
+            "tcp:[fe80::1%a/b]:80",
+            "tcp:[fe80::1%a2345678901234567]:80",
+            "tcp:fe80::1%eth0:80",
             "tcp:a:+1",
             "tcp:a:01",
             "tls:",

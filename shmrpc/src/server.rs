@@ -404,7 +404,7 @@ const MOST: usize = 1024;
 
 impl Limits {
     fn connections(self) -> Arc<Places> {
-        // Four descriptors for each: half of them. Other shares are `listener::arriving` and `ledger::pieces_max`.
+        // Four descriptors for each: half of them. Other shares are `arrivals::limit` and `ledger::pieces_max`.
         let of_all = self.connections.unwrap_or_else(|| (descriptor_limit() / 8).clamp(2, MOST));
         Places::new(Limit::new(of_all, self.connections_of_one))
     }
@@ -474,9 +474,10 @@ impl Events for Served {
             reason
         };
         let party = connection.peer().party();
-        let place = self.shared.lanes.take(party, "threads serve clients").map_err(refused)?;
+        let place =
+            self.shared.lanes.take(party, "threads serve clients").map_err(|full| refused(full.into()))?;
         let of_stream = stream.as_ref().map(|_| self.shared.streams.take(party, "lanes are streams"));
-        let of_stream = of_stream.transpose().map_err(refused)?;
+        let of_stream = of_stream.transpose().map_err(|full| refused(full.into()))?;
         let serving = ServingLane::new(connection, lane, stream).map_err(refused)?;
         let table = Arc::clone(&self.table);
         let thread = std::thread::Builder::new().name(format!("shmrpc-lane-{lane}"));

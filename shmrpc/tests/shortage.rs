@@ -8,6 +8,10 @@
 
 mod support;
 
+mod shortage {
+    mod ports;
+}
+
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;

@@ -18,6 +18,7 @@ mod sockets {
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use shmrpc::Endpoint;
@@ -104,6 +105,27 @@ impl Scene {
         let status = fs::read_to_string(format!("/proc/{}/status", self.server.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Replies of `blob` that the server has made when it makes no more: all its threads sleep, and again after each of
+    /// many questions.
+    fn made_at_most(&self) -> u32 {
+        let mut made = self.honest[0].blobs().unwrap();
+        let mut same = 0;
+        while same < 20 {
+            until("all threads of the server sleep", || self.is_asleep());
+            let now = self.honest[0].blobs().unwrap();
+            same = if now == made { same + 1 } else { 0 };
+            made = now;
+        }
+        made
+    }
+
+    /// Whether no thread of the server wants the CPU.
+    fn is_asleep(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.server.child.id())).unwrap();
+        let states = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("stat")).ok());
+        states.into_iter().all(|stat| !stat.contains(") R "))
     }
 
     /// Those who are there are served, and whoever comes.
@@ -221,16 +243,23 @@ fn whoever_stops_in_the_middle_holds_what_is_his_and_no_more() {
 /// Asks for more than the sockets hold, and reads nothing of it.
 #[test]
 fn replies_that_nobody_reads_hold_one_thread_each() {
+    /// Requests on each lane. Their replies have 1 MiB.
+    const ASKED: usize = 64;
+    /// As many may lie in the system's own memory of one lane: over TCP that is 6 MiB and what the other end has, by default.
+    const IN_SOCKETS: u32 = 16;
     let scene = Scene::new();
-    let asked = request(BLOB, &archive(&(1_u32 << 20, 7_u8))).repeat(64);
+    let asked = request(BLOB, &archive(&(1_u32 << 20, 7_u8))).repeat(ASKED);
     for way in WAYS {
         let peer = scene.at.join(way);
+        let before = scene.honest[0].blobs().unwrap();
         let lanes: Vec<UnixStream> = (0..4).map(|number| peer.lane(number)).collect();
         for lane in &lanes {
             send(lane, way, &asked, &[]);
             scene.goes_on();
         }
-        // A reply is written where it is sent from, and a lane has one: the rest is the kernel's.
+        // A reply is written where it is sent from, and a lane has one: the rest is not even begun.
+        let made = scene.made_at_most() - before;
+        assert!((4..4 * IN_SOCKETS).contains(&made), "{made} replies of {} were made", 4 * ASKED);
         assert!(scene.resident() < scene.resident + KEPT, "{} KiB", scene.resident());
         let threads = Holdings::of(&scene.server).threads;
         assert!(threads >= scene.before.threads + lanes.len(), "{threads} threads");
@@ -255,6 +284,25 @@ fn a_frame_above_the_limit_ends_its_connection_alone() {
             assert_eq!(receive(&others).unwrap().1, 3_u64.to_le_bytes());
         }
     }
+    scene.recovers();
+}
+
+/// A peer that says nothing else would keep them open in its place.
+#[test]
+fn a_descriptor_beside_a_ping_ends_its_connection_and_is_closed() {
+    let scene = Scene::new();
+    let peer = scene.at.join(Way::Uds);
+    let lane = peer.lane(0);
+    let ping = frame(Header::new(Kind::Ping), &[]);
+    send(&lane, Way::Uds, &ping.repeat(3), &[]);
+    send(&lane, Way::Uds, &request(SUM, &archive(&(vec![1_u8; 3],))), &[]);
+    assert_eq!(receive(&lane).unwrap().1, 3_u64.to_le_bytes());
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(BOUND)).unwrap();
+    send(&lane, Way::Uds, &ping, &[theirs.as_raw_fd()]);
+    drop(theirs);
+    assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    peer.is_ended();
     scene.recovers();
 }
 

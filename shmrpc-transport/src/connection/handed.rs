@@ -156,7 +156,8 @@ mod tests {
 
     use super::super::outbox::tests::unwatched;
     use super::*;
-    use crate::sys::socket::Socket;
+    use crate::lane::CallerLane;
+    use crate::sys::socket::{FrameReader, Socket};
 
     /// A connection to a server that serves lane 0, and the server's end of its socket.
     fn connection() -> (Arc<Connection>, Socket) {
@@ -216,6 +217,33 @@ mod tests {
         connection.forget_handed_of(1);
         assert_eq!(connection.take_handed(0, header(2, 1)).unwrap().len(), 1);
         assert!(is_closed(reader));
+    }
+
+    /// A server may hand over what belongs to no reply.
+    #[test]
+    fn what_came_goes_with_the_callers_end_of_its_lane() {
+        let (connection, theirs) = unwatched();
+        let mut reader = FrameReader::default();
+        let lane = std::thread::scope(|scope| {
+            let opened = scope.spawn(|| CallerLane::open(&connection, 0, &mut Until::never()));
+            let asked = loop {
+                theirs.wait_readable(None).unwrap();
+                if let Some(frame) = reader.next(&theirs).unwrap() {
+                    break frame.header;
+                }
+            };
+            assert_eq!(asked, Header::new(Kind::LaneOpen));
+            theirs.send(Header { call_id: 1, ..asked }, &[], &[], || None).unwrap();
+            while connection.questions.lock()[0] == Question::Asked {
+                connection.read_all_frames();
+            }
+            opened.join().unwrap().unwrap()
+        });
+        let reader = send(&theirs, header(3, 2), 2);
+        connection.read_all_frames();
+        drop(lane);
+        assert!(is_closed(reader));
+        assert_eq!(connection.death(), None);
     }
 
     #[test]

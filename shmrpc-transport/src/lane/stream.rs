@@ -2,17 +2,24 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{
-    Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors, not_encoded,
-};
+use nix::time::{ClockId, clock_gettime};
+
+pub(super) use self::server::Server;
+use super::{NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors, not_encoded};
 use crate::connection::{BadBlock, Connection, Death, LaneStream, NoStream};
 use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::message::{Draft, Encode, EncodeError, Message};
-use crate::slot::{BlockRef, FLAG_BLOCK, HEADER, Header, Kind};
+use crate::slot::{BlockRef, FLAG_BLOCK, Header, Kind};
 use crate::stream::{Cut, Pause, Reader};
 use crate::sys::futex::Until;
 use crate::sys::shortage::{explain, is_shortage};
+
+mod server;
+
+/// A lane on which nobody called for so long may have ended meanwhile: it is looked at before the next call.
+const IDLE: Duration = Duration::from_millis(10);
 
 /// What a peer did that no correct peer does.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +46,8 @@ pub(super) struct Caller {
     next_call: u32,
     /// The call whose reply nobody waited for. The lane is set aside until it comes.
     overdue: Option<u32>,
+    /// When somebody last wanted the lane.
+    wanted: Duration,
 }
 
 #[derive(Debug)]
@@ -67,7 +76,8 @@ impl Caller {
     ) -> Result<Self, NotOpened> {
         let draft = connection.draft().map_err(|error| NotOpened::Refused(error.to_string()))?;
         let connection = Arc::clone(connection);
-        let mut caller = Self { connection, lane, line: Line::Closed, draft, next_call: 0, overdue: None };
+        let (line, wanted) = (Line::Closed, coarse_now());
+        let mut caller = Self { connection, lane, line, draft, next_call: 0, overdue: None, wanted };
         caller.reopen(until).map_err(|none| match none {
             NoStream::Refused(reason) => NotOpened::Refused(reason),
             NoStream::Unreachable(reason) => NotOpened::Unreachable(reason),
@@ -85,8 +95,17 @@ impl Caller {
 
     /// Whether the lane can carry a call now.
     pub(super) fn is_free(&mut self) -> bool {
+        let now = coarse_now();
+        let was_idle = now.saturating_sub(self.wanted) >= IDLE;
+        self.wanted = now;
         match &mut self.line {
-            Line::Open(_) => self.overdue.is_none() || self.drop_overdue(),
+            Line::Open(_) if self.overdue.is_some() => self.drop_overdue(),
+            Line::Open(_) if was_idle => {
+                self.look();
+                // The server may have said there that it takes no more calls.
+                !self.connection.is_going_away()
+            }
+            Line::Open(_) => true,
             Line::Closing(stream) => {
                 let Some(pause) = has_closed(stream) else { return false };
                 end_if_severed(&self.connection, &pause);
@@ -123,14 +142,16 @@ impl Caller {
         if self.is_free() && self.connection.is_done(self.lane, self.next_call) {
             return true;
         }
-        if self.overdue.is_none() {
-            // No reply is due, so whatever comes is the end, or breaks the protocol.
-            self.overdue = Some(self.next_call);
-            let ended = self.drop_overdue();
-            self.overdue = None;
-            return ended;
-        }
-        false
+        self.overdue.is_none() && self.look()
+    }
+
+    /// Whether the stream has ended. No reply is due, so whatever comes is the end, or breaks the protocol.
+    #[cold]
+    fn look(&mut self) -> bool {
+        self.overdue = Some(self.next_call);
+        let ended = self.drop_overdue();
+        self.overdue = None;
+        ended
     }
 
     /// Position that the next message will have.
@@ -172,7 +193,7 @@ impl Caller {
         let Line::Open(open) = &mut self.line else {
             return Err(Box::new(NoReply::TimedOut { published: false }));
         };
-        let Outgoing { method, value, recursive, descriptors } = request;
+        let Outgoing { method, value, recursive, mut descriptors } = request;
         let count = may_send(given(&descriptors), &open.stream).map_err(not_encoded)?;
         let encoded = self.connection.encode_frame(value, recursive, &mut self.draft);
         let encoded = encoded.map_err(not_encoded)?;
@@ -181,7 +202,15 @@ impl Caller {
         let header = header.with_descriptors(count);
         let bytes = encoded.bytes(header, &mut self.draft);
         let length = bytes.len();
-        let sent = open.stream.send_with(bytes, descriptors, until);
+        let mut sent = open.stream.send_with(bytes, descriptors.as_deref_mut(), until);
+        // It ended while nobody called, and since nothing is on its way there, nothing can be overtaken on another one.
+        if let Err((0, Pause::Closed)) = sent
+            && self.connection.is_done(self.lane, self.next_call)
+            && let Ok((stream, reader)) = self.connection.open_stream(self.lane, until)
+        {
+            *open = Open { stream, reader, first: call_id };
+            sent = open.stream.send_with(bytes, descriptors, until);
+        }
         self.draft.clear();
         match sent {
             Ok(()) => {
@@ -236,7 +265,11 @@ impl Caller {
             // The other end may have been told, and closed the connection before we did.
             Some(death) if !matches!(pause, Pause::Severed(_)) => death.clone(),
             Some(_) => Death { reason: format!("the lane ended: {pause}"), peer_closed: false },
-            None => Death { reason: format!("the lane ended: {pause}"), peer_closed: true },
+            // Whoever was silent for too long has closed nothing.
+            None => {
+                let peer_closed = matches!(pause, Pause::Closed);
+                Death { reason: format!("the lane ended: {pause}"), peer_closed }
+            }
         }
     }
 
@@ -268,7 +301,11 @@ impl Caller {
                 }
             };
             match reader.next(&mut reply.message, max, self.connection.pool(), more) {
-                Ok(Header { kind: Kind::Ping, .. }) => {}
+                Ok(ping @ Header { kind: Kind::Ping, .. }) => {
+                    if let Err(bad) = claim(stream, reader, ping) {
+                        return Err(self.broken(&bad.into()));
+                    }
+                }
                 Ok(header) => break header,
                 Err(Cut::Pause(Pause::TimedOut)) => {
                     self.overdue = Some(call_id);
@@ -318,6 +355,11 @@ impl Caller {
         end(&self.connection, broken);
         Box::new(NoReply::Dead { taken: true, death: self.connection.last_words() })
     }
+}
+
+/// A clock that costs a few ns, and is some ms late.
+fn coarse_now() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Ends the connection: the peer broke the protocol, or this process has no descriptor left.
@@ -389,112 +431,5 @@ fn receive_block(
             let at = BlockRef::from_words(message.words_mut());
             connection.receive_block(header.block, header.length, at, message)
         }
-    }
-}
-
-/// The serving end.
-#[derive(Debug)]
-pub(super) struct Server {
-    connection: Arc<Connection>,
-    stream: LaneStream,
-    reader: Reader,
-    draft: Draft,
-    /// Messages that were taken.
-    taken: u32,
-}
-
-impl Server {
-    /// The serving end of `lane` over `stream`; the peer is told.
-    pub(super) fn new(
-        connection: &Arc<Connection>,
-        lane: u32,
-        stream: LaneStream,
-    ) -> Result<Self, EncodeError> {
-        let draft = connection.draft()?;
-        let header = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneOpen) };
-        stream.send_now(&header.to_frame());
-        let connection = Arc::clone(connection);
-        Ok(Self { connection, stream, reader: Reader::default(), draft, taken: 0 })
-    }
-
-    pub(super) fn connection(&self) -> &Arc<Connection> {
-        &self.connection
-    }
-
-    /// Waits for the next request. False when no more will come.
-    pub(super) fn next(&mut self, incoming: &mut Incoming) -> bool {
-        match self.take(incoming) {
-            Ok(true) => self.connection.death().is_none(),
-            Ok(false) => false,
-            Err(broken) => {
-                end(&self.connection, &broken);
-                false
-            }
-        }
-    }
-
-    fn take(&mut self, incoming: &mut Incoming) -> Result<bool, Broken> {
-        let Self { connection, stream, reader, .. } = self;
-        let max = connection.limits().receive_max;
-        let header = loop {
-            let until = &mut Until::never();
-            match reader.next_from(stream, &mut incoming.message, max, connection.pool(), until) {
-                Ok(Header { kind: Kind::Ping, .. }) => {}
-                Ok(header) => break header,
-                Err(Cut::Pause(Pause::Descriptors(bad))) => return Err(bad.into()),
-                Err(Cut::Pause(pause)) => {
-                    end_if_severed(connection, &pause);
-                    tracing::trace!(%pause, "a lane ends");
-                    return Ok(false);
-                }
-                Err(broken) => return Err(broken.into()),
-            }
-        };
-        let Header { call_id, method, kind, timeout_ms, .. } = header;
-        if !matches!(kind, Kind::Request | Kind::OneWay) {
-            return Err(Broken::Kind(kind));
-        }
-        incoming.descriptors = claim(stream, reader, header)?;
-        receive_block(connection, header, &mut incoming.message)?;
-        self.taken = self.taken.wrapping_add(1);
-        incoming.call_id = call_id;
-        incoming.method = method;
-        incoming.oneway = kind == Kind::OneWay;
-        incoming.timeout_ms = timeout_ms;
-        incoming.answered = false;
-        Ok(true)
-    }
-
-    /// Encodes and sends a reply.
-    pub(super) fn reply<T: Encode>(
-        &mut self,
-        call_id: u32,
-        kind: Kind,
-        value: &T,
-        recursive: bool,
-        descriptors: Option<&mut Vec<OwnedFd>>,
-    ) -> Result<(), EncodeError> {
-        let count = may_send(given(&descriptors), &self.stream)?;
-        let encoded = self.connection.encode_frame(value, recursive, &mut self.draft)?;
-        let header = Header { call_id, ..Header::new(kind) }.with_descriptors(count);
-        let sent =
-            self.stream.send_with(encoded.bytes(header, &mut self.draft), descriptors, &mut Until::never());
-        self.draft.clear();
-        match sent {
-            Ok(()) => encoded.sent(),
-            Err((0, Pause::System(error))) if is_shortage(&error) => return Err(lacking(&error)),
-            Err((_, pause)) => tracing::debug!(%pause, "nobody waits for a reply any more"),
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let bytes: [u8; HEADER] = Header { call_id: self.taken, ..Header::new(Kind::GoAway) }.to_frame();
-        self.stream.send_now(&bytes);
-        self.stream.end_sending();
-        // What was not taken must not make the system reset the connection, which could overtake the goaway.
-        has_closed(&self.stream);
     }
 }

@@ -1,29 +1,29 @@
 //! The side that listens, and the peers that are saying hello.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::arrivals::{Arrivals, MADE_ROOM, Seat};
 use super::bound::{Bound, Name};
+use super::door::{self, Door};
 use super::{
     Hello, HelloError, LARGEST, MeetError, Policy, Refusal, accept_base, identify, open_hello, watch,
 };
 use crate::connection::{self, Bases, Carrier, Connection, Dial, Events, Limits, Parts};
 use crate::peers::PeerInfo;
-use crate::places::{Limit, Place, Places};
 use crate::shm::ledger::Route;
 use crate::shm::memory::MemoryError;
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
 use crate::slot::{Header, Kind};
 use crate::sys::closing::Facing;
 use crate::sys::fork::{Generation, Inherited};
-use crate::sys::shortage::{descriptor_limit, explain};
+use crate::sys::shortage::explain;
 use crate::sys::socket::{Frame, FrameReader, ReadError, Socket};
 use crate::sys::watcher::{Next, Source, Token, Watcher};
 
@@ -38,17 +38,6 @@ pub trait Host: Send + Sync {
     fn connected(&self, connection: &Arc<Connection>);
 }
 
-/// Peers that have connected and not yet said hello, at most: of all, and of one process.
-const ARRIVING: Limit = Limit { of_all: 256, of_one: 32 };
-
-/// The same if descriptors are few: each takes up to four, and together they may have a quarter.
-pub(super) fn arriving(descriptors: usize) -> Limit {
-    let of_all = (descriptors / 16).clamp(2, ARRIVING.of_all);
-    Limit { of_all, of_one: (of_all / 2).min(ARRIVING.of_one) }
-}
-
-/// Peers that are let in before others have their turn.
-const AT_ONCE: usize = 32;
 /// A fresh socket takes any answer at once, and the watcher waits for nobody.
 const NO_WAIT: fn() -> Option<Duration> = || Some(Duration::ZERO);
 
@@ -68,10 +57,9 @@ impl Listener {
     pub fn start(mut bound: Bound, policy: Policy, host: Arc<dyn Host>) -> io::Result<Self> {
         bound.keep()?;
         let Bound { socket, name } = bound;
-        let spare = Mutex::new(Some(spare_descriptor()?));
-        let (arriving, rests_until) = (Places::new(arriving(descriptor_limit())), Mutex::default());
         let route = Route { path: name.path().to_owned(), listening: true };
-        let token = watch(Arc::new(Door { socket, route, policy, host, arriving, spare, rests_until }))?;
+        let entrance = Entrance { socket, route, policy, host, arrivals: Arrivals::new() };
+        let token = watch(Arc::new(Door::new(entrance)?))?;
         Ok(Self { token, process: Generation::current(), name })
     }
 
@@ -100,42 +88,16 @@ impl Drop for Listener {
     }
 }
 
-/// The listening socket as the watcher sees it.
-struct Door {
+/// The listening socket, and who says hello there.
+struct Entrance {
     socket: Inherited<UnixListener>,
     route: Route,
     policy: Policy,
     host: Arc<dyn Host>,
-    arriving: Arc<Places>,
-    /// Given up for a moment when there is no other, to tell a peer why it is not let in.
-    spare: Mutex<Option<OwnedFd>>,
-    rests_until: Mutex<Option<Instant>>,
+    arrivals: Arc<Arrivals<Weak<Arriving>>>,
 }
 
-/// How long nobody is let in when not even the spare descriptor is left.
-const REST: Duration = Duration::from_millis(100);
-
-fn spare_descriptor() -> io::Result<OwnedFd> {
-    Ok(File::open("/dev/null")?.into())
-}
-
-/// Opens the spare descriptor again. It is an error if there is none to be had: until there is one nobody is let in, who
-/// would take its place, and could not be told anything.
-fn regain(spare: &mut Option<OwnedFd>) -> io::Result<()> {
-    if spare.is_none() {
-        match spare_descriptor() {
-            Err(error) if lacks_descriptors(&error) => return Err(error),
-            opened => *spare = opened.ok(),
-        }
-    }
-    Ok(())
-}
-
-fn lacks_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE))
-}
-
-impl Drop for Door {
+impl Drop for Entrance {
     fn drop(&mut self) {
         // With them goes what they have sent already.
         while let Ok((stream, _)) = self.socket.accept() {
@@ -144,98 +106,54 @@ impl Drop for Door {
     }
 }
 
-impl Source for Door {
-    fn fd(&self) -> BorrowedFd<'_> {
+impl door::Entrance for Entrance {
+    type Peer = UnixStream;
+
+    fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        *self.rests_until.lock()
+    fn accept(&self) -> io::Result<UnixStream> {
+        self.socket.accept().map(|(stream, _)| stream)
     }
 
-    fn expired(&self) -> Next {
-        let lacking = regain(&mut self.spare.lock()).is_err();
-        *self.rests_until.lock() = lacking.then(|| Instant::now() + REST);
-        if lacking { Next::Rest } else { Next::Resume }
+    fn turn_away(&self, peer: UnixStream, reason: &str) {
+        turned_away(Socket::new(peer).and_then(|socket| refuse(&socket, &reason.into())));
     }
 
-    fn ready(&self) -> Next {
-        for _ in 0..AT_ONCE {
-            let let_in = match self.socket.accept() {
-                Ok((stream, _)) => self.let_in(stream),
-                Err(error) => self.turn_away(error),
-            };
-            match let_in {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Keep,
-                Err(error) => {
-                    // The rest stays in the backlog for a while, and nobody spins on it.
-                    tracing::warn!(error = explain(&error), "cannot accept peers");
-                    *self.rests_until.lock() = Some(Instant::now() + REST);
-                    return Next::Rest;
-                }
-            }
-        }
-        Next::Keep
-    }
-}
-
-impl Door {
-    /// Tells the next peer why it is not let in, if what is lacking is a descriptor; else the error stays.
-    fn turn_away(&self, error: io::Error) -> io::Result<()> {
-        let mut spare = self.spare.lock();
-        if !lacks_descriptors(&error) || spare.take().is_none() {
-            return Err(error);
-        }
-        let reason = format!("it cannot take another connection: {}", explain(&error));
-        let turned = self.socket.accept().map(|(stream, _)| {
-            tracing::warn!(reason, "a peer was turned away");
-            turned_away(Socket::new(stream).and_then(|socket| refuse(&socket, &reason.into())));
-        });
-        // What the peer had sent is closed elsewhere, and with it the socket, which may take a while.
-        regain(&mut spare)?;
-        turned
-    }
-
-    /// Only what concerns all peers is an error.
-    fn let_in(&self, stream: UnixStream) -> io::Result<()> {
-        let socket = match Socket::new(stream) {
+    fn let_in(&self, peer: UnixStream) {
+        let socket = match Socket::new(peer) {
             Ok(socket) => socket,
-            Err(error) => {
-                turned_away(Err(error));
-                return Ok(());
-            }
+            Err(error) => return turned_away(Err(error)),
         };
         let fd = match socket.second() {
-            Ok(fd) => fd,
-            Err(error) => {
-                turned_away(refuse(&socket, &not_watched(&error).into()));
-                return Ok(());
-            }
+            Ok(fd) => Arc::new(fd),
+            Err(error) => return turned_away(refuse(&socket, &not_watched(&error).into())),
         };
-        let place = match self.arriving.take(socket.who_connected(), "peers are saying hello") {
-            Ok(place) => place,
-            Err(full) => {
-                turned_away(refuse(&socket, &format!("{full}; try again").into()));
-                return Ok(());
+        let place = match self.arrivals.room(socket.who_connected()) {
+            Ok((place, None)) => place,
+            Ok((place, Some(other))) => {
+                if let Some(other) = other.upgrade() {
+                    other.make_room();
+                }
+                place
             }
+            Err(full) => return turned_away(refuse(&socket, &format!("{full}; try again").into())),
         };
-        let arriving = Arriving {
-            place,
+        let arriving = Arc::new_cyclic(|own| Arriving {
+            _seat: self.arrivals.seat(place, Arc::clone(&fd) as Arc<_>, Weak::clone(own)),
             fd,
+            token: OnceLock::new(),
             route: self.route.clone(),
             state: Mutex::new(Some((socket, FrameReader::default()))),
             policy: self.policy.clone(),
             host: Arc::clone(&self.host),
             deadline: Instant::now() + self.policy.hello_timeout,
-        };
-        let arriving = Arc::new(arriving);
-        if let Err(error) = watch(Arc::clone(&arriving) as Arc<dyn Source>)
-            && let Some((socket, _)) = arriving.state.lock().take()
-        {
-            turned_away(refuse(&socket, &not_watched(&error).into()));
+        });
+        match watch(Arc::clone(&arriving) as Arc<dyn Source>) {
+            Ok(token) => drop(arriving.token.set(token)),
+            Err(error) => arriving.refuse(&not_watched(&error)),
         }
-        Ok(())
     }
 }
 
@@ -256,13 +174,14 @@ fn refuse(socket: &Socket, refusal: &Refusal) -> io::Result<()> {
 /// A peer that has connected and not yet said hello.
 struct Arriving {
     /// A second descriptor of the socket: the watcher needs one that lives as long as this source.
-    fd: Facing<OwnedFd>,
+    fd: Arc<Facing<OwnedFd>>,
+    token: OnceLock<Token>,
     state: Mutex<Option<(Socket, FrameReader)>>,
     route: Route,
     policy: Policy,
     host: Arc<dyn Host>,
     deadline: Instant,
-    place: Place,
+    _seat: Seat<Weak<Self>>,
 }
 
 impl Source for Arriving {
@@ -275,14 +194,11 @@ impl Source for Arriving {
     }
 
     fn expired(&self) -> Next {
-        if let Some((socket, _)) = self.state.lock().take() {
-            drop(refuse(&socket, &"no hello came in time".into()));
-        }
+        self.refuse("no hello came in time");
         Next::Done
     }
 
     fn ready(&self) -> Next {
-        let _ = &self.place;
         let Some((socket, mut reader)) = self.state.lock().take() else { return Next::Done };
         let frame = match reader.next(&socket) {
             Ok(Some(frame)) => frame,
@@ -308,6 +224,20 @@ impl Source for Arriving {
 }
 
 impl Arriving {
+    fn refuse(&self, reason: &str) {
+        if let Some((socket, _)) = self.state.lock().take() {
+            turned_away(refuse(&socket, &reason.into()));
+        }
+    }
+
+    /// For another one. Called by the watcher, as all else here.
+    fn make_room(&self) {
+        self.refuse(MADE_ROOM);
+        if let (Some(token), Ok(watcher)) = (self.token.get(), Watcher::get()) {
+            watcher.unwatch(*token);
+        }
+    }
+
     fn greet(
         &self,
         frame: &Frame,

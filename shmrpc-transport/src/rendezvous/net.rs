@@ -3,11 +3,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::net::if_::if_nametoindex;
+
+use super::door::Door;
 use super::hello::Token;
 use super::{ANSWER, Hello, HelloError, Host, LARGEST, MeetError, Met, Policy, hear, open_hello, watch};
 use crate::connection::{self, Carrier, Connection, Death, Dial, Events, Limits, Parts, Redial};
@@ -21,14 +24,15 @@ use crate::sys::futex::Until;
 use crate::sys::socket::{FrameReader, Socket, frame, keep_alive};
 use crate::sys::watcher::{Token as Watched, Watcher};
 use crate::tls::{Acceptor, Connector, Link};
-use hall::{Door, Hall};
+use hall::{Entrance, Hall};
 
 mod hall;
 
 /// A host's name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPort {
-    /// A name, an IPv4 address, or an IPv6 address without brackets.
+    /// A name, an IPv4 address, or an IPv6 address without brackets; behind it, if it is of one link alone, `%` and the
+    /// interface that leads there, by its name or number.
     pub host: String,
     /// The port; 0 to listen at any.
     pub port: u16,
@@ -43,15 +47,33 @@ impl fmt::Display for HostPort {
 
 impl From<SocketAddr> for HostPort {
     fn from(address: SocketAddr) -> Self {
-        Self { host: address.ip().to_string(), port: address.port() }
+        let scope = match address {
+            SocketAddr::V6(address) if address.scope_id() != 0 => format!("%{}", address.scope_id()),
+            _ => String::new(),
+        };
+        Self { host: format!("{}{scope}", address.ip()), port: address.port() }
     }
 }
 
 impl HostPort {
+    /// The host as others know it, too: without the interface of this one.
+    pub fn host_alone(&self) -> &str {
+        self.scoped().map_or(&self.host, |_| self.host.split('%').next().unwrap_or_default())
+    }
+
+    /// An address of one link, and the interface that leads there.
+    fn scoped(&self) -> Option<(Ipv6Addr, &str)> {
+        let (address, interface) = self.host.split_once('%')?;
+        Some((address.parse().ok()?, interface))
+    }
+
     /// All addresses that the name has. What the system is asked may take long; the time is ours.
     fn resolve(&self, until: &mut Until) -> io::Result<Vec<SocketAddr>> {
         if let Ok(address) = self.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, self.port)]);
+        }
+        if let Some((address, interface)) = self.scoped() {
+            return Ok(vec![SocketAddrV6::new(address, self.port, 0, number_of(interface)?).into()]);
         }
         let (say, said) = std::sync::mpsc::channel();
         let name = (self.host.clone(), self.port);
@@ -77,6 +99,18 @@ impl HostPort {
                 ),
             )),
         }
+    }
+}
+
+/// The number that an interface has here. One is as good as its name.
+fn number_of(interface: &str) -> io::Result<u32> {
+    match if_nametoindex(interface) {
+        Ok(number) => Ok(number),
+        Err(errno) => interface.parse().ok().filter(|number| *number != 0).ok_or_else(|| {
+            let words =
+                format!("there is no network interface `{interface}` here ({errno}); `ip link` lists them");
+            io::Error::new(io::ErrorKind::InvalidInput, words)
+        }),
     }
 }
 
@@ -132,7 +166,7 @@ impl Ports {
         let mut listener = NetListener { tokens: Vec::new(), process: Generation::current() };
         for mut socket in self.listeners {
             socket.keep()?;
-            listener.tokens.push(watch(Arc::new(Door::new(socket, &hall)))?);
+            listener.tokens.push(watch(Arc::new(Door::new(Entrance::new(socket, &hall))?))?);
         }
         Ok(listener)
     }
@@ -216,7 +250,7 @@ fn greet_any(
     let no_host = |error| no_host(at, timeout, error);
     let addresses = at.resolve(&mut until).map_err(no_host)?;
     at.check(&addresses, policy.plain_tcp || tls.is_some()).map_err(no_host)?;
-    let mut failed = no_host(io::ErrorKind::NotFound.into());
+    let mut failed = Vec::new();
     let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
     for (left, address) in (1..=count).rev().zip(addresses) {
         let share = until.left().map_or(timeout, |time| time / left);
@@ -228,12 +262,32 @@ fn greet_any(
             Err(error) => no_host(error),
         };
         tracing::debug!(%at, %address, %error, "an address did not do");
-        // Whoever answered says more than whoever did not.
-        if matches!(failed, MeetError::NoHost { .. } | MeetError::TimedOut(_)) {
-            failed = error;
-        }
+        failed.push((address, error));
     }
-    Err(failed)
+    Err(none_of(at, failed).unwrap_or(MeetError::TimedOut(timeout)))
+}
+
+/// Why no address of a host did. Whoever answered says more than whoever did not. `None` if the time of all was over.
+fn none_of(at: &HostPort, mut failed: Vec<(SocketAddr, MeetError)>) -> Option<MeetError> {
+    let answered =
+        |(_, error): &(_, MeetError)| !matches!(error, MeetError::NoHost { .. } | MeetError::TimedOut(_));
+    if let Some(first) = failed.iter().position(answered) {
+        return Some(failed.swap_remove(first).1);
+    }
+    if failed.len() == 1 {
+        return failed.pop().map(|(_, error)| error);
+    }
+    let mut kind = None;
+    let each = failed.iter().map(|(address, error)| match error {
+        MeetError::NoHost { error, .. } => {
+            kind = kind.or(Some(error.kind()));
+            format!("at {address}: {error}")
+        }
+        error => format!("at {address}: {error}"),
+    });
+    let each: Vec<String> = each.collect();
+    let each = each.join("; ");
+    kind.map(|kind| MeetError::NoHost { at: at.to_string(), error: io::Error::new(kind, each) })
 }
 
 fn no_host(at: &HostPort, timeout: Duration, error: io::Error) -> MeetError {

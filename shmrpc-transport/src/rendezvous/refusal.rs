@@ -68,7 +68,9 @@ pub(super) fn nobody(path: &Path, error: &io::Error) -> String {
 pub(super) fn no_host(at: &str, error: &io::Error) -> String {
     match error.kind() {
         // It was not tried, and says what to do.
-        io::ErrorKind::PermissionDenied => format!("cannot reach {at}: {error}"),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => {
+            format!("cannot reach {at}: {error}")
+        }
         _ => format!("cannot reach {at}: {error}; is the server running there?"),
     }
 }

@@ -182,6 +182,12 @@ pub(crate) struct Facing<T: Into<OwnedFd> + AsFd> {
     process: Generation,
 }
 
+impl<T: Into<OwnedFd> + AsFd> AsFd for Facing<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (**self).as_fd()
+    }
+}
+
 impl<T: Into<OwnedFd> + AsFd> Facing<T> {
     pub(crate) fn new(socket: T) -> Self {
         Self {

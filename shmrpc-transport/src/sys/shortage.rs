@@ -41,6 +41,11 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     errno(error).and_then(limit).is_some()
 }
 
+/// Whether it is a descriptor that is lacking.
+pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(errno(error), Some(Errno::EMFILE | Errno::ENFILE))
+}
+
 fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }

@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, connect, sendmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, connect,
+    getsockopt, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -244,7 +244,7 @@ impl Socket {
                 Ok(sent) => return Ok(sent),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(0),
-                Err(errno) => return Err(errno.into()),
+                Err(errno) => return Err(failed(self.as_fd(), errno)),
             }
         }
     }
@@ -338,6 +338,33 @@ fn bound_silence(socket: BorrowedFd<'_>, silence: Duration) -> io::Result<()> {
     Ok(setsockopt(&socket, sockopt::TcpUserTimeout, &silence_ms)?)
 }
 
+/// The error of a socket, in words if it is that the other end was [silent](keep_alive) for too long.
+pub(crate) fn failed(socket: BorrowedFd<'_>, error: impl Into<io::Error>) -> io::Error {
+    let seconds = || {
+        let idle = getsockopt(&socket, sockopt::TcpKeepIdle).ok()?;
+        let interval = getsockopt(&socket, sockopt::TcpKeepInterval).ok()?;
+        let times = getsockopt(&socket, sockopt::TcpKeepCount).ok()?;
+        Some(u64::from(idle) + u64::from(interval) * u64::from(times))
+    };
+    let error = error.into();
+    match (error.raw_os_error(), seconds()) {
+        (Some(libc::ETIMEDOUT), Some(seconds)) => {
+            let words =
+                format!("the other end was silent for {seconds} s; is its host gone, or the line cut?");
+            io::Error::new(io::ErrorKind::TimedOut, words)
+        }
+        _ => error,
+    }
+}
+
+/// The same under TLS.
+pub(crate) fn broken(socket: BorrowedFd<'_>, broken: Broken) -> Broken {
+    match broken {
+        Broken::System(error) => Broken::System(failed(socket, error)),
+        broken => broken,
+    }
+}
+
 /// The bytes of a frame.
 pub(crate) fn frame(mut header: Header, payload: &[u8]) -> io::Result<Vec<u8>> {
     header.length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -404,6 +431,18 @@ mod tests {
         assert_eq!(within(3), asks(1, 1, 2, 3000));
         assert_eq!(within(0), asks(1, 1, 1, 1000));
         assert_eq!(within(u64::MAX), asks(28_800, 14_400, 3, 72_000_000));
+    }
+
+    #[test]
+    fn a_host_that_was_silent_for_too_long_is_said_to_have_been() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        for seconds in [25, 6] {
+            keep_alive(stream.as_fd(), Duration::from_secs(seconds)).unwrap();
+            let words = failed(stream.as_fd(), Errno::ETIMEDOUT).to_string();
+            assert!(words.starts_with(&format!("the other end was silent for {seconds} s")), "{words}");
+        }
+        assert_eq!(failed(stream.as_fd(), Errno::EPIPE).raw_os_error(), Some(libc::EPIPE));
     }
 
     #[test]

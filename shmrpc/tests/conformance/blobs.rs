@@ -83,8 +83,19 @@ pub(crate) fn blobs_that_are_kept_push_back(ground: Ground) {
     let expected = if ground.in_place { "NotEncoded" } else { "Overloaded" };
     assert!(format!("{error:?}").starts_with(expected), "{error:?}");
     assert_eq!(error.outcome(), Outcome::NotRun);
-    // Small calls go on, and so does everything when there is room again.
+    // Small calls go on. So does another connection of this process, with what is its own: a base segment, or, where no
+    // memory is shared, all that a connection may have. Copies of shared memory count for the process.
     assert_eq!(client.kept(), Ok(kept));
+    let other = started.connect();
+    assert_eq!(other.kept(), Ok(kept));
+    let copied = other.transport().memory().is_some() && !ground.in_place;
+    let mut frame = other.blob::<f32>(75_000).unwrap();
+    frame.fill(1.0);
+    match other.mean(frame) {
+        Err(error) if copied => assert!(matches!(error, CallError::Overloaded(_)), "{error:?}"),
+        mean => assert_eq!(mean, Ok(1.0)),
+    }
+    // And everything does when there is room again.
     client.forget().unwrap();
     assert_eq!(keep(), Ok(1));
 }

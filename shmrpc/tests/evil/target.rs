@@ -1,5 +1,7 @@
 //! What is served to good and evil clients alike.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use shmrpc::Service;
 use shmrpc_transport::rkyv;
 
@@ -21,6 +23,8 @@ pub(crate) trait Target {
     fn shapes(&self, shapes: Vec<Shape>) -> u32;
     #[oneway]
     fn note(&self, text: &str);
+    /// How often `blob` was called.
+    fn blobs(&self) -> u32;
 }
 
 // The server gives ids in the order in which it is asked, and we ask in the order of the trait.
@@ -33,6 +37,9 @@ pub(crate) const NOTE: u16 = 5;
 
 pub(crate) struct Here;
 
+/// One server a process.
+static BLOBS: AtomicU32 = AtomicU32::new(0);
+
 impl Target for Here {
     fn add(&self, a: u32, b: u32) -> u32 {
         a.wrapping_add(b)
@@ -44,6 +51,7 @@ impl Target for Here {
         sum(bytes)
     }
     fn blob(&self, length: u32, first: u8) -> Vec<u8> {
+        BLOBS.fetch_add(1, Ordering::SeqCst);
         blob(length, first)
     }
     fn shapes(&self, shapes: Vec<Shape>) -> u32 {
@@ -51,6 +59,9 @@ impl Target for Here {
     }
     fn note(&self, text: &str) {
         let _ = text.len();
+    }
+    fn blobs(&self) -> u32 {
+        BLOBS.load(Ordering::SeqCst)
     }
 }
 

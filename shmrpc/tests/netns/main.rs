@@ -12,13 +12,15 @@ mod line;
 mod support;
 mod world;
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use line::Tun;
 use shmrpc::prelude::*;
-use shmrpc::{ClientBuilder, ServeError, ServerBuilder};
+use shmrpc::{ClientBuilder, Endpoint, ServeError, ServerBuilder};
 use support::{BOUND, Gate, Keeper, gate, until};
-use world::{FAR, World, across};
+use world::{FAR, World, across, ip};
 
 #[shmrpc::service]
 pub trait Remote {
@@ -214,6 +216,7 @@ fn a_cut_line_is_noticed_on_both_sides() {
             assert_eq!(limited.join().unwrap(), Err(late));
             let error = unlimited.join().unwrap().unwrap_err();
             assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+            assert!(error.to_string().contains("the other end was silent for 6 s"), "{error}");
             assert_eq!(error.outcome(), Outcome::Unknown);
             until("the server notices", || scene.server.connections() == 0);
             assert!(cut.elapsed() < NOTICED, "noticed after {:?}", cut.elapsed());
@@ -271,5 +274,65 @@ fn nobody_is_reached_over_a_cut_line() {
             outcomes.sort_by_key(|outcome| *outcome == Outcome::Unknown);
             assert_eq!(outcomes, [Outcome::NotRun, Outcome::Unknown]);
         });
+    });
+}
+
+/// A name that has two addresses, of which the system says one first.
+#[test]
+fn each_address_of_a_name_is_tried_and_each_is_named_if_none_does() {
+    across("each_address_of_a_name_is_tried_and_each_is_named_if_none_does", |world| {
+        world.name("127.0.0.2 two.test\n127.0.0.3 two.test\n").unwrap();
+        let found: Vec<SocketAddr> = ("two.test", 0).to_socket_addrs().unwrap().collect();
+        let [dead, alive] = found[..] else { panic!("{found:?}") };
+        let (gate, _keeper) = gate();
+        let there = There { gate, notes: std::sync::Mutex::default() };
+        let server =
+            Server::builder().service(RemoteServer::new(there)).listen(format!("tcp:{}:0", alive.ip()));
+        let server = server.start().unwrap();
+        let Endpoint::Tcp(at) = &server.endpoints()[0] else { panic!("{:?}", server.endpoints()) };
+        let port = at.port;
+        let endpoint = format!("tcp:two.test:{port}");
+        let client = RemoteClient::builder().timeout(BOUND).connect(&endpoint).unwrap();
+        assert_eq!(client.add(1, 2), Ok(3));
+        assert_eq!(client.transport().peer().address(), Some(SocketAddr::new(alive.ip(), port)));
+        drop(client);
+        server.shutdown(BOUND).unwrap();
+        let error = RemoteClient::connect(&endpoint).unwrap_err().to_string();
+        for address in [dead, alive] {
+            let words = format!("at {}:{port}: Connection refused", address.ip());
+            assert!(error.contains(&words), "{error:?} does not say {words:?}");
+        }
+        assert!(error.contains(&endpoint), "{error}");
+    });
+}
+
+/// An address that is of each link needs the interface that leads to it.
+#[test]
+fn an_address_of_one_link_is_reached_by_its_interface() {
+    across("an_address_of_one_link_is_reached_by_its_interface", |world| {
+        let add = |address: &str| ip(&["-6", "address", "add", address, "dev", Tun::NAME, "nodad"]);
+        if let Err(why) = add("fe80::77:1/64").and_then(|()| world.far(move || add("fe80::77:2/64"))) {
+            eprintln!("netns: nothing is shown of IPv6: {why}");
+            return;
+        }
+        let (gate, _keeper) = gate();
+        let there = There { gate, notes: std::sync::Mutex::default() };
+        let server = Server::builder().service(RemoteServer::new(there)).allow_plain_tcp();
+        let server = server.listen(format!("tcp:[fe80::77:2%{}]:0", Tun::NAME));
+        let server = world.far(move || server.start()).unwrap();
+        let Endpoint::Tcp(at) = &server.endpoints()[0] else { panic!("{:?}", server.endpoints()) };
+        // It is said as it can be connected to, by the number of the interface over there.
+        let number = at.host.strip_prefix("fe80::77:2%").unwrap().parse::<u32>().unwrap();
+        assert!(number > 0, "{at}");
+        let to = |scope: &str| format!("tcp:[fe80::77:2{scope}]:{}", at.port);
+        let client = client().connect(to(&format!("%{}", Tun::NAME))).unwrap();
+        assert_eq!(client.add(1, 2), Ok(3));
+        let error = self::client().connect(to("%nosuch")).unwrap_err().to_string();
+        let words = "there is no network interface `nosuch` here";
+        assert!(error.contains(words) && error.contains("`ip link`"), "{error}");
+        assert!(!error.contains("is the server running"), "{error}");
+        // Plain TCP leaves the host there, too.
+        let error = RemoteClient::connect(to(&format!("%{}", Tun::NAME))).unwrap_err().to_string();
+        assert!(error.contains("`.allow_plain_tcp()`"), "{error}");
     });
 }

@@ -8,6 +8,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::line::{Line, Tun};
+use crate::support::Place;
 use crate::support::process::{Process, say};
 
 /// The two hosts.
@@ -39,6 +40,14 @@ impl World {
         Ok(world)
     }
 
+    /// From now on both hosts, and nobody else, know these names.
+    pub(crate) fn name(&self, hosts: &str) -> Result<(), String> {
+        let place = Place::new();
+        let file = place.path().join("hosts");
+        std::fs::write(&file, hosts).map_err(|error| error.to_string())?;
+        tool("mount", "util-linux", &["--bind", &file.display().to_string(), "/etc/hosts"])
+    }
+
     /// Does something on the far host.
     pub(crate) fn far<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = channel();
@@ -56,11 +65,18 @@ fn host(own: &str, other: &str) -> Result<Tun, String> {
     Ok(tun)
 }
 
-fn ip(arguments: &[&str]) -> Result<(), String> {
-    match Command::new("ip").args(arguments).output() {
+pub(crate) fn ip(arguments: &[&str]) -> Result<(), String> {
+    tool("ip", "iproute2", arguments)
+}
+
+/// Runs a program that belongs to a package.
+fn tool(program: &str, package: &str, arguments: &[&str]) -> Result<(), String> {
+    match Command::new(program).args(arguments).output() {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!("ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
-        Err(error) => Err(format!("ip (iproute2): {error}")),
+        Ok(output) => {
+            Err(format!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        }
+        Err(error) => Err(format!("{program} ({package}): {error}")),
     }
 }
 
@@ -85,7 +101,7 @@ pub(crate) fn across(name: &str, part: fn(&World)) {
 fn run(name: &str) -> Result<(), String> {
     let unshared = |program: &std::path::Path| {
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--net"]).arg(program);
+        command.args(["--user", "--map-root-user", "--net", "--mount"]).arg(program);
         command
     };
     match unshared("true".as_ref()).output() {

@@ -5,32 +5,27 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::super::arrivals::{Arrivals, MADE_ROOM, Seat};
+use super::super::door::{self, no_descriptor};
 use super::super::hello::Token;
-use super::super::listener::arriving;
 use super::super::{Hello, Host, LARGEST, Policy, Refusal, read_hello};
 use crate::connection::{self, Carrier, Connection, Dial, Limits, Parts};
 use crate::message::{Message, Pool};
 use crate::peers::{Party, PeerInfo};
-use crate::places::Places;
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{BadHeader, Header, Kind};
 use crate::stream::{Cut, Pause, Reader, Stream};
 use crate::sys::fork::Inherited;
 use crate::sys::futex::Until;
-use crate::sys::shortage::{descriptor_limit, explain, explain_thread};
+use crate::sys::shortage::{explain, explain_thread};
 use crate::sys::socket::{FrameReader, MAX_CONTROL, Socket, clip, frame, keep_alive};
-use crate::sys::watcher::{Next, Source};
 use crate::tls::{Acceptor, Broken, Link};
 
-/// Connections that are let in before others have their turn.
-const AT_ONCE: usize = 32;
-/// How long nobody is let in when the system lacks something.
-const REST: Duration = Duration::from_millis(100);
 /// What a peer of TLS is told that there is no place for, before any handshake: the alert `internal_error` (RFC 8446, 6.2).
 const NO_PLACE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
@@ -40,74 +35,86 @@ pub(super) struct Hall {
     host: Arc<dyn Host>,
     /// How a peer becomes one under TLS, if that is what is spoken here.
     tls: Option<Acceptor>,
-    arriving: Arc<Places>,
+    arrivals: Arc<Arrivals<Desk>>,
     connections: Mutex<HashMap<Token, Weak<Connection>>>,
 }
 
-/// One listening socket, as the watcher sees it.
-pub(super) struct Door {
+/// One listening socket.
+pub(super) struct Entrance {
     socket: Inherited<TcpListener>,
     hall: Arc<Hall>,
-    rests_until: Mutex<Option<Instant>>,
 }
 
-impl Source for Door {
-    fn fd(&self) -> BorrowedFd<'_> {
+/// Where a thread hears one peer, and whoever comes in its place.
+#[derive(Clone)]
+struct Desk(SyncSender<Newcomer>);
+
+/// A peer that has connected and not yet said hello.
+struct Newcomer {
+    stream: TcpStream,
+    /// The same socket, by which the peer may be told to make room.
+    second: Arc<TcpStream>,
+    address: SocketAddr,
+    seat: Seat<Desk>,
+}
+
+impl Entrance {
+    pub(super) fn new(socket: Inherited<TcpListener>, hall: &Arc<Hall>) -> Self {
+        Self { socket, hall: Arc::clone(hall) }
+    }
+
+    /// A new desk, and the thread at it, which may have to wait for those that it hears.
+    fn desk(&self) -> io::Result<Desk> {
+        // One is heard, and one may have come in its place.
+        let (send, come) = sync_channel::<Newcomer>(1);
+        let hall = Arc::clone(&self.hall);
+        let thread = std::thread::Builder::new().name("shmrpc-hello".into());
+        // It ends when nobody can come any more: the last one has left its seat, and the desk with it.
+        thread.spawn(move || come.iter().for_each(|newcomer| hall.hear(newcomer)))?;
+        Ok(Desk(send))
+    }
+}
+
+impl door::Entrance for Entrance {
+    type Peer = (TcpStream, SocketAddr);
+
+    fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        *self.rests_until.lock()
+    fn accept(&self) -> io::Result<Self::Peer> {
+        self.socket.accept()
     }
 
-    fn expired(&self) -> Next {
-        *self.rests_until.lock() = None;
-        Next::Resume
-    }
-
-    fn ready(&self) -> Next {
-        for _ in 0..AT_ONCE {
-            match self.socket.accept() {
-                Ok((stream, address)) => self.let_in(stream, address),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Keep,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    tracing::warn!(error = explain(&error), "cannot accept peers");
-                    *self.rests_until.lock() = Some(Instant::now() + REST);
-                    return Next::Rest;
-                }
-            }
-        }
-        Next::Keep
-    }
-}
-
-impl Door {
-    pub(super) fn new(socket: Inherited<TcpListener>, hall: &Arc<Hall>) -> Self {
-        Self { socket, hall: Arc::clone(hall), rests_until: Mutex::default() }
-    }
-
-    /// A peer says hello to a thread of its own, which may have to wait for it.
-    fn let_in(&self, stream: TcpStream, address: SocketAddr) {
-        let place = match self.hall.arriving.take(Party::at(address.ip()), "peers are saying hello") {
-            Ok(place) => place,
-            Err(full) => return self.turn_away(stream, &format!("{full}; try again")),
+    /// A peer says hello to a thread: one of its own, or that of a peer that makes room.
+    fn let_in(&self, (stream, address): Self::Peer) {
+        let second = match stream.try_clone() {
+            Ok(second) => Arc::new(second),
+            Err(error) => return self.turn_away((stream, address), &no_descriptor(&error)),
         };
-        let hall = Arc::clone(&self.hall);
-        let thread = std::thread::Builder::new().name("shmrpc-hello".into());
-        let started = thread.spawn(move || {
-            match hall.arrived(stream) {
-                Ok(arrived) => hall.greet(arrived, address),
-                Err(error) => tracing::debug!(%error, %address, "a peer was gone at once"),
+        let (place, desk) = match self.hall.arrivals.room(Party::at(address.ip())) {
+            Ok(room) => room,
+            Err(full) => return self.turn_away((stream, address), &format!("{full}; try again")),
+        };
+        let desk = match desk.map_or_else(|| self.desk(), Ok) {
+            Ok(desk) => desk,
+            Err(error) => {
+                let reason = format!("it has no thread to hear a hello: {}", explain_thread(&error));
+                tracing::warn!(reason, %address, "a peer was turned away");
+                return self.turn_away((stream, address), &reason);
             }
-            drop(place);
-        });
-        if let Err(error) = started {
-            tracing::warn!(error = explain_thread(&error), %address, "a peer was turned away");
+        };
+        let seat = self.hall.arrivals.seat(place, Arc::clone(&second) as Arc<_>, desk.clone());
+        let sent = desk.0.try_send(Newcomer { stream, second, address, seat });
+        if let Err(TrySendError::Full(newcomer) | TrySendError::Disconnected(newcomer)) = sent {
+            self.turn_away(
+                (newcomer.stream, address),
+                "it is not done with others that came before; try again",
+            );
         }
     }
 
-    fn turn_away(&self, stream: TcpStream, reason: &str) {
+    fn turn_away(&self, (stream, _): Self::Peer, reason: &str) {
         match Stream::socket(OwnedFd::from(stream), true) {
             Ok(stream) if self.hall.tls.is_some() => {
                 stream.send_now(&NO_PLACE);
@@ -126,7 +133,7 @@ struct Arrived {
 }
 
 enum Control {
-    Plain(TcpStream),
+    Plain(Arc<TcpStream>),
     Tls(Arc<Link>),
 }
 
@@ -143,17 +150,24 @@ fn bytes_of(refusal: &Refusal) -> Option<Vec<u8>> {
 
 impl Hall {
     pub(super) fn new(policy: Policy, host: Arc<dyn Host>, tls: Option<Acceptor>) -> Arc<Self> {
-        let arriving = Places::new(arriving(descriptor_limit()));
-        Arc::new(Self { policy, host, tls, arriving, connections: Mutex::default() })
+        Arc::new(Self { policy, host, tls, arrivals: Arrivals::new(), connections: Mutex::default() })
     }
 
-    fn arrived(&self, stream: TcpStream) -> Result<Arrived, Pause> {
+    fn hear(self: &Arc<Self>, newcomer: Newcomer) {
+        let Newcomer { stream, second, address, seat } = newcomer;
+        match self.arrived(stream, second) {
+            Ok(arrived) => self.greet(arrived, address, &seat),
+            Err(error) => tracing::debug!(%error, %address, "a peer was gone at once"),
+        }
+    }
+
+    fn arrived(&self, stream: TcpStream, second: Arc<TcpStream>) -> Result<Arrived, Pause> {
         stream.set_nodelay(true)?;
         keep_alive(stream.as_fd(), self.policy.max_silence)?;
         // Not inherited from the listener on Linux; said for the reader.
         stream.set_nonblocking(false)?;
         let Some(acceptor) = &self.tls else {
-            let control = Control::Plain(stream.try_clone()?);
+            let control = Control::Plain(second);
             return Ok(Arrived { stream: Stream::socket(OwnedFd::from(stream), true)?, control });
         };
         let link = Arc::new(acceptor.accept(stream)?);
@@ -161,7 +175,7 @@ impl Hall {
     }
 
     /// The handshake of TLS, if that is spoken here, and a hello, all in the time of one.
-    fn greet(self: &Arc<Self>, arrived: Arrived, address: SocketAddr) {
+    fn greet(self: &Arc<Self>, arrived: Arrived, address: SocketAddr, seat: &Seat<Desk>) {
         let Arrived { stream, control } = arrived;
         let until = &mut Until::after(self.policy.hello_timeout);
         if let Err(pause) = stream.shake_hands(until) {
@@ -184,6 +198,10 @@ impl Hall {
         let (mut reader, mut message) = (Reader::default(), Message::empty());
         let pool = Pool::new(MAX_CONTROL as u64);
         let first = reader.next_from(&stream, &mut message, MAX_CONTROL as u64, &pool, until);
+        let Some(_place) = seat.leave() else {
+            tracing::debug!(%address, "a peer made room for another one");
+            return refuse(&stream, &MADE_ROOM.into());
+        };
         let hello = match first {
             Ok(header) => read_hello(header, message.private_bytes()).map_err(Refusal::from),
             Err(Cut::Pause(pause)) => Err(format!("no hello came: {pause}").into()),
@@ -243,7 +261,10 @@ impl Hall {
         (hello.carrier, hello.base_len) = (Carrier::Streams, 0);
         getrandom::fill(&mut hello.token).map_err(|error| format!("there is no random number: {error}"))?;
         let socket = match control {
-            Control::Plain(socket) => Socket::tcp(socket, self.policy.max_silence),
+            Control::Plain(socket) => {
+                let socket = Arc::into_inner(socket).ok_or("somebody else has its socket")?;
+                Socket::tcp(socket, self.policy.max_silence)
+            }
             Control::Tls(link) => Socket::tls(link, self.policy.max_silence),
         };
         let socket = socket.map_err(|error| error.to_string())?;

@@ -149,7 +149,10 @@ impl FrameReader {
     fn fill(&mut self, socket: &Socket) -> Result<bool, ReadError> {
         let mut piece = [0; 4096];
         let without_control = match &socket.stream {
-            Carries::Tls(link) => Some(link.receive_all(&mut self.bytes)?),
+            Carries::Tls(link) => {
+                let received = link.receive_all(&mut self.bytes);
+                Some(received.map_err(|how| super::broken(link.as_fd(), how))?)
+            }
             Carries::Inside(end) => {
                 let received = end.receive(&mut piece);
                 self.bytes.extend_from_slice(piece.get(..received.unwrap_or(0)).unwrap_or_default());
@@ -183,7 +186,7 @@ impl FrameReader {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(false),
                 Err(Errno::ECONNRESET) => return Err(ReadError::Closed),
-                Err(errno) => return Err(ReadError::System(errno.into())),
+                Err(errno) => return Err(ReadError::System(super::failed(socket.as_fd(), errno))),
                 Ok(received) => break received,
             }
         };

@@ -1,0 +1,120 @@
+//! The serving end of a lane of one byte stream.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::super::{Incoming, given};
+use super::{Broken, claim, end, end_if_severed, has_closed, lacking, may_send, receive_block};
+use crate::connection::{Connection, LaneStream};
+use crate::message::{Draft, Encode, EncodeError};
+use crate::slot::{HEADER, Header, Kind};
+use crate::stream::{Cut, Pause, Reader};
+use crate::sys::futex::Until;
+use crate::sys::shortage::is_shortage;
+
+/// The serving end.
+#[derive(Debug)]
+pub(in crate::lane) struct Server {
+    connection: Arc<Connection>,
+    stream: LaneStream,
+    reader: Reader,
+    draft: Draft,
+    /// Messages that were taken.
+    taken: u32,
+}
+
+impl Server {
+    /// The serving end of `lane` over `stream`; the peer is told.
+    pub(in crate::lane) fn new(
+        connection: &Arc<Connection>,
+        lane: u32,
+        stream: LaneStream,
+    ) -> Result<Self, EncodeError> {
+        let draft = connection.draft()?;
+        let header = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneOpen) };
+        stream.send_now(&header.to_frame());
+        let connection = Arc::clone(connection);
+        Ok(Self { connection, stream, reader: Reader::default(), draft, taken: 0 })
+    }
+
+    pub(in crate::lane) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Waits for the next request. False when no more will come.
+    pub(in crate::lane) fn next(&mut self, incoming: &mut Incoming) -> bool {
+        match self.take(incoming) {
+            Ok(true) => self.connection.death().is_none(),
+            Ok(false) => false,
+            Err(broken) => {
+                end(&self.connection, &broken);
+                false
+            }
+        }
+    }
+
+    fn take(&mut self, incoming: &mut Incoming) -> Result<bool, Broken> {
+        let Self { connection, stream, reader, .. } = self;
+        let max = connection.limits().receive_max;
+        let header = loop {
+            let until = &mut Until::never();
+            match reader.next_from(stream, &mut incoming.message, max, connection.pool(), until) {
+                Ok(ping @ Header { kind: Kind::Ping, .. }) => drop(claim(stream, reader, ping)?),
+                Ok(header) => break header,
+                Err(Cut::Pause(Pause::Descriptors(bad))) => return Err(bad.into()),
+                Err(Cut::Pause(pause)) => {
+                    end_if_severed(connection, &pause);
+                    tracing::trace!(%pause, "a lane ends");
+                    return Ok(false);
+                }
+                Err(broken) => return Err(broken.into()),
+            }
+        };
+        let Header { call_id, method, kind, timeout_ms, .. } = header;
+        if !matches!(kind, Kind::Request | Kind::OneWay) {
+            return Err(Broken::Kind(kind));
+        }
+        incoming.descriptors = claim(stream, reader, header)?;
+        receive_block(connection, header, &mut incoming.message)?;
+        self.taken = self.taken.wrapping_add(1);
+        incoming.call_id = call_id;
+        incoming.method = method;
+        incoming.oneway = kind == Kind::OneWay;
+        incoming.timeout_ms = timeout_ms;
+        incoming.answered = false;
+        Ok(true)
+    }
+
+    /// Encodes and sends a reply.
+    pub(in crate::lane) fn reply<T: Encode>(
+        &mut self,
+        call_id: u32,
+        kind: Kind,
+        value: &T,
+        recursive: bool,
+        descriptors: Option<&mut Vec<OwnedFd>>,
+    ) -> Result<(), EncodeError> {
+        let count = may_send(given(&descriptors), &self.stream)?;
+        let encoded = self.connection.encode_frame(value, recursive, &mut self.draft)?;
+        let header = Header { call_id, ..Header::new(kind) }.with_descriptors(count);
+        let sent =
+            self.stream.send_with(encoded.bytes(header, &mut self.draft), descriptors, &mut Until::never());
+        self.draft.clear();
+        match sent {
+            Ok(()) => encoded.sent(),
+            Err((0, Pause::System(error))) if is_shortage(&error) => return Err(lacking(&error)),
+            Err((_, pause)) => tracing::debug!(%pause, "nobody waits for a reply any more"),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let bytes: [u8; HEADER] = Header { call_id: self.taken, ..Header::new(Kind::GoAway) }.to_frame();
+        self.stream.send_now(&bytes);
+        self.stream.end_sending();
+        // What was not taken must not make the system reset the connection, which could overtake the goaway.
+        has_closed(&self.stream);
+    }
+}

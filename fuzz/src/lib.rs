@@ -10,6 +10,7 @@ mod input;
 mod lane;
 mod memory;
 mod messages;
+mod service;
 mod slot;
 mod sockets;
 mod stream;

@@ -110,7 +110,7 @@ fn announce<T>(word: &T, value: u64) {
     }
 }
 
-/// A message has been published. Nothing but for tests.
+/// A message has been published, or has left over a stream. Nothing but for tests.
 #[inline(always)]
 pub(crate) fn published() {
     #[cfg(feature = "instrument")]

@@ -96,27 +96,55 @@ fn a_batch_wakes_too() {
     });
 }
 
+/// A server publishes at once and looks at sleepers when it has nothing more to do.
+#[test]
+fn a_late_look_wakes_too() {
+    loom::model(|| {
+        let (ours, theirs) = (Side(Arc::default()), Side(Arc::default()));
+        let mut replies = Producer::new(theirs.clone(), ours.clone());
+        let requests = Consumer::new(theirs.clone(), ours.clone());
+        let mut caller = Consumer::new(ours, theirs);
+        let server = thread::spawn(move || {
+            replies.publish(header(7), &[1; 5]);
+            replies.wake_seen_sleeper();
+            replies.tell_the_sleeping(&requests);
+        });
+        let stop = Stop::default();
+        assert_eq!(caller.wait(&stop, &mut Until::never()).unwrap(), Wait::Ready);
+        assert_eq!(caller.take(&mut [0; 5]).unwrap().call_id, 7);
+        server.join().unwrap();
+    });
+}
+
 /// A sender without credits sleeps until the receiver gives one back, and overwrites only what was read.
 #[test]
 fn credits() {
     let mut bounded = loom::model::Builder::new();
     bounded.preemption_bound = Some(3);
     bounded.check(|| {
-        let (mut producer, mut consumer) = lane();
+        let (ours, theirs) = (Side(Arc::default()), Side(Arc::default()));
+        let mut producer = Producer::new(ours.clone(), theirs.clone());
+        let mut replies = Producer::new(theirs.clone(), ours.clone());
+        let mut consumer = Consumer::new(theirs, ours);
+        // Payloads are written as bytes, too: loom reports one that does not come after the last was read.
+        let payloads = Arc::new([Memory::default(), Memory::default()]);
+        let read = Arc::clone(&payloads);
         // A ring of two is full before the threads meet.
         for call_id in 0..2 {
+            payloads[call_id as usize].0.with_mut(|_| ());
             producer.publish(header(call_id), &[u64::from(call_id); 5]);
         }
         let receiver = thread::spawn(move || {
             let stop = Stop::default();
             for call_id in 0..3u32 {
                 if !consumer.ready() {
-                    consumer.tell_creditor();
+                    replies.tell_the_sleeping(&consumer);
                 }
                 assert_eq!(consumer.wait(&stop, &mut Until::never()).unwrap(), Wait::Ready);
                 let mut payload = [0; 5];
                 assert_eq!(consumer.take(&mut payload).unwrap().call_id, call_id);
                 assert_eq!(payload, [u64::from(call_id); 5]);
+                read[call_id as usize % 2].0.with(|_| ());
                 consumer.finish();
             }
         });
@@ -124,6 +152,7 @@ fn credits() {
         while !producer.try_claim().unwrap() {
             producer.sleep_for_credit(&stop, &mut Until::never()).unwrap();
         }
+        payloads[0].0.with_mut(|_| ());
         producer.publish(header(2), &[2; 5]);
         producer.notify();
         receiver.join().unwrap();
@@ -161,7 +190,7 @@ fn release() {
     });
 }
 
-/// Memory of a block: loom reports a write that does not come after what was read before.
+/// Memory of a block or a slot: loom reports a write that does not come after what was read before.
 #[derive(Default)]
 struct Memory(UnsafeCell<()>);
 

@@ -35,6 +35,7 @@ mod evil {
     mod process;
     mod streams;
     mod socket;
+    mod handed;
     mod descriptors;
     pub(crate) mod raw;
     pub(crate) mod target;

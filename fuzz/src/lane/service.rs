@@ -8,15 +8,7 @@ use shmrpc_transport::rkyv::{self, rancor::Failure};
 use super::hostile;
 use crate::archive::{decode, encode};
 use crate::input::Input;
-
-#[derive(Debug, Clone, PartialEq)]
-#[shmrpc::message]
-pub(super) enum Shape {
-    Nothing,
-    Letter(char),
-    Named { name: String, filled: bool },
-    Many(Vec<Option<u16>>),
-}
+use crate::service::{Shape, answered, ids, question, shape, size, text};
 
 #[derive(Debug, Clone, PartialEq)]
 #[shmrpc::message]
@@ -162,23 +154,6 @@ impl Answer {
     }
 }
 
-fn size(input: &mut Input<'_>) -> usize {
-    [4, 24, 600, 5_000][input.below(4)] + input.below(16)
-}
-
-fn text(input: &mut Input<'_>) -> String {
-    "aeiouäöü€ 0123456".repeat(size(input) / 20)
-}
-
-fn shape(input: &mut Input<'_>) -> Shape {
-    match input.below(4) {
-        0 => Shape::Nothing,
-        1 => Shape::Letter(char::from_u32(input.short().into()).unwrap_or('x')),
-        2 => Shape::Named { name: text(input), filled: input.flag() },
-        _ => Shape::Many((0..input.below(20)).map(|_| input.flag().then_some(7)).collect()),
-    }
-}
-
 /// The failure of a call, as it travels.
 pub(super) fn failure(payload: &[u8]) -> Option<(u32, String)> {
     decode(payload)
@@ -198,15 +173,6 @@ impl Told {
         hostile::ran(call);
         answer
     }
-}
-
-macro_rules! answered {
-    ($answer:expr, $kind:ident) => {
-        match $answer {
-            Answer::$kind(value) => value,
-            other => unreachable!("{other:?}"),
-        }
-    };
 }
 
 impl Odd for Told {
@@ -243,17 +209,8 @@ impl Odd for Told {
     }
 }
 
-/// The hello's question about all methods, as `shmrpc::greeting` asks it.
-pub(super) static QUESTION: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let schema = <OddClient as shmrpc::Client>::schema();
-    let methods = schema.methods.iter();
-    let methods: Vec<_> = methods
-        .map(|method| (method.name.to_owned(), method.oneway, method.hash, method.text.clone()))
-        .collect();
-    assert_eq!(methods.len(), METHODS);
-    encode(&(schema.name.to_owned(), methods))
-});
+/// The hello's question about all methods.
+pub(super) static QUESTION: LazyLock<Vec<u8>> = LazyLock::new(|| question::<OddClient>(METHODS));
 
 /// The answer to it.
-pub(super) static IDS: LazyLock<Vec<u8>> =
-    LazyLock::new(|| encode(&(0..METHODS as u16).collect::<Vec<u16>>()));
+pub(super) static IDS: LazyLock<Vec<u8>> = LazyLock::new(|| ids(METHODS));

@@ -9,9 +9,10 @@ use shmrpc_transport::slot::{HEADER, Header, Kind};
 use super::Ground;
 use super::caller::{Failed, Made};
 use super::end::frame;
-use super::service::{Answer, Call, IDS, METHODS, ONEWAY, WORDS, text};
+use super::service::{Answer, Call, IDS, METHODS, ONEWAY, WORDS};
 use crate::archive::{decode, encode};
 use crate::input::Input;
+use crate::service::text;
 use crate::wire::{BOUND, GIFTS, MAX_MESSAGE};
 
 /// Time for each wait where something may be waited for in vain.

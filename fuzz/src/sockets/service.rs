@@ -8,15 +8,7 @@ use shmrpc_transport::connection::OnWire;
 
 use crate::archive::{decode, encode};
 use crate::input::Input;
-
-#[derive(Debug, Clone, PartialEq)]
-#[shmrpc::message]
-pub(super) enum Shape {
-    Nothing,
-    Letter(char),
-    Named { name: String, filled: bool },
-    Many(Vec<Option<u16>>),
-}
+use crate::service::{Shape, answered, ids, question, shape, size, text};
 
 #[derive(Debug, Clone, PartialEq)]
 #[shmrpc::message]
@@ -222,50 +214,24 @@ fn halves(bytes: &[u8]) -> Vec<u16> {
     bytes.as_chunks().0.iter().map(|half| u16::from_ne_bytes(*half)).collect()
 }
 
-fn size(input: &mut Input<'_>) -> usize {
-    [4, 24, 600, 5_000][input.below(4)] + input.below(16)
-}
-
-pub(super) fn text(input: &mut Input<'_>) -> String {
-    "aeiouäöü€ 0123456".repeat(size(input) / 20)
-}
-
-fn shape(input: &mut Input<'_>) -> Shape {
-    match input.below(4) {
-        0 => Shape::Nothing,
-        1 => Shape::Letter(char::from_u32(input.short().into()).unwrap_or('x')),
-        2 => Shape::Named { name: text(input), filled: input.flag() },
-        _ => Shape::Many((0..input.below(20)).map(|_| input.flag().then_some(7)).collect()),
-    }
-}
-
 /// Answers as [`Call::answer`] does.
 pub(super) struct Here;
 
-macro_rules! answered {
-    ($call:expr, $kind:ident) => {
-        match $call.answer() {
-            Answer::$kind(value) => value,
-            other => unreachable!("{other:?}"),
-        }
-    };
-}
-
 impl Mix for Here {
     fn add(&self, a: u32, b: u32) -> u64 {
-        answered!(Call::Add(a, b), Number)
+        answered!(Call::Add(a, b).answer(), Number)
     }
 
     fn text(&self, text: &str) -> String {
-        answered!(Call::Text(text.to_owned()), Text)
+        answered!(Call::Text(text.to_owned()).answer(), Text)
     }
 
     fn bytes(&self, bytes: &[u8], wanted: u32) -> Vec<u8> {
-        answered!(Call::Bytes(bytes.to_vec(), wanted), Bytes)
+        answered!(Call::Bytes(bytes.to_vec(), wanted).answer(), Bytes)
     }
 
     fn words(&self, words: HashMap<String, u32>) -> BTreeMap<u32, String> {
-        answered!(Call::Words(words.into_iter().collect()), Words)
+        answered!(Call::Words(words.into_iter().collect()).answer(), Words)
     }
 
     fn shape(&self, shape: Shape) -> Result<Shape, Refused> {
@@ -277,11 +243,11 @@ impl Mix for Here {
     }
 
     fn measure(&self, frame: Blob<u16>) -> u64 {
-        answered!(Call::Measure(frame.to_vec()), Number)
+        answered!(Call::Measure(frame.to_vec()).answer(), Number)
     }
 
     fn render(&self, ctx: &Context, length: u32) -> Blob<u16> {
-        let answer = answered!(Call::Render(length), Frame);
+        let answer = answered!(Call::Render(length).answer(), Frame);
         let mut frame = ctx.blob::<u16>(answer.len());
         frame.copy_from_slice(&answer);
         frame.into()
@@ -292,16 +258,8 @@ impl Mix for Here {
     }
 }
 
-/// The hello's question about all methods, as `shmrpc::greeting` asks it.
-pub(super) static QUESTION: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let schema = <MixClient as shmrpc::Client>::schema();
-    let methods = schema.methods.iter();
-    let methods: Vec<_> = methods
-        .map(|method| (method.name.to_owned(), method.oneway, method.hash, method.text.clone()))
-        .collect();
-    assert_eq!(methods.len(), METHODS.into());
-    encode(&(schema.name.to_owned(), methods))
-});
+/// The hello's question about all methods.
+pub(super) static QUESTION: LazyLock<Vec<u8>> = LazyLock::new(|| question::<MixClient>(METHODS.into()));
 
 /// The answer to it.
-pub(super) static IDS: LazyLock<Vec<u8>> = LazyLock::new(|| encode(&(0..METHODS).collect::<Vec<u16>>()));
+pub(super) static IDS: LazyLock<Vec<u8>> = LazyLock::new(|| ids(METHODS.into()));

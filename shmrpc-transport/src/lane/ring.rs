@@ -14,7 +14,6 @@ use crate::shm::consumer::{Consumer, Wait};
 use crate::shm::producer::{BadCredit, Producer};
 use crate::shm::segment::Side;
 use crate::slot::{BadHeader, Header, Kind};
-use crate::sync::fence_seq_cst;
 use crate::sys::futex::{Stop, Until};
 
 /// What a peer did that no correct peer does.
@@ -441,10 +440,7 @@ impl Server {
     /// Wakes the caller if it sleeps on a reply or for want of credits.
     #[inline(always)]
     fn tell_the_sleeping(&mut self) {
-        // Partner of the fences in `Consumer::sleep` and `Producer::sleep_for_credit` of the caller.
-        fence_seq_cst();
-        self.producer.wake_sleeper();
-        self.consumer.wake_creditor();
+        self.producer.tell_the_sleeping(&self.consumer);
     }
 }
 

@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use super::ladder::Ladder;
-use crate::slot::{ASLEEP, BadHeader, Header, INLINE_WORDS, LaneSide, SLOTS};
+use crate::slot::{ASLEEP, BadHeader, Header, INLINE_WORDS, LaneSide, SLOTS, Slot};
 use crate::sync::{Ordering, fence_release, fence_seq_cst, relax};
 use crate::sys::futex::{self, Stop, Until};
 
@@ -37,8 +37,7 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
     /// Whether the next message has been published.
     #[inline(always)]
     pub fn ready(&self) -> bool {
-        // Acquire: pairs with the Release store of the stamp in `Slot::write`.
-        self.peer.slot(self.next).stamp.load(Ordering::Acquire) == self.next.wrapping_add(1)
+        is_published(self.peer.slot(self.next), self.next.wrapping_add(1))
     }
 
     /// Copies the next message's payload into private memory; [`Consumer::ready`] has said yes.
@@ -81,12 +80,6 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
         }
     }
 
-    /// Wakes the peer if it sleeps for want of credits; for whoever has nothing to publish.
-    pub fn tell_creditor(&self) {
-        fence_seq_cst();
-        self.wake_creditor();
-    }
-
     /// Waits for the next message: a short spin, a few yields, then the futex.
     ///
     /// # Errors
@@ -96,8 +89,7 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
         let slot = self.peer.slot(self.next);
         let expected = self.next.wrapping_add(1);
         for _ in 0..self.ladder.spins(expected) {
-            // Acquire: pairs with the Release store of the stamp in `Slot::write_header`.
-            if slot.stamp.load(Ordering::Acquire) == expected {
+            if is_published(slot, expected) {
                 return Ok(Wait::Ready);
             }
             relax();
@@ -110,7 +102,7 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
     fn wait_slowly(&mut self, stop: &Stop, until: &mut Until) -> Result<Wait, BadHeader> {
         let slot = self.peer.slot(self.next);
         let expected = self.next.wrapping_add(1);
-        if self.ladder.climb(expected, || slot.stamp.load(Ordering::Acquire) == expected) {
+        if self.ladder.climb(expected, || is_published(slot, expected)) {
             return Ok(Wait::Ready);
         }
         loop {
@@ -137,7 +129,8 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
         // Between our `asleep` and our last look at the stamp; partner: the fence before `Producer::wake_sleeper`.
         fence_seq_cst();
         let slot = self.peer.slot(self.next);
-        let found = slot.stamp.load(Ordering::Acquire);
+        // Relaxed: if it is there, `ready` looks once more before anything of it is read.
+        let found = slot.stamp.load(Ordering::Relaxed);
         let expected = self.next.wrapping_add(1);
         if found != expected {
             let last_lap = if self.next < SLOTS && found == 0 { 0 } else { expected.wrapping_sub(SLOTS) };
@@ -150,4 +143,11 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
         self.own.asleep.store(0, Ordering::Relaxed);
         Ok(self.ready())
     }
+}
+
+/// Whether the slot has the message with this stamp. Every look that is believed is this one.
+#[inline(always)]
+fn is_published(slot: &Slot, stamp: u32) -> bool {
+    // Acquire: pairs with the Release store of the stamp in `Slot::write_header`.
+    slot.stamp.load(Ordering::Acquire) == stamp
 }

@@ -2,6 +2,7 @@
 
 use core::ops::Deref;
 
+use super::consumer::Consumer;
 use crate::slot::{ASLEEP, Header, INLINE_WORDS, LaneSide, SLOTS, Slot, halves};
 use crate::sync::{Ordering, fence_seq_cst, own_soon};
 use crate::sys::futex::{self, Stop, Until};
@@ -88,7 +89,8 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
     /// Whether the peer has taken the message at `position`. Only a true answer is a promise of the peer; a
     /// nonsensical counter counts as taken, because then nothing is proved.
     pub fn was_taken(&self, position: u32) -> bool {
-        let taken = self.peer.taken.load(Ordering::Acquire);
+        // Relaxed: nothing is read by its word. What it must not be older than was seen with Acquire before: the end.
+        let taken = self.peer.taken.load(Ordering::Relaxed);
         let ahead = self.next.wrapping_sub(taken);
         !(ahead <= SLOTS && self.next.wrapping_sub(position) <= ahead)
     }
@@ -134,7 +136,7 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
     /// Wakes the peer if it is seen to sleep on one of the messages published since it was told last. No fence before it,
     /// so a peer that is about to sleep may be missed: [`Producer::notify`] has to follow in any case.
     #[inline(always)]
-    pub(crate) fn wake_seen_sleeper(&mut self) {
+    pub fn wake_seen_sleeper(&mut self) {
         let asleep = self.peer.asleep.load(Ordering::Relaxed);
         if asleep & ASLEEP != 0 && self.is_untold(asleep) {
             // Not without the fence: whoever is told stands in `notified`, and is not told again.
@@ -171,16 +173,27 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
         self.wake_sleeper();
     }
 
+    /// Wakes the peer if it sleeps on what was published, or for want of credits that `consumer` gave back. One fence serves
+    /// both looks.
+    #[inline(always)]
+    pub fn tell_the_sleeping(&mut self, consumer: &Consumer<S>) {
+        // Partner of the fences in `Consumer::sleep` and `Producer::sleep_for_credit` of the peer.
+        fence_seq_cst();
+        self.wake_sleeper();
+        consumer.wake_creditor();
+    }
+
     /// Sleeps until the peer is done with at least one more message, for one slice at most.
     ///
     /// # Errors
     /// [`BadCredit`] as [`Producer::try_claim`].
     pub fn sleep_for_credit(&mut self, stop: &Stop, until: &mut Until) -> Result<(), BadCredit> {
         self.own.credit_wanted.store(1, Ordering::Relaxed);
-        // Between our `credit_wanted` and our last look at the peer's `done`; partner: the fence before
-        // `Consumer::wake_creditor`, between the peer's `done` and its look at our `credit_wanted`.
+        // Between our `credit_wanted` and our last look at the peer's `done`; partner: the fence in
+        // `Producer::tell_the_sleeping` of the peer, between the peer's `done` and its look at our `credit_wanted`.
         fence_seq_cst();
-        let found = self.peer.done.load(Ordering::Acquire);
+        // Relaxed: if it has changed, `refresh_credits` looks once more before anything is overwritten.
+        let found = self.peer.done.load(Ordering::Relaxed);
         if found == self.done {
             futex::wait(&self.peer.done, found, stop, until);
         }

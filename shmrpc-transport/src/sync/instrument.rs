@@ -22,7 +22,7 @@ pub trait Memory: Sync {
         let _ = (address, copy);
     }
 
-    /// A message has been published: the last word of its slot is written.
+    /// A message has been published: the last word of its slot is written, or all of its frame has left over a stream.
     fn published(&self) {}
 }
 

@@ -1,7 +1,39 @@
-//! What this process holds: descriptors, mappings of shared memory, threads, memory.
+//! What this process holds: descriptors, mappings of shared memory, threads, memory. And whether anybody at all still has
+//! a descriptor that went with a call.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc::O_NONBLOCK;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+/// The file that calls hand over: a pipe with a name, so that it shows whether anybody has an end to write to, or whether
+/// one is still on its way in some socket.
+pub(crate) fn handed_file(place: &Path) -> PathBuf {
+    place.join("handed")
+}
+
+pub(crate) fn make_handed_file(place: &Path) {
+    mkfifo(&handed_file(place), Mode::S_IRWXU).unwrap();
+}
+
+/// One that a call may hand over.
+pub(crate) fn to_hand_over(place: &Path) -> File {
+    OpenOptions::new().read(true).write(true).open(handed_file(place)).unwrap()
+}
+
+/// Whether one of them is still open, in whatever process, or on its way to one.
+fn is_handed(place: &Path) -> bool {
+    let mut reader = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(handed_file(place)).unwrap();
+    match reader.read(&mut [0]) {
+        Ok(0) => false,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => true,
+        other => panic!("nobody writes to it: {other:?}"),
+    }
+}
 
 /// What a process may leak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +44,8 @@ pub(crate) struct Counts {
     pub(crate) threads: usize,
     /// Files in the place of the test.
     pub(crate) files: usize,
+    /// Whether a descriptor that went with a call is open anywhere, or on its way.
+    pub(crate) handed: bool,
 }
 
 impl Counts {
@@ -26,6 +60,7 @@ impl Counts {
                 .count(),
             threads: entries(Path::new("/proc/self/task")),
             files: entries(place),
+            handed: is_handed(place),
         }
     }
 }
@@ -44,5 +79,6 @@ impl Counts {
             && self.mappings <= before.mappings
             && self.threads <= before.threads
             && self.files <= before.files + 2
+            && !self.handed
     }
 }

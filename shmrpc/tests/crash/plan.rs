@@ -1,7 +1,9 @@
 //! What a sweep varies: what the two sides do, and what their messages lie in.
 
+use std::path::Path;
+
 use shmrpc::prelude::*;
-use shmrpc::{ClientBuilder, ServerBuilder};
+use shmrpc::{ClientBuilder, ServerBuilder, Transport};
 
 /// What is done while one side dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,9 +12,11 @@ pub(crate) enum Story {
     Calls,
     /// Both arenas grow and shrink; the server shuts down with calls in flight and an idle lane.
     Drain,
+    /// Blobs and descriptors go both ways, and blobs are kept, one of them beyond its client's end.
+    Handed,
 }
 
-/// Trust and memory, alike on both sides.
+/// Transport, trust and memory, alike on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ground {
     /// Large messages are read in place, in a memfd.
@@ -21,6 +25,8 @@ pub(crate) enum Ground {
     Copied,
     /// Large messages are read in place, in POSIX shared memory.
     PosixShm,
+    /// Lanes are Unix sockets; large messages are read in place, in a memfd.
+    Frames,
 }
 
 /// What a sweep goes through.
@@ -32,13 +38,19 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plain one is the first.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self { story: Story::Calls, ground: Ground::InPlace },
         Self { story: Story::Drain, ground: Ground::InPlace },
+        Self { story: Story::Handed, ground: Ground::InPlace },
         Self { story: Story::Calls, ground: Ground::Copied },
         Self { story: Story::Drain, ground: Ground::Copied },
+        Self { story: Story::Handed, ground: Ground::Copied },
         Self { story: Story::Calls, ground: Ground::PosixShm },
         Self { story: Story::Drain, ground: Ground::PosixShm },
+        Self { story: Story::Handed, ground: Ground::PosixShm },
+        Self { story: Story::Calls, ground: Ground::Frames },
+        Self { story: Story::Drain, ground: Ground::Frames },
+        Self { story: Story::Handed, ground: Ground::Frames },
     ];
 
     /// Where it stands in [`Plan::ALL`]: what a child is told.
@@ -50,6 +62,16 @@ impl Plan {
 impl Ground {
     fn trust(self) -> Peers {
         if self == Self::Copied { Peers::Nobody } else { Peers::SameUser }
+    }
+
+    pub(crate) fn transport(self) -> Transport {
+        if self == Self::Frames { Transport::Uds } else { Transport::Shm }
+    }
+
+    /// Where the server of a test listens that has this place.
+    pub(crate) fn endpoint(self, place: &Path) -> String {
+        let scheme = if self == Self::Frames { "uds" } else { "shm" };
+        format!("{scheme}:{}", place.join("s").display())
     }
 
     fn memory(self) -> Memory {

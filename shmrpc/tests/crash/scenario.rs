@@ -3,18 +3,23 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Condvar, Mutex};
 
-use shmrpc::Transport;
 use shmrpc::prelude::*;
 use shmrpc_transport::connection::give_back_everywhere;
 
-use crate::plan::Ground;
+use crate::counts::{handed_file, to_hand_over};
+use crate::plan::{Ground, Plan, Story};
 use crate::support::BOUND;
 
 /// Bytes of a payload that makes both arenas grow: more than the 1 MiB of a base segment.
 pub(crate) const LARGE: usize = (1 << 20) + (1 << 16);
+
+/// Bytes of a blob: too many to be copied beside its message.
+const LENT: usize = 1 << 16;
 
 #[derive(Debug, Clone, PartialEq)]
 #[shmrpc::message]
@@ -33,6 +38,15 @@ pub(crate) trait Sweep {
     fn shrink(&self, id: u64);
     /// Returns when the server's door is open.
     fn hold(&self, id: u64) -> u64;
+    /// The server keeps it, and lets go of the one before.
+    fn keep(&self, id: u64, blob: Blob);
+    /// What was kept last, which is not kept any more.
+    fn kept(&self, id: u64) -> Blob;
+    fn fill(&self, ctx: &Context, id: u64, byte: u8) -> Blob;
+    /// Gives back what it gets.
+    fn pass(&self, id: u64, file: OwnedFd) -> OwnedFd;
+    #[oneway]
+    fn leave(&self, id: u64, file: OwnedFd);
 }
 
 /// Writes down what ran and what was answered, so that it is there when the process is not. One record is one write.
@@ -105,7 +119,13 @@ impl Door {
 }
 
 /// Serves the calls, and logs them.
-pub(crate) struct Logging(pub(crate) Log, pub(crate) std::sync::Arc<Door>);
+pub(crate) struct Logging(pub(crate) Log, pub(crate) std::sync::Arc<Door>, Mutex<Option<Blob>>);
+
+impl Logging {
+    pub(crate) fn new(log: Log, door: &std::sync::Arc<Door>) -> Self {
+        Self(log, std::sync::Arc::clone(door), Mutex::default())
+    }
+}
 
 impl Sweep for Logging {
     fn add(&self, id: u64, a: u32, b: u32) -> u32 {
@@ -132,6 +152,28 @@ impl Sweep for Logging {
         self.1.pass();
         id
     }
+    fn keep(&self, id: u64, blob: Blob) {
+        self.0.ran(id);
+        *self.2.lock().unwrap() = Some(blob);
+    }
+    fn kept(&self, id: u64) -> Blob {
+        self.0.ran(id);
+        self.2.lock().unwrap().take().unwrap_or_else(|| Vec::new().into())
+    }
+    fn fill(&self, ctx: &Context, id: u64, byte: u8) -> Blob {
+        self.0.ran(id);
+        let mut blob = ctx.blob(LENT);
+        blob.fill(byte);
+        blob.into()
+    }
+    fn pass(&self, id: u64, file: OwnedFd) -> OwnedFd {
+        self.0.ran(id);
+        file
+    }
+    fn leave(&self, id: u64, file: OwnedFd) {
+        self.0.ran(id);
+        drop(file);
+    }
 }
 
 /// How a call ended.
@@ -155,21 +197,26 @@ impl<E> From<&CallError<E>> for End {
     }
 }
 
-fn connect(endpoint: &str, ground: Ground) -> Option<SweepClient> {
+fn connect(ground: Ground, place: &Path) -> Option<SweepClient> {
+    let endpoint = ground.endpoint(place);
     let client =
         ground.client(SweepClient::builder()).timeout(BOUND).reconnect(false).connect(endpoint).ok()?;
-    assert_eq!(client.transport().transport(), Transport::Shm, "{}", client.transport());
+    assert_eq!(client.transport().transport(), ground.transport(), "{}", client.transport());
     Some(client)
 }
 
-/// Makes all calls, whatever becomes of them, and says how each ended. A wrong reply panics.
-pub(crate) fn run(endpoint: &str, ground: Ground) -> Vec<(u64, End)> {
-    let Some(client) = connect(endpoint, ground) else { return Vec::new() };
-    let mut ends = calls(&client, 1);
+/// Makes all calls of a story without a drain, whatever becomes of them, and says how each ended. Their numbers begin at
+/// `first`. A wrong reply panics.
+pub(crate) fn run(plan: Plan, place: &Path, first: u64) -> Vec<(u64, End)> {
+    let Some(client) = connect(plan.ground, place) else { return Vec::new() };
+    if plan.story == Story::Handed {
+        return hand_over(&client, first, place);
+    }
+    let mut ends = calls(&client, first);
     // A second thread opens a second lane.
     ends.extend(std::thread::scope(|scope| {
-        let other = scope.spawn(|| calls(&client, 1000));
-        let mut ends = calls(&client, 100);
+        let other = scope.spawn(|| calls(&client, first + 1000));
+        let mut ends = calls(&client, first + 100);
         ends.extend(other.join().unwrap());
         ends
     }));
@@ -182,20 +229,20 @@ pub(crate) const HELD: [u64; 2] = [3, 4];
 /// Both sides grow and shrink; then two calls are in flight and a third lane is idle while the server shuts down.
 /// `meanwhile` is done when all is so far; with it a call is made that the server may take or not.
 pub(crate) fn run_until_drained(
-    endpoint: &str,
     ground: Ground,
+    place: &Path,
     meanwhile: impl FnOnce(&mut dyn FnMut()),
 ) -> Vec<(u64, End)> {
-    let Some(client) = connect(endpoint, ground) else { return Vec::new() };
+    let Some(client) = connect(ground, place) else { return Vec::new() };
     let data = vec![7; LARGE];
-    let add = |id| (id, ended(client.add(id, 1, 2), |sum| *sum == 3));
-    let mut ends = vec![(1, ended(client.echo(1, &data), |echo| *echo == data))];
+    let add = |id| (id, ended(&client.add(id, 1, 2), |sum| *sum == 3));
+    let mut ends = vec![(1, ended(&client.echo(1, &data), |echo| *echo == data))];
     give_back_everywhere();
-    ends.push((2, ended(client.shrink(2), |()| true)));
+    ends.push((2, ended(&client.shrink(2), |()| true)));
     ends.extend(std::thread::scope(|scope| {
         let held = HELD.map(|id| {
             let client = &client;
-            scope.spawn(move || (id, ended(client.hold(id), |held| *held == id)))
+            scope.spawn(move || (id, ended(&client.hold(id), |held| *held == id)))
         });
         // What was said on the socket before this lane was opened has been read on both sides.
         let mut ends = vec![add(5)];
@@ -208,8 +255,36 @@ pub(crate) fn run_until_drained(
     ends
 }
 
-fn ended<T>(result: Result<T, CallError>, right: impl FnOnce(&T) -> bool) -> End {
-    result.map(|value| replied(right(&value))).unwrap_or_else(|error| End::from(&error))
+fn ended<T>(result: &Result<T, CallError>, right: impl FnOnce(&T) -> bool) -> End {
+    result.as_ref().map_or_else(End::from, |value| replied(right(value)))
+}
+
+/// Blobs and descriptors, both ways. The blob that is kept last outlives its client, if that is the one that dies.
+fn hand_over(client: &SweepClient, first: u64, place: &Path) -> Vec<(u64, End)> {
+    let keep = |id| {
+        let blob = client.blob(LENT).map(|mut blob| {
+            blob.fill(7);
+            blob
+        });
+        (id, ended(&blob.and_then(|blob| client.keep(id, blob)), |()| true))
+    };
+    let is_full_of = |byte| move |blob: &Blob| blob.len() == LENT && blob.iter().all(|found| *found == byte);
+    let mut ends = vec![keep(first), keep(first + 1)];
+    // Held while other memory is lent.
+    let kept = client.kept(first + 2);
+    ends.push((first + 2, ended(&kept, is_full_of(7))));
+    ends.push((first + 3, ended(&client.fill(first + 3, 9), is_full_of(9))));
+    drop(kept);
+    let handed = |fd: &OwnedFd| {
+        let inode = |file: File| file.metadata().unwrap().ino();
+        inode(fd.try_clone().unwrap().into()) == std::fs::metadata(handed_file(place)).unwrap().ino()
+    };
+    let passed = client.pass(first + 4, to_hand_over(place));
+    ends.push((first + 4, ended(&passed, handed)));
+    let left = client.leave(first + 5, to_hand_over(place));
+    ends.push((first + 5, left.map_or_else(|error| End::from(&error), |()| End::Sent)));
+    ends.extend([keep(first + 6), keep(first + 7)]);
+    ends
 }
 
 /// One call of every kind; their numbers count from `first`.

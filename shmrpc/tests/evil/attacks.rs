@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::raw::{self, Peer, Rng};
-use super::{beside, descriptors, memory, process, rings, socket, streams};
+use super::{beside, descriptors, handed, memory, process, rings, socket, streams};
 use crate::peer::{At, WAYS, Way};
 
 /// Bytes of a message that the server takes.
@@ -19,7 +19,7 @@ pub(crate) const LANES_OF_ONE: usize = 128;
 type Attack = fn(&mut Evil);
 
 /// Every attack on rings: its name, how many lanes it keeps busy at once, and what it does.
-pub(crate) const ATTACKS: [(&str, usize, Attack); 30] = [
+pub(crate) const ATTACKS: [(&str, usize, Attack); 32] = [
     ("random_writes", 4, memory::random_writes),
     ("segment_writes", 2, memory::segment_writes),
     ("slot_flips", 1, rings::slot_flips),
@@ -50,10 +50,12 @@ pub(crate) const ATTACKS: [(&str, usize, Attack); 30] = [
     ("descriptor_flood", 1, descriptors::descriptor_flood),
     ("wrong_descriptors", 1, descriptors::wrong_descriptors),
     ("sealed_for_good", 1, descriptors::sealed_for_good),
+    ("handed_descriptors", 1, handed::handed_descriptors),
+    ("blob_references", 1, handed::blob_references),
 ];
 
 /// The same over streams, and over which of them.
-pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 19] = [
+pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 21] = [
     ("stream_garbage", 1, &WAYS, streams::stream_garbage),
     ("half_frames", 8, &WAYS, streams::half_frames),
     ("long_frames", 8, &WAYS, streams::long_frames),
@@ -73,6 +75,8 @@ pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 19] = [
     ("wrong_lanes", 1, &[Way::Uds], beside::wrong_lanes),
     ("stream_blocks", 1, &[Way::Uds], beside::stream_blocks),
     ("stream_wrong_memory", 1, &[Way::Uds], beside::stream_wrong_memory),
+    ("stream_blobs", 1, &[Way::Uds], beside::stream_blobs),
+    ("stream_handed", 1, &WAYS, handed::stream_handed),
 ];
 
 /// The attacks on whoever comes over these streams, or over rings.

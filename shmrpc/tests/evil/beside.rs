@@ -9,12 +9,13 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shmrpc_transport::connection::Carrier;
+use shmrpc_transport::connection::{Carrier, OnWire};
 use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, Kind};
 
 use super::attacks::{Evil, request};
 use super::descriptors::wrong;
+use super::handed::bad_blob;
 use super::memory::beside;
 use super::raw::{self, ARENA, BASE, BLOCKS, Memory, QUIET, RELEASE, Rng};
 use super::streams::{asks, is_open, is_served};
@@ -160,6 +161,29 @@ impl Sharing {
             self.own.word(RELEASE + header.block as usize * 4).store(generation, Ordering::Release);
         }
         whole
+    }
+}
+
+/// Blobs of impossible lengths, at places that are none, in segments that nobody sent.
+pub(crate) fn stream_blobs(evil: &mut Evil) {
+    while evil.goes_on() || evil.tally.rounds < 12 {
+        let Some(peer) = Sharing::join(evil) else { continue };
+        peer.lane.set_read_timeout(Some(BOUND)).unwrap();
+        peer.own.write(QUIET, &[3; 40_000]);
+        let weigh = |blob: OnWire| {
+            send(&peer.lane, Way::Uds, &asks(target::WEIGH, &archive(&(blob,))), &[]);
+            receive(&peer.lane).map(|(header, _)| header.kind)
+        };
+        let good = OnWire::Block { id: 1, segment: 0, generation: 1, length: 40_000, offset: QUIET as u64 };
+        assert_eq!(weigh(good), Some(Kind::Reply));
+        evil.tally.answered += 1;
+        let bad = bad_blob(evil, 2);
+        let what = format!("{bad:?}");
+        weigh(bad);
+        while receive(&peer.main).is_some() {}
+        assert!(!is_open(&peer.main), "the server bears {what}");
+        evil.tally.ended += 1;
+        evil.tally.rounds += 1;
     }
 }
 

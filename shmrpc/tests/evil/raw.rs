@@ -17,6 +17,8 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCreden
 use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, Kind};
 
+use crate::support::BOUND;
+
 pub(crate) const SLOTS: u32 = 128;
 pub(crate) const LANES: u32 = 64;
 pub(crate) const BLOCKS: u32 = 4096;
@@ -340,6 +342,17 @@ impl Peer {
         self.taken[lane as usize] = next;
         self.own.word(Self::side(lane) + TAKEN).store(next, Ordering::Relaxed);
         self.own.word(Self::side(lane) + DONE).store(next, Ordering::Release);
+        true
+    }
+
+    /// Takes the next reply of a lane, which has to come, however slow the machine is. False if the connection ends instead.
+    pub(crate) fn sure_reply(&mut self, lane: u32) -> bool {
+        let end = Instant::now() + BOUND;
+        while !self.reply(lane) {
+            if self.is_over() || Instant::now() > end {
+                return false;
+            }
+        }
         true
     }
 

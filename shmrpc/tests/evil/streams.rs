@@ -225,6 +225,7 @@ pub(crate) fn stream_lanes(evil: &mut Evil) {
         let crowd = evil.crowd(2 * LANES);
         let all: usize = crowd.iter().map(|(_, lanes)| lanes.len()).sum();
         assert!(all <= LANES_OF_ONE, "the server has no limit for one: {all} lanes");
+        assert!(all >= LANES as usize || evil.tally.rounds > 0, "{all} lanes before anybody had any");
         for (peer, lanes) in crowd {
             assert!(lanes.len() <= LANES as usize, "the server has no limit for one connection");
             for lane in lanes.iter().step_by(8) {

@@ -96,35 +96,7 @@ fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
         return None;
     }
     match peel(&reference.elem) {
-        Type::Slice(slice) if is_number(&slice.elem) => Some(ParamKind::Numbers((*slice.elem).clone())),
-        Type::Slice(slice) => {
-            if let Type::Reference(inner) = peel(&slice.elem) {
-                let list = text(owned(ty));
-                let archives = last_segment(&inner.elem).is_some_and(|last| last.ident == "Archived");
-                errors.refuse(
-                    ty,
-                    match archives {
-                        true => format!("an archive is read as a whole: take `&Archived<{list}>`"),
-                        false => format!("no references inside a parameter: use `{list}`"),
-                    },
-                );
-                return None;
-            }
-            // `&[usize]` is refused for its numbers, as everywhere.
-            if let Some(instead) = last_segment(&slice.elem).and_then(|last| fixed_width(&last.ident)) {
-                errors.refuse(&slice.elem, cut_off(text(&slice.elem), instead));
-                return None;
-            }
-            errors.refuse(
-                ty,
-                format!(
-                    "only slices of plain numbers (u8 to u64, i8 to i64, f32, f64) are read where they arrived: \
-                     take `Vec<{0}>`, or `&Archived<Vec<{0}>>`",
-                    text(&slice.elem)
-                ),
-            );
-            None
-        }
+        Type::Slice(slice) => slice_of(ty, &slice.elem, errors),
         Type::Path(path) if path.qself.is_none() => reference_to(ty, &path.path, errors),
         Type::Reference(_) => {
             errors.refuse(ty, "one reference is enough: `&str`, `&[u8]`, `&Archived<T>` or `&Context`");
@@ -144,6 +116,39 @@ fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
             None
         }
     }
+}
+
+/// `&[T]`, of plain numbers.
+fn slice_of(ty: &Type, elem: &Type, errors: &Errors) -> Option<ParamKind> {
+    if is_number(elem) {
+        return Some(ParamKind::Numbers(elem.clone()));
+    }
+    if let Type::Reference(inner) = peel(elem) {
+        let list = text(owned(ty));
+        let archives = last_segment(&inner.elem).is_some_and(|last| last.ident == "Archived");
+        errors.refuse(
+            ty,
+            match archives {
+                true => format!("an archive is read as a whole: take `&Archived<{list}>`"),
+                false => format!("no references inside a parameter: use `{list}`"),
+            },
+        );
+        return None;
+    }
+    // `&[usize]` is refused for its numbers, as everywhere.
+    if let Some(instead) = last_segment(elem).and_then(|last| fixed_width(&last.ident)) {
+        errors.refuse(elem, cut_off(text(elem), instead));
+        return None;
+    }
+    errors.refuse(
+        ty,
+        format!(
+            "only slices of plain numbers (u8 to u64, i8 to i64, f32, f64) are read where they arrived: \
+             take `Vec<{0}>`, or `&Archived<Vec<{0}>>`",
+            text(elem)
+        ),
+    );
+    None
 }
 
 /// `&Path`: one of the references that a service may take.

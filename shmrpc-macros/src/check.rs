@@ -79,9 +79,16 @@ fn refuse_hidden_cfgs(attrs: &[Attribute], errors: &Errors) {
 }
 
 fn parameters(method: &Method, errors: &Errors) {
-    let types = Types { place: Place::Parameter, errors };
+    let check = |ty| Types { place: Place::Parameter(ty), errors }.check(ty);
     let (mut contexts, mut sent) = (0, 0);
-    for param in &method.params {
+    for (position, param) in method.params.iter().enumerate() {
+        let name = wire_name(&param.name);
+        if method.params.iter().take(position).any(|other| wire_name(&other.name) == name) {
+            errors.refuse(
+                &param.name,
+                format!("there is another parameter `{name}`: give this one a name of its own"),
+            );
+        }
         match &param.kind {
             ParamKind::Context => {
                 contexts += 1;
@@ -90,8 +97,8 @@ fn parameters(method: &Method, errors: &Errors) {
                 }
                 continue;
             }
-            ParamKind::Owned => types.check(&param.written),
-            ParamKind::Archived(inner) => types.check(inner),
+            ParamKind::Owned => check(&param.written),
+            ParamKind::Archived(inner) => check(inner),
             ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Blob(_) | ParamKind::Descriptor(_) => {}
         }
         sent += 1;
@@ -107,7 +114,14 @@ fn parameters(method: &Method, errors: &Errors) {
 /// Whether the rules have nothing to say against a type of a service; rustc may have.
 pub(crate) fn is_fine(ty: &Type) -> bool {
     let errors = Errors::new();
-    Types { place: Place::Parameter, errors: &errors }.check(ty);
+    Types { place: Place::Parameter(ty), errors: &errors }.check(ty);
+    errors.finish().is_ok()
+}
+
+/// Whether the rules have nothing to say against a type of a field; rustc may have.
+pub(crate) fn is_fine_field(ty: &Type) -> bool {
+    let errors = Errors::new();
+    Types { place: Place::Field, errors: &errors }.check(ty);
     errors.finish().is_ok()
 }
 

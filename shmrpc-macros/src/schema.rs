@@ -84,7 +84,8 @@ pub(crate) fn message(message: &Message) -> TokenStream {
     }
     let asked = parts_in_bounds(message);
     generics.make_where_clause().predicates.extend(asked.iter().map(|part| is_asked(krate, part)));
-    let (is_message, checks) = (impl_message(message), check_parts(message));
+    let is_message = impl_message(message);
+    let checks = (!may_be_copied(message)).then(|| check_parts(message, |_| true));
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     let recursive = recursive(message);
     let empty_elements = empty_elements(message);
@@ -214,13 +215,10 @@ pub(crate) fn parts_in_bounds(message: &Message) -> Vec<Part> {
     once_each(message.fields().iter().flat_map(|(_, field)| asked_parts(&message.generics, &field.ty)))
 }
 
-/// Asks once, beside the message, for everything that its fields are made of.
-fn check_parts(message: &Message) -> TokenStream {
-    if may_be_copied(message) {
-        return TokenStream::new();
-    }
+/// Asks once, beside the message, for everything that its fields are made of, less those that are not `asked_about`.
+pub(crate) fn check_parts(message: &Message, asked_about: impl Fn(&Type) -> bool) -> TokenStream {
     let mut asked: Vec<(Vec<Attribute>, Part)> = Vec::new();
-    for (cfgs, field) in message.fields() {
+    for (cfgs, field) in message.fields().into_iter().filter(|(_, field)| asked_about(&field.ty)) {
         let cfgs = [message.cfgs.clone(), cfgs].concat();
         for part in asked_parts(&message.generics, &field.ty) {
             if !asked.iter().any(|(others, other)| (others.is_empty() || *others == cfgs) && *other == part) {

@@ -169,26 +169,64 @@ pub(crate) fn cut_off(name: impl Display, instead: &str) -> String {
     format!("`{name}` would be cut to 32 bits on its way: use `{instead}`")
 }
 
-/// What is sent in place of a reference to this type, for a message.
-pub(crate) fn owned(ty: &Type) -> String {
+/// What is sent in place of a type with references in it: for `Option<&str>`, `Option<String>`, and `T` for `&Archived<T>`.
+pub(crate) fn owned(ty: &Type) -> Type {
     match peel(ty) {
-        Type::Path(path) if path.path.is_ident("str") => "String".to_owned(),
-        Type::Slice(slice) => format!("Vec<{}>", text(&slice.elem)),
-        other => text(other),
+        Type::Reference(reference) => match peel(&reference.elem) {
+            Type::Path(path) if path.path.is_ident("str") => parse_quote!(String),
+            Type::Slice(slice) => {
+                let elem = owned(&slice.elem);
+                parse_quote!(Vec<#elem>)
+            }
+            other => match last_segment(other) {
+                Some(last) if last.ident == "Archived" => {
+                    type_arguments(last).first().map_or(other.clone(), |ty| owned(ty))
+                }
+                _ => owned(other),
+            },
+        },
+        Type::Path(path) => {
+            let mut path = path.clone();
+            let arguments =
+                path.path.segments.iter_mut().filter_map(|segment| match &mut segment.arguments {
+                    PathArguments::AngleBracketed(arguments) => Some(&mut arguments.args),
+                    _ => None,
+                });
+            for argument in arguments.flatten() {
+                if let GenericArgument::Type(ty) = argument {
+                    *ty = owned(ty);
+                }
+            }
+            Type::Path(path)
+        }
+        Type::Tuple(tuple) => {
+            let mut tuple = tuple.clone();
+            tuple.elems.iter_mut().for_each(|elem| *elem = owned(elem));
+            Type::Tuple(tuple)
+        }
+        Type::Array(array) => {
+            let mut array = array.clone();
+            *array.elem = owned(&array.elem);
+            Type::Array(array)
+        }
+        other => other.clone(),
     }
 }
 
-/// The user's own text, for a message.
+/// Tokens as text, for a message.
 pub(crate) fn text(tokens: impl ToTokens) -> String {
-    let tokens = tokens.into_token_stream();
-    // The span of more than one token is that of the first.
-    let one = tokens.clone().into_iter().nth(1).is_none();
-    let written = tokens.span().source_text().filter(|_| one).unwrap_or_else(|| {
-        let spaced = tokens.to_string();
-        let close =
-            [(" <", "<"), ("< ", "<"), (" >", ">"), (" ::", "::"), (":: ", "::"), (" ,", ","), ("& ", "&")];
-        close.iter().fold(spaced, |text, (apart, close)| text.replace(apart, close))
-    });
+    const CLOSE: [(&str, &str); 8] = [
+        (" <", "<"),
+        ("< ", "<"),
+        (" >", ">"),
+        (" ::", "::"),
+        (":: ", "::"),
+        (" ,", ","),
+        (" ;", ";"),
+        ("& ", "&"),
+    ];
+    let spaced = tokens.into_token_stream().to_string();
+    let written = CLOSE.iter().fold(spaced, |text, (apart, close)| text.replace(apart, close));
     written.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -139,7 +139,9 @@ pub type Archived<T> = shmrpc_transport::rkyv::Archived<T>;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a shmrpc message",
     label = "cannot be sent to another process",
-    note = "add `#[shmrpc::message]` to the struct or enum, or send a type that is made of messages"
+    note = "if it is your own struct or enum, add `#[shmrpc::message]` to it",
+    note = "in place of any other type, send plain data: `u64` for `usize`, `String` for a path, `Duration` for an `Instant` \
+        or a `SystemTime`, an enum of your own for an error"
 )]
 pub trait Message: Schema + private::Declared + shmrpc_transport::message::Wire {}
 

@@ -32,7 +32,9 @@ use crate::{Archived, Message};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a shmrpc message",
     label = "cannot be sent to another process",
-    note = "add `#[shmrpc::message]` to the struct or enum, or send a type that is made of messages"
+    note = "if it is your own struct or enum, add `#[shmrpc::message]` to it",
+    note = "in place of any other type, send plain data: `u64` for `usize`, `String` for a path, `Duration` for an `Instant` \
+        or a `SystemTime`, an enum of your own for an error"
 )]
 pub trait Schema: 'static {
     /// Whether a value can contain values of its own type, so that its depth is not bounded by its type.

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -109,4 +110,19 @@ fn the_programs_run() {
     server.tells("touched a");
     server.terminate();
     assert!(server.ends().success());
+}
+
+/// The README and the docs of `CallError` have one table of outcomes.
+#[test]
+fn the_outcomes_are_those_of_the_docs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rows = |file: &str| -> Vec<String> {
+        let text = fs::read_to_string(folder.join(file)).unwrap();
+        let lines = text.lines().map(|line| line.trim_start_matches("/// "));
+        let table = lines.skip_while(|line| !line.starts_with("| variant | when |")).skip(1);
+        table.take_while(|line| line.starts_with('|')).map(str::to_owned).collect()
+    };
+    let table = rows("src/error.rs");
+    assert!(table.len() > 10, "{table:?}");
+    assert_eq!(rows("../README.md"), table);
 }

@@ -178,8 +178,7 @@ fn check_order(root: &Path, declaring: &Path, home: &[String], wrong: &mut Vec<S
     let order = modules(declaring);
     for (at, module) in order.iter().enumerate() {
         for file in sources_of(&folder, module) {
-            let inside: Vec<String> =
-                file.with_extension("").strip_prefix(root).unwrap().iter().map(text).collect();
+            let inside = module_of(root, &file);
             for path in Said::of(&file).paths {
                 let Some(path) = from_the_root(&path, &inside) else { continue };
                 let Some(used) = path.strip_prefix(home).and_then(<[String]>::first) else { continue };
@@ -193,11 +192,20 @@ fn check_order(root: &Path, declaring: &Path, home: &[String], wrong: &mut Vec<S
             }
         }
         let own = [home, std::slice::from_ref(module)].concat();
-        let declares = folder.join(format!("{module}.rs"));
-        if folder.join(module).is_dir() && declares.exists() {
-            check_order(root, &declares, &own, wrong);
+        let declaring = [folder.join(format!("{module}.rs")), folder.join(module).join("mod.rs")];
+        for declares in declaring.iter().filter(|_| folder.join(module).is_dir()).filter(|file| file.exists())
+        {
+            check_order(root, declares, &own, wrong);
         }
     }
+}
+
+/// The path of a file's module from the crate's root.
+fn module_of(root: &Path, file: &Path) -> Vec<String> {
+    let mut path: Vec<String> =
+        file.with_extension("").strip_prefix(root).unwrap().iter().map(text).collect();
+    path.pop_if(|last| last == "mod");
+    path
 }
 
 fn text(name: &std::ffi::OsStr) -> String {
@@ -285,6 +293,59 @@ fn files_and_functions_are_about_one_thing() {
         let name = file.file_stem().unwrap().to_str().unwrap();
         if ["manager", "helper", "helpers", "utils", "util", "common", "misc"].contains(&name) {
             wrong.push(format!("{}: says nothing of what is in it", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Pinned expansions are as long as they are.
+#[test]
+fn tests_and_examples_are_about_one_thing() {
+    let folders =
+        ["shmrpc/tests", "shmrpc-transport/tests", "examples", "benches/benches", "fuzz/src", "fuzz/tests"];
+    let folders = folders.iter().map(|name| root().join(name)).filter(|folder| folder.exists());
+    let mut wrong = Vec::new();
+    for file in folders.flat_map(|folder| sources(&folder)) {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        if lines > LINES {
+            wrong.push(format!("{}: {lines} lines", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A module has a row of its own, or one below another is named in that one's.
+#[test]
+fn every_module_is_in_the_code_map() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let map = page.split("\n## ").find(|section| section.starts_with("Code map")).unwrap();
+    let mut wrong = Vec::new();
+    for package in ["shmrpc", "shmrpc-transport", "shmrpc-macros"] {
+        let (_, rows) = map.split_once(&format!("**`{package}`**")).unwrap();
+        let rows: Vec<(&str, &str)> = rows
+            .lines()
+            .skip(1)
+            .take_while(|line| !line.starts_with("**"))
+            .filter_map(|line| line.strip_prefix("| ")?.split_once(" |"))
+            .collect();
+        let row_of = |name: &str| rows.iter().find(|(names, _)| names.contains(&format!("`{name}`")));
+        let folder = root().join(package).join("src");
+        let modules: Vec<String> =
+            sources(&folder).iter().map(|file| module_of(&folder, file).join("::")).collect();
+        for module in modules.iter().filter(|module| *module != "lib" && !module.ends_with("tests")) {
+            let in_parents = module.rsplit_once("::").is_some_and(|(parent, name)| {
+                row_of(parent).is_some_and(|(_, says)| says.contains(&format!("`{name}`")))
+            });
+            // One that only declares others has their rows.
+            let declares = rows.iter().any(|(names, _)| names.contains(&format!("`{module}::")));
+            if row_of(module).is_none() && !in_parents && !declares {
+                wrong.push(format!("{package}: the code map of ARCHITECTURE.md has no `{module}`"));
+            }
+        }
+        for name in rows.iter().flat_map(|(names, _)| names.split('`').skip(1).step_by(2)) {
+            if !modules.iter().any(|module| module == name) && name != "module" {
+                wrong.push(format!("{package}: the code map has `{name}`, and there is no such file"));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

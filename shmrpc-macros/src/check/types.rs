@@ -8,8 +8,9 @@ use crate::syntax::{cut_off, fixed_width, is_unit, last_segment, owned, peel, te
 
 /// Where a type stands, which decides what to do about a mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    Parameter,
+pub(super) enum Place<'a> {
+    /// With the whole of what is sent for the parameter.
+    Parameter(&'a Type),
     Result,
     Field,
 }
@@ -17,7 +18,7 @@ pub(super) enum Place {
 /// The rules for types in one place.
 #[derive(Debug)]
 pub(super) struct Types<'a> {
-    pub(super) place: Place,
+    pub(super) place: Place<'a>,
     pub(super) errors: &'a Errors,
 }
 
@@ -57,7 +58,7 @@ impl Types<'_> {
             Type::Slice(slice) => {
                 self.refuse(ty, format!("a slice has no size of its own: use `Vec<{}>`", text(&slice.elem)))
             }
-            Type::Reference(reference) => self.reference(reference),
+            Type::Reference(reference) => self.reference(ty, reference),
             Type::Ptr(_) => self.refuse(
                 ty,
                 "a pointer means nothing in another process: \
@@ -77,16 +78,24 @@ impl Types<'_> {
         }
     }
 
-    fn reference(&self, reference: &TypeReference) {
-        let owned = owned(&reference.elem);
+    fn reference(&self, ty: &Type, reference: &TypeReference) {
+        let is = |name: &str| last_segment(&reference.elem).is_some_and(|last| last.ident == name);
+        let owned = |ty| text(owned(ty));
         self.refuse(
             reference,
             match self.place {
+                Place::Field => format!("a message owns its data: use `{}`", owned(ty)),
+                _ if is("Context") => {
+                    "the context is of the whole call: take it as a parameter `&Context`".to_owned()
+                }
                 Place::Result => format!(
-                    "a result is owned: return `{owned}`; callers read it where it arrived with `view()`"
+                    "a result is owned: return `{}`; callers read it where it arrived with `view()`",
+                    owned(ty)
                 ),
-                Place::Parameter => format!("no references inside a parameter: use `{owned}`"),
-                Place::Field => format!("a message owns its data: use `{owned}`"),
+                Place::Parameter(whole) if is("Archived") => {
+                    format!("an archive is read as a whole: take `&Archived<{}>`", owned(whole))
+                }
+                Place::Parameter(_) => format!("no references inside a parameter: use `{}`", owned(ty)),
             },
         );
     }
@@ -156,7 +165,7 @@ impl Types<'_> {
             "a `Blob` is a parameter or a result of its own, and no part of another one".to_owned()
         } else if in_service && name == "Context" && !has_arguments {
             "the context is made by the server and only lent: take it as a parameter `&Context`".to_owned()
-        } else if in_service && name == "Archived" && self.place == Place::Parameter {
+        } else if in_service && name == "Archived" && matches!(self.place, Place::Parameter(_)) {
             "an archive stays where it arrived: take it as a parameter `&Archived<T>`".to_owned()
         } else if in_service && name == "Archived" {
             "a result is returned as itself, and archived on its way: return `T` instead of `Archived<T>`"

@@ -8,6 +8,7 @@ use syn::{
     WherePredicate, parse_quote,
 };
 
+use crate::check;
 use crate::model::{Message, Shape};
 use crate::schema;
 use crate::syntax::rkyv_derive;
@@ -17,11 +18,15 @@ use crate::syntax::rkyv_derive;
 pub(crate) fn expand(message: &Message) -> TokenStream {
     let item = if has_named_variant(message) { derived_aside(message) } else { derived_in_place(message) };
     let schema = schema::message(message);
-    let fixed = message.fields().into_iter().map(|(cfgs, field)| (cfgs, &field.ty));
-    let fixed = fixed.filter(|(_, ty)| schema::is_fixed(&message.generics, ty));
-    let fixed = fixed.map(|(cfgs, ty)| ([message.cfgs.clone(), cfgs].concat(), ty));
-    let refused = schema::refuse_empty_elements(&message.krate, fixed);
+    let refused = refuse_empty_elements(message, |_| true);
     quote!(#schema #item #refused)
+}
+
+fn refuse_empty_elements(message: &Message, asked_about: impl Fn(&Type) -> bool) -> TokenStream {
+    let fixed = message.fields().into_iter().map(|(cfgs, field)| (cfgs, &field.ty));
+    let fixed = fixed.filter(|(_, ty)| schema::is_fixed(&message.generics, ty) && asked_about(ty));
+    let fixed = fixed.map(|(cfgs, ty)| ([message.cfgs.clone(), cfgs].concat(), ty));
+    schema::refuse_empty_elements(&message.krate, fixed)
 }
 
 /// Whether rkyv's resolver, an enum that repeats the variants, has named fields. They have no docs, so a user who
@@ -187,7 +192,10 @@ pub(crate) fn refused(message: &Message) -> TokenStream {
         }),
     ];
     let impls = impls.iter().map(|one| quote!(#(#cfgs)* #one));
-    quote!(#item #(#impls)*)
+    // With what is wrong with the other fields, in the same go.
+    let checks = schema::check_parts(message, check::is_fine_field);
+    let empty = refuse_empty_elements(message, check::is_fine_field);
+    quote!(#item #(#impls)* #checks #empty)
 }
 
 /// The generics without lifetimes, which a message must not have, and the arguments that they leave.

@@ -1,11 +1,11 @@
 //! From tokens to tokens: leads through all steps. If anything was refused, the item itself is left in place, so that
 //! one mistake does not become many.
 
+mod refused;
 mod client;
+mod server;
 mod messages;
 mod recheck;
-mod refused;
-mod server;
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};

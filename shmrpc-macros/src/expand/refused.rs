@@ -3,26 +3,28 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
-use syn::{FnArg, ItemTrait, Pat, ReturnType, Signature, TraitItem, Type, parse_quote};
+use syn::{FnArg, ItemTrait, Pat, PatType, ReturnType, Signature, TraitItem, Type, parse_quote};
 
 use crate::check;
 use crate::expand::client;
 use crate::model::{Method, Service, cfgs};
 use crate::schema;
-use crate::syntax::{last_segment, mentions, peel, type_arguments, wire_name};
+use crate::syntax::{fixed_width, last_segment, mentions, peel, type_arguments, wire_name};
 
-/// The trait, less what rustc would refuse once more: patterns, results of any size, and second methods of one name.
+/// The trait, less what rustc would refuse once more: patterns, second parameters and methods of one name, results of any
+/// size, and types that cannot stand where they do.
 pub(crate) fn item(service: &Service) -> ItemTrait {
     let mut item = service.item.clone();
     let mut names: Vec<String> = Vec::new();
     item.items.retain_mut(|item| {
         let TraitItem::Fn(function) = item else { return true };
+        let is_declared_only = function.default.is_none();
+        let mut parameters: Vec<String> = Vec::new();
         for input in &mut function.sig.inputs {
-            if let FnArg::Typed(typed) = input
-                && function.default.is_none()
-                && !matches!(&*typed.pat, Pat::Ident(pat) if pat.by_ref.is_none() && pat.subpat.is_none())
-            {
-                *typed.pat = parse_quote!(_);
+            match input {
+                FnArg::Receiver(receiver) if is_declared_only => receiver.mutability = None,
+                FnArg::Receiver(_) => {}
+                FnArg::Typed(typed) => parameter(typed, is_declared_only, &mut parameters),
             }
         }
         // `Self` may be without a size there.
@@ -35,6 +37,62 @@ pub(crate) fn item(service: &Service) -> ItemTrait {
         !again
     });
     item
+}
+
+fn parameter(typed: &mut PatType, is_declared_only: bool, before: &mut Vec<String>) {
+    match &*typed.pat {
+        Pat::Ident(pat) if pat.by_ref.is_none() && pat.subpat.is_none() => {
+            let name = wire_name(&pat.ident);
+            if before.contains(&name) {
+                *typed.pat = parse_quote!(_);
+            }
+            before.push(name);
+        }
+        _ if is_declared_only => *typed.pat = parse_quote!(_),
+        _ => {}
+    }
+    if !may_stand(&typed.ty) {
+        match &mut *typed.ty {
+            Type::Reference(reference) => *reference.elem = parse_quote!(()),
+            ty => *ty = parse_quote!(()),
+        }
+    }
+}
+
+/// Whether rustc lets a refused type stand as a parameter, as far as its spelling tells. It does not, if there is no
+/// archive, or no size.
+fn may_stand(ty: &Type) -> bool {
+    const SIZED: [&str; 8] =
+        ["Option", "Vec", "VecDeque", "Result", "HashMap", "HashSet", "BTreeMap", "BTreeSet"];
+    let has_size = |ty: &Type| match peel(ty) {
+        Type::Slice(_) | Type::TraitObject(_) => false,
+        Type::Path(path) => !path.path.is_ident("str"),
+        _ => true,
+    };
+    match peel(ty) {
+        Type::Reference(reference) => may_stand(&reference.elem),
+        Type::Slice(slice) => has_size(&slice.elem) && may_stand(&slice.elem),
+        Type::Array(array) => has_size(&array.elem) && may_stand(&array.elem),
+        Type::Tuple(tuple) => tuple.elems.iter().all(|elem| has_size(elem) && may_stand(elem)),
+        other => {
+            let Some(last) = last_segment(other) else { return true };
+            let arguments = type_arguments(last);
+            if last.ident == "Archived" {
+                return arguments.into_iter().all(has_archive);
+            }
+            let sized = SIZED.iter().any(|name| last.ident == name);
+            arguments.into_iter().all(|ty| may_stand(ty) && (!sized || has_size(ty)))
+        }
+    }
+}
+
+/// Whether rkyv archives a type: also some that are refused, and then rustc has nothing to say.
+fn has_archive(ty: &Type) -> bool {
+    let archived = last_segment(ty).is_some_and(|last| {
+        let own = fixed_width(&last.ident).is_some() || ["Rc", "Arc"].iter().any(|name| last.ident == name);
+        own && type_arguments(last).into_iter().all(has_archive)
+    });
+    archived || check::is_fine(ty)
 }
 
 /// All of them.

@@ -2,7 +2,7 @@
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
-use syn::Index;
+use syn::{FnArg, Index, Signature, TraitItem, parse_quote};
 
 use crate::model::{Method, Param, ParamKind, Reply, Service};
 use crate::schema;
@@ -16,6 +16,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let (method, request) = (local("method"), local("request"));
     let arms = methods.iter().map(|method| arm(service, method, &implementation, &request));
     let messages = schema::messages(service, |_| true);
+    let shared = shared(service, &implementation);
     quote! {
         #(#cfgs)*
         #[doc = #doc]
@@ -27,7 +28,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         where
             #implementation: #name + ::core::marker::Send + ::core::marker::Sync + 'static,
         {
-            /// Wraps `service` for a server to serve.
+            /// Wraps `service` for a server to serve: the service itself, or an `Arc` of it.
             #vis fn new(service: #implementation) -> Self {
                 Self(service)
             }
@@ -56,6 +57,40 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
                     _ => #request.unknown_method(),
                 }
             }
+        }
+
+        #shared
+    }
+}
+
+/// The trait for an `Arc` of whatever has it: so a program can serve what it keeps, too.
+fn shared(service: &Service, implementation: &Ident) -> TokenStream {
+    let Service { krate: _, item, cfgs, vis: _, name, methods } = service;
+    let arc = quote!(::std::sync::Arc<#implementation>);
+    let functions = item.items.iter().filter_map(|item| match item {
+        TraitItem::Fn(function) => Some(&function.sig),
+        _ => None,
+    });
+    let functions: Vec<&Signature> = functions.collect();
+    let forwarded = methods.iter().filter_map(|method| {
+        let Method { index, name: function, cfgs, params, .. } = method;
+        let mut signature = (*functions.get(usize::from(*index))?).clone();
+        let names: Vec<&Ident> = params.iter().map(|param| &param.name).collect();
+        let typed = signature.inputs.iter_mut().filter_map(|input| match input {
+            FnArg::Typed(typed) => Some(typed),
+            FnArg::Receiver(_) => None,
+        });
+        // Without a `mut` that its own body may have.
+        typed.zip(&names).for_each(|(typed, name)| *typed.pat = parse_quote!(#name));
+        Some(quote!(#(#cfgs)* #signature { <#implementation as #name>::#function(self #(, #names)*) }))
+    });
+    let supertraits = &item.supertraits;
+    let has = (!supertraits.is_empty()).then(|| quote!(where #arc: #supertraits));
+    quote! {
+        #(#cfgs)*
+        #[allow(deprecated, reason = "old callers still call it")]
+        impl<#implementation: #name + ?::core::marker::Sized> #name for #arc #has {
+            #(#forwarded)*
         }
     }
 }

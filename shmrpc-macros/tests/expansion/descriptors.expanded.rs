@@ -130,7 +130,7 @@ impl<Implementation> FilesServer<Implementation>
 where
     Implementation: Files + ::core::marker::Send + ::core::marker::Sync + 'static,
 {
-    /// Wraps `service` for a server to serve.
+    /// Wraps `service` for a server to serve: the service itself, or an `Arc` of it.
     pub fn new(service: Implementation) -> Self {
         Self(service)
     }
@@ -184,5 +184,15 @@ where
             }
             _ => request.unknown_method(),
         }
+    }
+}
+#[allow(deprecated, reason = "old callers still call it")]
+impl<Implementation: Files + ?::core::marker::Sized> Files
+for ::std::sync::Arc<Implementation> {
+    fn open(&self, path: &str) -> Result<OwnedFd, OpenError> {
+        <Implementation as Files>::open(self, path)
+    }
+    fn copy(&self, from: OwnedFd, ctx: &Context, to: std::os::fd::OwnedFd) -> OwnedFd {
+        <Implementation as Files>::copy(self, from, ctx, to)
     }
 }

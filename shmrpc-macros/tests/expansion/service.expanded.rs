@@ -246,7 +246,7 @@ impl<Implementation> KvServer<Implementation>
 where
     Implementation: Kv + ::core::marker::Send + ::core::marker::Sync + 'static,
 {
-    /// Wraps `service` for a server to serve.
+    /// Wraps `service` for a server to serve: the service itself, or an `Arc` of it.
     pub fn new(service: Implementation) -> Self {
         Self(service)
     }
@@ -347,5 +347,32 @@ where
             }
             _ => request.unknown_method(),
         }
+    }
+}
+#[allow(deprecated, reason = "old callers still call it")]
+impl<Implementation: Kv + ?::core::marker::Sized> Kv
+for ::std::sync::Arc<Implementation> {
+    fn get(&self, key: &str) -> Result<Entry, KvError> {
+        <Implementation as Kv>::get(self, key)
+    }
+    fn put(&self, key: &str, value: &[u8]) -> u64 {
+        <Implementation as Kv>::put(self, key, value)
+    }
+    fn put_entry(&self, entry: &Archived<Entry>) -> u64 {
+        <Implementation as Kv>::put_entry(self, entry)
+    }
+    fn compare_and_put(
+        &self,
+        ctx: &Context,
+        entry: Entry,
+        expected: u64,
+    ) -> Result<u64, KvError> {
+        <Implementation as Kv>::compare_and_put(self, ctx, entry, expected)
+    }
+    fn touch(&self, key: &str) {
+        <Implementation as Kv>::touch(self, key)
+    }
+    fn r#clear(&self) {
+        <Implementation as Kv>::r#clear(self)
     }
 }

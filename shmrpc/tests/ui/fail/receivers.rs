@@ -8,7 +8,11 @@ pub trait Receivers {
     fn by_value(self) -> u64;
     fn boxed(self: Box<Self>) -> u64;
     fn counted(self: Arc<Self>) -> u64;
+    fn changed(mut self) -> u64;
+    fn spelled_out(self: &mut Self) -> u64;
+    fn pinned(self: std::pin::Pin<&Self>) -> u64;
     fn fine(&self) -> u64;
+    fn fine_too(self: &Self) -> u64;
 }
 
 fn main() {}

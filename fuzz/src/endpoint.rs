@@ -35,7 +35,8 @@ pub fn endpoint(data: &[u8]) {
 /// An error repeats the endpoint, with what cannot be printed escaped; of a path with a NUL, what comes before.
 fn assert_names(error: &str, endpoint: &str) {
     let endpoint = endpoint.trim().split('\0').next().unwrap_or_default();
-    let endpoint = endpoint.strip_prefix("shm:").unwrap_or(endpoint);
+    let path = endpoint.strip_prefix("shm:").or_else(|| endpoint.strip_prefix("uds:"));
+    let endpoint = path.unwrap_or(endpoint);
     let quoted = format!("{endpoint:?}");
     let named = error.contains(endpoint) || error.contains(quoted.trim_matches('"'));
     assert!(named, "{error} does not name {endpoint:?}");

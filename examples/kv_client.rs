@@ -1,8 +1,8 @@
 //! One call to the key-value store that `kv_server` runs in another terminal.
 //!
 //! ```text
-//! cargo run --release --example kv_client -- put a 1
-//! cargo run --release --example kv_client -- get a
+//! cargo run --release --bin kv_client -- put a 1
+//! cargo run --release --bin kv_client -- get a
 //! ```
 
 #![forbid(unsafe_code)]

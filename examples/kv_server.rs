@@ -1,7 +1,7 @@
 //! A key-value store that runs until SIGINT or SIGTERM. Talk to it with `kv_client`, from another terminal.
 //!
 //! ```text
-//! cargo run --release --example kv_server [-- --endpoint shm:NAME]
+//! cargo run --release --bin kv_server [-- --endpoint shm:NAME]
 //! ```
 
 #![forbid(unsafe_code)]

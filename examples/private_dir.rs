@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::{env, fs, io, process};
 
 /// Removed, with what is in it, when dropped.
-pub(crate) struct PrivateDir(PathBuf);
+pub(crate) struct PrivateDir(pub(crate) PathBuf);
 
 impl PrivateDir {
     /// Makes `shmrpc-NAME-PID` among the temporary files.

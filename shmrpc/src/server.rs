@@ -267,6 +267,7 @@ impl std::fmt::Debug for ServerBuilder {
         out.debug_struct("ServerBuilder")
             .field("endpoints", &self.endpoints)
             .field("policy", &self.policy)
+            .field("patience", &self.patience)
             .finish_non_exhaustive()
     }
 }

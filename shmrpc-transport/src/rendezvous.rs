@@ -22,7 +22,7 @@ pub use bound::Bound;
 pub use hello::{Hello, HelloError, VERSION};
 pub use listener::{Host, Listener};
 pub use refusal::Refusal;
-use refusal::{no_host, nobody};
+use refusal::{in_no_directory, no_host, nobody};
 
 pub mod net;
 pub mod inside;
@@ -318,7 +318,10 @@ impl Attempt<'_> {
         let Self { path, policy, application, timeout } = *self;
         let socket = Socket::connect(path, until.left()).map_err(|none| match none {
             NoSocket::Ours(error) => MeetError::System { what: "cannot set up a socket", error },
-            NoSocket::There(error) => MeetError::Nobody { path: path.to_owned(), error },
+            NoSocket::There(error) => {
+                let lacks = in_no_directory(path).map(|lack| io::Error::new(error.kind(), lack));
+                MeetError::Nobody { path: path.to_owned(), error: lacks.unwrap_or(error) }
+            }
             NoSocket::TimedOut => MeetError::TimedOut(timeout),
         })?;
         let own = match share {

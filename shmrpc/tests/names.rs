@@ -82,6 +82,32 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
 }
 
+/// Only the runtime directory is made by a server.
+#[test]
+fn a_path_in_no_directory_is_an_error_that_says_what_to_do() {
+    let place = Place::new();
+    let (none, file) = (place.path().join("none"), place.path().join("file"));
+    fs::write(&file, "").unwrap();
+    let lacks = [
+        (none.join("x"), format!("there is no directory {}", none.display())),
+        (none.join("deep/x"), format!("there is no directory {}", none.join("deep").display())),
+        (file.join("x"), format!("{} is no directory", file.display())),
+        (file.join("deep/x"), format!("{} is no directory", file.join("deep").display())),
+    ];
+    for (path, lack) in &lacks {
+        for scheme in ["shm", "uds"] {
+            let endpoint = format!("{scheme}:{}", path.display());
+            let error = refusal(start(&endpoint, 1));
+            assert!(error.contains(&endpoint), "{error}");
+            assert!(error.ends_with(&format!(": {lack}; make it, or choose another endpoint")), "{error}");
+            let error = refusal(NamedClient::connect(&endpoint));
+            let why = format!("nobody listens at {}: {lack}; is the endpoint right, and is", path.display());
+            assert!(error.contains(&why), "{error}");
+        }
+    }
+    assert!(!none.exists());
+}
+
 // The lock.
 
 #[test]
@@ -126,8 +152,6 @@ fn what_is_no_lock_is_refused_and_left_alone() {
     // A lock that nobody holds is no hindrance.
     File::create(&lock).unwrap();
     start(place.endpoint(), 1).unwrap();
-    let error = refusal(start(format!("shm:{}/no/s", place.path().display()), 1));
-    assert!(error.contains("no/s.lock: No such file or directory"), "{error}");
 }
 
 // The socket.

@@ -15,6 +15,7 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 
+use super::refusal::in_no_directory;
 use crate::peers::{PeerCredentials, Peers};
 use crate::sys::fork::{self, Generation, Inherited};
 use crate::sys::shortage;
@@ -184,7 +185,12 @@ fn open_lock(path: &Path) -> io::Result<File> {
     options.create(true).truncate(false).write(true).mode(0o600).custom_flags(flags);
     let file = options.open(path).map_err(|error| match fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => not_usable("the lock", path, kind(&found)),
-        _ => explain(error, "the lock", path),
+        _ => match in_no_directory(path) {
+            Some(lack) => {
+                io::Error::new(error.kind(), format!("{lack}; make it, or choose another endpoint"))
+            }
+            None => explain(error, "the lock", path),
+        },
     })?;
     let found = file.metadata()?;
     if !found.is_file() {

@@ -1,7 +1,7 @@
 //! Why a peer is not let in, and whether asking again later may help.
 
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use super::MeetError;
 use crate::slot::{Header, Kind};
@@ -60,7 +60,23 @@ pub(super) fn nobody(path: &Path, error: &io::Error) -> String {
             "{path} may not be used by this user: {error}; a server lets other users in by `.allow(..)`, if they may enter its \
              directory"
         ),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => format!(
+            "nobody listens at {path}: {error}; is the endpoint right, and is the server running, as the same user?"
+        ),
         _ => format!("nobody listens at {path}: {error}; is the server running, and as the same user?"),
+    }
+}
+
+/// What keeps a path from being there at all: that it is in no directory. `None` if that is not so.
+pub(super) fn in_no_directory(path: &Path) -> Option<String> {
+    let folder = path.parent()?;
+    match fs::metadata(folder) {
+        Ok(found) if found.is_dir() => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Some(format!("there is no directory {}", folder.display()))
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotADirectory => None,
+        _ => Some(format!("{} is no directory", folder.display())),
     }
 }
 

@@ -11,12 +11,13 @@ use std::sync::atomic::Ordering;
 use nix::libc;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
+use shmrpc::Client;
 use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::slot::{FLAG_BLOCK, Header, Kind};
 
 use crate::raw::{BASE, DONE, LANES, Memory, Peer, SLOTS, Words, frame, receive, requeue, send, wake};
 use crate::support::process::say;
-use crate::target::{PASS, archive};
+use crate::target::{TargetClient, archive};
 
 /// Bytes of a message that this server says it takes: what a client may lend it is four times as much.
 const MAX_MESSAGE: u64 = 1 << 20;
@@ -97,7 +98,8 @@ impl Door {
 
 /// Names all methods of the service, in the order in which the client asked.
 pub(crate) fn answer() -> Hello {
-    let methods = archive(&(0..=PASS).collect::<Vec<u16>>());
+    let methods: Vec<u16> = TargetClient::schema().methods.iter().map(|method| method.index).collect();
+    let methods = archive(&methods);
     Hello::new(MAX_MESSAGE, LANES, shmrpc::Memory::Memfd, methods)
 }
 

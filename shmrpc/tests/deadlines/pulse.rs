@@ -10,7 +10,10 @@ const BEAT: Duration = Duration::from_millis(2);
 /// If the pulse was as late as this, so may everybody else have been, and the attempt says nothing.
 const LATE: Duration = Duration::from_millis(25);
 /// Attempts that may be late in a machine that is not. More than one, because a machine that is late once for one thread
-/// need not be so for all.
+/// need not be so for all: with four busy loops beside it on two cores, three of 231 attempts were 110 to 152 ms over while
+/// the pulse was 8 to 24 ms late at most (2026-11-22), and with one strike two runs of three failed. The price: what is late
+/// in only some of its attempts passes. To be strict, this would have to know how long the thread that waits was ready and
+/// not run (its `schedstat`), and what the host took away from its core.
 const STRIKES: u32 = 3;
 /// Attempts in all.
 const ATTEMPTS: u32 = 40;

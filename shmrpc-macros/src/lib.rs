@@ -33,8 +33,8 @@ use proc_macro::TokenStream;
 /// - `KvClient`: one method per trait method. A result `T` becomes `Result<T, CallError>`, and `Result<T, E>`
 ///   becomes `Result<T, CallError<E>>`.
 /// - `KvView`, reached by `Client::view`: the same calls, whose results are read where they arrived (`View<T>`).
-/// - `KvServer<T>`: serves any `T: Kv + Send + Sync + 'static`. So is an `Arc` of one, `Arc<dyn Kv + Send + Sync>` too: the
-///   trait is implemented for it.
+/// - `KvServer<T>`: serves any `T: Kv + Send + Sync + 'static`. `KvServer::new` takes it; `KvServer::from_arc` takes an
+///   `Arc<T>` that the rest of the program keeps, too, also an `Arc<dyn Kv + Send + Sync>`.
 ///
 /// Every method takes `&self`. Its parameters may be:
 ///

@@ -123,7 +123,10 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         #(#cfgs)*
         #allow
         #[derive(::core::fmt::Debug)]
-        #vis struct #server<Implementation>(Implementation);
+        #vis struct #server<Implementation: ?::core::marker::Sized, Held: ?::core::marker::Sized = Implementation>(
+            ::core::marker::PhantomData<fn() -> Implementation>,
+            Held,
+        );
 
         #(#cfgs)*
         impl #krate::Client for #client {
@@ -161,15 +164,26 @@ fn serving(service: &Service, server: &Ident, allow: &TokenStream, schema: &Toke
     quote! {
         #(#cfgs)*
         #allow
-        impl<Implementation> #server<Implementation> {
-            #vis fn new(service: Implementation) -> Self { Self(service) }
+        impl<Implementation: ?::core::marker::Sized> #server<Implementation> {
+            #vis fn new(service: Implementation) -> Self
+            where
+                Implementation: ::core::marker::Sized,
+            {
+                Self(::core::marker::PhantomData, service)
+            }
+            #vis fn from_arc(
+                service: ::std::sync::Arc<Implementation>,
+            ) -> #server<Implementation, ::std::sync::Arc<Implementation>> {
+                #server(::core::marker::PhantomData, service)
+            }
         }
 
         #(#cfgs)*
         #allow
-        impl<Implementation> #krate::Service for #server<Implementation>
+        impl<Implementation, Held> #krate::Service for #server<Implementation, Held>
         where
-            Implementation: ::core::marker::Send + ::core::marker::Sync + 'static,
+            Implementation: ?::core::marker::Sized + 'static,
+            Held: ::core::marker::Send + ::core::marker::Sync + 'static,
         {
             fn schema(&self) -> #krate::private::ServiceSchema { #schema }
             fn dispatch(&self, _: u16, _: #krate::private::Request<'_>) -> #krate::private::Answered {

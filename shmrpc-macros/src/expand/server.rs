@@ -2,49 +2,66 @@
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
-use syn::{FnArg, Index, Signature, TraitItem, parse_quote};
+use syn::Index;
 
 use crate::model::{Method, Param, ParamKind, Reply, Service};
 use crate::schema;
 
-/// The server.
+/// The server. It holds what it was given as `Held`: a server of `new` finds its service without a further load.
 pub(crate) fn expand(service: &Service) -> TokenStream {
-    let Service { krate, item: _, cfgs, vis, name, methods } = service;
+    let Service { krate, item, cfgs, vis, name, methods } = service;
     let (server, client) = (format_ident!("{name}Server"), format_ident!("{name}Client"));
-    let implementation = fresh("Implementation", &service.item);
-    let doc = format!(" Serves an implementation of [`{name}`].");
-    let (method, request) = (local("method"), local("request"));
-    let arms = methods.iter().map(|method| arm(service, method, &implementation, &request));
+    let (implementation, held) = (fresh("Implementation", item), fresh("Held", item));
+    let doc = format!(" Serves an implementation of [`{name}`], which it holds as it is, or in an `Arc`.");
+    let (method, request, implemented) = (local("method"), local("request"), local("service"));
+    let arms = methods.iter().map(|method| arm(service, method, &implementation, &request, &implemented));
     let messages = schema::messages(service, |_| true);
-    let shared = shared(service, &implementation);
     quote! {
         #(#cfgs)*
         #[doc = #doc]
-        #vis struct #server<#implementation>(#implementation);
+        #vis struct #server<#implementation: ?::core::marker::Sized, #held: ?::core::marker::Sized = #implementation>(
+            ::core::marker::PhantomData<fn() -> #implementation>,
+            #held,
+        );
 
         #(#cfgs)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
         impl<#implementation> #server<#implementation>
         where
-            #implementation: #name + ::core::marker::Send + ::core::marker::Sync + 'static,
+            #implementation: #name + ::core::marker::Send + ::core::marker::Sync + ?::core::marker::Sized + 'static,
         {
-            /// Wraps `service` for a server to serve: the service itself, or an `Arc` of it.
-            #vis fn new(service: #implementation) -> Self {
-                Self(service)
+            /// Wraps `service` for a server to serve.
+            #vis fn new(service: #implementation) -> Self
+            where
+                #implementation: ::core::marker::Sized,
+            {
+                Self(::core::marker::PhantomData, service)
+            }
+
+            /// Wraps a service that the rest of the program keeps, too.
+            #vis fn from_arc(
+                service: ::std::sync::Arc<#implementation>,
+            ) -> #server<#implementation, ::std::sync::Arc<#implementation>> {
+                #server(::core::marker::PhantomData, service)
             }
         }
 
         #(#cfgs)*
-        impl<#implementation> ::core::fmt::Debug for #server<#implementation> {
+        impl<#implementation, #held> ::core::fmt::Debug for #server<#implementation, #held>
+        where
+            #implementation: ?::core::marker::Sized,
+            #held: ?::core::marker::Sized,
+        {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 f.debug_struct(::core::stringify!(#server)).finish_non_exhaustive()
             }
         }
 
         #(#cfgs)*
-        impl<#implementation> #krate::Service for #server<#implementation>
+        impl<#implementation, #held> #krate::Service for #server<#implementation, #held>
         where
-            #implementation: #name + ::core::marker::Send + ::core::marker::Sync + 'static,
+            #implementation: #name + ::core::marker::Send + ::core::marker::Sync + ?::core::marker::Sized + 'static,
+            #held: ::core::borrow::Borrow<#implementation> + ::core::marker::Send + ::core::marker::Sync + 'static,
             #messages
         {
             fn schema(&self) -> #krate::private::ServiceSchema {
@@ -52,50 +69,23 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             }
 
             fn dispatch(&self, #method: u16, #request: #krate::private::Request<'_>) -> #krate::private::Answered {
+                let #implemented: &#implementation = ::core::borrow::Borrow::borrow(&self.1);
                 match #method {
                     #(#arms)*
                     _ => #request.unknown_method(),
                 }
             }
         }
-
-        #shared
     }
 }
 
-/// The trait for an `Arc` of whatever has it: so a program can serve what it keeps, too.
-fn shared(service: &Service, implementation: &Ident) -> TokenStream {
-    let Service { krate: _, item, cfgs, vis: _, name, methods } = service;
-    let arc = quote!(::std::sync::Arc<#implementation>);
-    let functions = item.items.iter().filter_map(|item| match item {
-        TraitItem::Fn(function) => Some(&function.sig),
-        _ => None,
-    });
-    let functions: Vec<&Signature> = functions.collect();
-    let forwarded = methods.iter().filter_map(|method| {
-        let Method { index, name: function, cfgs, params, .. } = method;
-        let mut signature = (*functions.get(usize::from(*index))?).clone();
-        let names: Vec<&Ident> = params.iter().map(|param| &param.name).collect();
-        let typed = signature.inputs.iter_mut().filter_map(|input| match input {
-            FnArg::Typed(typed) => Some(typed),
-            FnArg::Receiver(_) => None,
-        });
-        // Without a `mut` that its own body may have.
-        typed.zip(&names).for_each(|(typed, name)| *typed.pat = parse_quote!(#name));
-        Some(quote!(#(#cfgs)* #signature { <#implementation as #name>::#function(self #(, #names)*) }))
-    });
-    let supertraits = &item.supertraits;
-    let has = (!supertraits.is_empty()).then(|| quote!(where #arc: #supertraits));
-    quote! {
-        #(#cfgs)*
-        #[allow(deprecated, reason = "old callers still call it")]
-        impl<#implementation: #name + ?::core::marker::Sized> #name for #arc #has {
-            #(#forwarded)*
-        }
-    }
-}
-
-fn arm(service: &Service, method: &Method, implementation: &Ident, request: &Ident) -> TokenStream {
+fn arm(
+    service: &Service,
+    method: &Method,
+    implementation: &Ident,
+    request: &Ident,
+    implemented: &Ident,
+) -> TokenStream {
     let Service { krate: _, item: _, cfgs: _, vis: _, name: trait_name, methods: _ } = service;
     let Method { index, name, cfgs, attrs: _, deprecated, refused: _, params, reply } = method;
     let (args, ctx) = (local("args"), local("ctx"));
@@ -104,7 +94,7 @@ fn arm(service: &Service, method: &Method, implementation: &Ident, request: &Ide
     let args = if method.sent().next().is_none() { quote!(_) } else { quote!(#args) };
     let asks = |kind: &_| matches!(kind, ParamKind::Context | ParamKind::Blob(_) | ParamKind::Descriptor(_));
     let ctx = if params.iter().any(|param| asks(&param.kind)) { quote!(#ctx) } else { quote!(_) };
-    let call = quote!(<#implementation as #trait_name>::#name(&self.0 #(, #passed)*));
+    let call = quote!(<#implementation as #trait_name>::#name(#implemented #(, #passed)*));
     let answer = match reply {
         Reply::OneWay => quote! {
             #request.oneway::<#wire>(|#args, #ctx| {

@@ -1,3 +1,6 @@
+#[diagnostic::on_unimplemented(
+    note = "an `Arc` of what implements `Files` is served by `FilesServer::from_arc`"
+)]
 pub trait Files {
     fn open(&self, path: &str) -> Result<OwnedFd, OpenError>;
     fn copy(&self, from: OwnedFd, ctx: &Context, to: std::os::fd::OwnedFd) -> OwnedFd;
@@ -123,26 +126,49 @@ where
             )
     }
 }
-/// Serves an implementation of [`Files`].
-pub struct FilesServer<Implementation>(Implementation);
+/// Serves an implementation of [`Files`], which it holds as it is, or in an `Arc`.
+pub struct FilesServer<
+    Implementation: ?::core::marker::Sized,
+    Held: ?::core::marker::Sized = Implementation,
+>(
+    ::core::marker::PhantomData<fn() -> Implementation>,
+    Held,
+);
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl<Implementation> FilesServer<Implementation>
 where
-    Implementation: Files + ::core::marker::Send + ::core::marker::Sync + 'static,
+    Implementation: Files + ::core::marker::Send + ::core::marker::Sync
+        + ?::core::marker::Sized + 'static,
 {
-    /// Wraps `service` for a server to serve: the service itself, or an `Arc` of it.
-    pub fn new(service: Implementation) -> Self {
-        Self(service)
+    /// Wraps `service` for a server to serve.
+    pub fn new(service: Implementation) -> Self
+    where
+        Implementation: ::core::marker::Sized,
+    {
+        Self(::core::marker::PhantomData, service)
+    }
+    /// Wraps a service that the rest of the program keeps, too.
+    pub fn from_arc(
+        service: ::std::sync::Arc<Implementation>,
+    ) -> FilesServer<Implementation, ::std::sync::Arc<Implementation>> {
+        FilesServer(::core::marker::PhantomData, service)
     }
 }
-impl<Implementation> ::core::fmt::Debug for FilesServer<Implementation> {
+impl<Implementation, Held> ::core::fmt::Debug for FilesServer<Implementation, Held>
+where
+    Implementation: ?::core::marker::Sized,
+    Held: ?::core::marker::Sized,
+{
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.debug_struct(::core::stringify!(FilesServer)).finish_non_exhaustive()
     }
 }
-impl<Implementation> ::shmrpc::Service for FilesServer<Implementation>
+impl<Implementation, Held> ::shmrpc::Service for FilesServer<Implementation, Held>
 where
-    Implementation: Files + ::core::marker::Send + ::core::marker::Sync + 'static,
+    Implementation: Files + ::core::marker::Send + ::core::marker::Sync
+        + ?::core::marker::Sized + 'static,
+    Held: ::core::borrow::Borrow<Implementation> + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
     OpenError: ::shmrpc::Message,
 {
     fn schema(&self) -> ::shmrpc::private::ServiceSchema {
@@ -153,6 +179,7 @@ where
         method: u16,
         request: ::shmrpc::private::Request<'_>,
     ) -> ::shmrpc::private::Answered {
+        let service: &Implementation = ::core::borrow::Borrow::borrow(&self.1);
         match method {
             0u16 => {
                 request
@@ -161,7 +188,7 @@ where
                         OpenError,
                     >(|args, _| ::core::result::Result::Ok(
                         <Implementation as Files>::open(
-                            &self.0,
+                            service,
                             ::shmrpc::private::arg::text(&args.0),
                         ),
                     ))
@@ -175,7 +202,7 @@ where
                         ),
                     >(|args, ctx| ::core::result::Result::Ok(
                         <Implementation as Files>::copy(
-                            &self.0,
+                            service,
                             ::shmrpc::private::descriptor(&args.0, ctx)?,
                             ctx,
                             ::shmrpc::private::descriptor(&args.1, ctx)?,
@@ -184,15 +211,5 @@ where
             }
             _ => request.unknown_method(),
         }
-    }
-}
-#[allow(deprecated, reason = "old callers still call it")]
-impl<Implementation: Files + ?::core::marker::Sized> Files
-for ::std::sync::Arc<Implementation> {
-    fn open(&self, path: &str) -> Result<OwnedFd, OpenError> {
-        <Implementation as Files>::open(self, path)
-    }
-    fn copy(&self, from: OwnedFd, ctx: &Context, to: std::os::fd::OwnedFd) -> OwnedFd {
-        <Implementation as Files>::copy(self, from, ctx, to)
     }
 }

@@ -1,3 +1,6 @@
+#[diagnostic::on_unimplemented(
+    note = "an `Arc` of what implements `Kv` is served by `KvServer::from_arc`"
+)]
 /// A key-value store.
 pub trait Kv {
     /// Reads an entry.
@@ -239,26 +242,49 @@ where
         self.0.view::<_, ()>(5u16, &())
     }
 }
-/// Serves an implementation of [`Kv`].
-pub struct KvServer<Implementation>(Implementation);
+/// Serves an implementation of [`Kv`], which it holds as it is, or in an `Arc`.
+pub struct KvServer<
+    Implementation: ?::core::marker::Sized,
+    Held: ?::core::marker::Sized = Implementation,
+>(
+    ::core::marker::PhantomData<fn() -> Implementation>,
+    Held,
+);
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl<Implementation> KvServer<Implementation>
 where
-    Implementation: Kv + ::core::marker::Send + ::core::marker::Sync + 'static,
+    Implementation: Kv + ::core::marker::Send + ::core::marker::Sync
+        + ?::core::marker::Sized + 'static,
 {
-    /// Wraps `service` for a server to serve: the service itself, or an `Arc` of it.
-    pub fn new(service: Implementation) -> Self {
-        Self(service)
+    /// Wraps `service` for a server to serve.
+    pub fn new(service: Implementation) -> Self
+    where
+        Implementation: ::core::marker::Sized,
+    {
+        Self(::core::marker::PhantomData, service)
+    }
+    /// Wraps a service that the rest of the program keeps, too.
+    pub fn from_arc(
+        service: ::std::sync::Arc<Implementation>,
+    ) -> KvServer<Implementation, ::std::sync::Arc<Implementation>> {
+        KvServer(::core::marker::PhantomData, service)
     }
 }
-impl<Implementation> ::core::fmt::Debug for KvServer<Implementation> {
+impl<Implementation, Held> ::core::fmt::Debug for KvServer<Implementation, Held>
+where
+    Implementation: ?::core::marker::Sized,
+    Held: ?::core::marker::Sized,
+{
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.debug_struct(::core::stringify!(KvServer)).finish_non_exhaustive()
     }
 }
-impl<Implementation> ::shmrpc::Service for KvServer<Implementation>
+impl<Implementation, Held> ::shmrpc::Service for KvServer<Implementation, Held>
 where
-    Implementation: Kv + ::core::marker::Send + ::core::marker::Sync + 'static,
+    Implementation: Kv + ::core::marker::Send + ::core::marker::Sync
+        + ?::core::marker::Sized + 'static,
+    Held: ::core::borrow::Borrow<Implementation> + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
     Entry: ::shmrpc::Message,
     KvError: ::shmrpc::Message,
     u64: ::shmrpc::Message,
@@ -272,6 +298,7 @@ where
         method: u16,
         request: ::shmrpc::private::Request<'_>,
     ) -> ::shmrpc::private::Answered {
+        let service: &Implementation = ::core::borrow::Borrow::borrow(&self.1);
         match method {
             0u16 => {
                 request
@@ -281,7 +308,7 @@ where
                         KvError,
                     >(|args, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::get(
-                            &self.0,
+                            service,
                             ::shmrpc::private::arg::text(&args.0),
                         ),
                     ))
@@ -293,7 +320,7 @@ where
                         u64,
                     >(|args, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::put(
-                            &self.0,
+                            service,
                             ::shmrpc::private::arg::text(&args.0),
                             ::shmrpc::private::arg::slice(&args.1),
                         ),
@@ -305,7 +332,7 @@ where
                         (Entry,),
                         u64,
                     >(|args, _| ::core::result::Result::Ok(
-                        <Implementation as Kv>::put_entry(&self.0, &args.0),
+                        <Implementation as Kv>::put_entry(service, &args.0),
                     ))
             }
             3u16 => {
@@ -316,7 +343,7 @@ where
                         KvError,
                     >(|args, ctx| ::core::result::Result::Ok(
                         <Implementation as Kv>::compare_and_put(
-                            &self.0,
+                            service,
                             ctx,
                             ::shmrpc::private::arg::owned::<Entry>(&args.0)?,
                             ::shmrpc::private::arg::owned::<u64>(&args.1)?,
@@ -329,7 +356,7 @@ where
                         (::std::string::String,),
                     >(|args, _| {
                         <Implementation as Kv>::touch(
-                            &self.0,
+                            service,
                             ::shmrpc::private::arg::text(&args.0),
                         );
                         ::core::result::Result::Ok(())
@@ -342,37 +369,10 @@ where
                         (),
                         (),
                     >(|_, _| ::core::result::Result::Ok(
-                        <Implementation as Kv>::r#clear(&self.0),
+                        <Implementation as Kv>::r#clear(service),
                     ))
             }
             _ => request.unknown_method(),
         }
-    }
-}
-#[allow(deprecated, reason = "old callers still call it")]
-impl<Implementation: Kv + ?::core::marker::Sized> Kv
-for ::std::sync::Arc<Implementation> {
-    fn get(&self, key: &str) -> Result<Entry, KvError> {
-        <Implementation as Kv>::get(self, key)
-    }
-    fn put(&self, key: &str, value: &[u8]) -> u64 {
-        <Implementation as Kv>::put(self, key, value)
-    }
-    fn put_entry(&self, entry: &Archived<Entry>) -> u64 {
-        <Implementation as Kv>::put_entry(self, entry)
-    }
-    fn compare_and_put(
-        &self,
-        ctx: &Context,
-        entry: Entry,
-        expected: u64,
-    ) -> Result<u64, KvError> {
-        <Implementation as Kv>::compare_and_put(self, ctx, entry, expected)
-    }
-    fn touch(&self, key: &str) {
-        <Implementation as Kv>::touch(self, key)
-    }
-    fn r#clear(&self) {
-        <Implementation as Kv>::r#clear(self)
     }
 }

@@ -1,3 +1,6 @@
+#[diagnostic::on_unimplemented(
+    note = "an `Arc` of what implements `Kv` is served by `KvServer::from_arc`"
+)]
 /// A key-value store.
 #[cfg(feature = "kv")]
 pub trait Kv {

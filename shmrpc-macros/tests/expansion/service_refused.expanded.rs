@@ -20,7 +20,13 @@ pub struct KvClient(::shmrpc::private::Channel);
 pub struct KvView(::shmrpc::private::Channel);
 #[allow(missing_docs, unused_variables, dead_code, reason = "it was refused")]
 #[derive(::core::fmt::Debug)]
-pub struct KvServer<Implementation>(Implementation);
+pub struct KvServer<
+    Implementation: ?::core::marker::Sized,
+    Held: ?::core::marker::Sized = Implementation,
+>(
+    ::core::marker::PhantomData<fn() -> Implementation>,
+    Held,
+);
 impl ::shmrpc::Client for KvClient {
     type View = KvView;
     fn from_channel(channel: ::shmrpc::private::Channel) -> Self {
@@ -97,15 +103,24 @@ where
     }
 }
 #[allow(missing_docs, unused_variables, dead_code, reason = "it was refused")]
-impl<Implementation> KvServer<Implementation> {
-    pub fn new(service: Implementation) -> Self {
-        Self(service)
+impl<Implementation: ?::core::marker::Sized> KvServer<Implementation> {
+    pub fn new(service: Implementation) -> Self
+    where
+        Implementation: ::core::marker::Sized,
+    {
+        Self(::core::marker::PhantomData, service)
+    }
+    pub fn from_arc(
+        service: ::std::sync::Arc<Implementation>,
+    ) -> KvServer<Implementation, ::std::sync::Arc<Implementation>> {
+        KvServer(::core::marker::PhantomData, service)
     }
 }
 #[allow(missing_docs, unused_variables, dead_code, reason = "it was refused")]
-impl<Implementation> ::shmrpc::Service for KvServer<Implementation>
+impl<Implementation, Held> ::shmrpc::Service for KvServer<Implementation, Held>
 where
-    Implementation: ::core::marker::Send + ::core::marker::Sync + 'static,
+    Implementation: ?::core::marker::Sized + 'static,
+    Held: ::core::marker::Send + ::core::marker::Sync + 'static,
 {
     fn schema(&self) -> ::shmrpc::private::ServiceSchema {
         ::shmrpc::private::ServiceSchema {

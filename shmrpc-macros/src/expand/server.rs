@@ -7,7 +7,8 @@ use syn::Index;
 use crate::model::{Method, Param, ParamKind, Reply, Service};
 use crate::schema;
 
-/// The server. It holds what it was given as `Held`: a server of `new` finds its service without a further load.
+/// The server. It holds what it was given as `Held`: a server of `new` finds its service without a further load. What its
+/// implementation lacks is said once, where it is served, and not where it is wrapped, too.
 pub(crate) fn expand(service: &Service) -> TokenStream {
     let Service { krate, item, cfgs, vis, name, methods } = service;
     let (server, client) = (format_ident!("{name}Server"), format_ident!("{name}Client"));
@@ -26,10 +27,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
 
         #(#cfgs)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
-        impl<#implementation> #server<#implementation>
-        where
-            #implementation: #name + ::core::marker::Send + ::core::marker::Sync + ?::core::marker::Sized + 'static,
-        {
+        impl<#implementation: ?::core::marker::Sized> #server<#implementation> {
             /// Wraps `service` for a server to serve.
             #vis fn new(service: #implementation) -> Self
             where

@@ -135,11 +135,7 @@ pub struct FilesServer<
     Held,
 );
 #[allow(dead_code, reason = "a program may use a part of a service")]
-impl<Implementation> FilesServer<Implementation>
-where
-    Implementation: Files + ::core::marker::Send + ::core::marker::Sync
-        + ?::core::marker::Sized + 'static,
-{
+impl<Implementation: ?::core::marker::Sized> FilesServer<Implementation> {
     /// Wraps `service` for a server to serve.
     pub fn new(service: Implementation) -> Self
     where

@@ -251,11 +251,7 @@ pub struct KvServer<
     Held,
 );
 #[allow(dead_code, reason = "a program may use a part of a service")]
-impl<Implementation> KvServer<Implementation>
-where
-    Implementation: Kv + ::core::marker::Send + ::core::marker::Sync
-        + ?::core::marker::Sized + 'static,
-{
+impl<Implementation: ?::core::marker::Sized> KvServer<Implementation> {
     /// Wraps `service` for a server to serve.
     pub fn new(service: Implementation) -> Self
     where

@@ -16,6 +16,6 @@ impl Counter for Local {
 struct Other;
 
 fn main() {
-    let _ = CounterServer::new(Local(Cell::new(0)));
-    let _ = CounterServer::new(Other);
+    let _ = shmrpc::Server::builder().service(CounterServer::new(Local(Cell::new(0))));
+    let _ = shmrpc::Server::builder().service(CounterServer::new(Other));
 }

@@ -351,6 +351,35 @@ fn every_module_is_in_the_code_map() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A page that says what shows something names a test that there is: `` `program::test` ``, or `` `module::test` `` of a unit test.
+#[test]
+fn pages_name_tests_that_there_are() {
+    let mut wrong = Vec::new();
+    for page in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        for name in text.split('`').skip(1).step_by(2) {
+            let Some((program, path)) = name.split_once("::") else { continue };
+            let folders = ["shmrpc/tests", "shmrpc-transport/tests"].map(|folder| root().join(folder));
+            let files: Vec<PathBuf> = folders.iter().flat_map(|folder| sources_of(folder, program)).collect();
+            let last = path.rsplit("::").next().unwrap();
+            let is_type = last.starts_with(|first: char| first.is_uppercase());
+            if files.is_empty() || is_type {
+                continue;
+            }
+            let unit = sources_of(&root().join("shmrpc-transport/src"), program);
+            let words = [format!("fn {last}("), format!("mod {last}")];
+            let is_there = files.iter().chain(&unit).any(|file| {
+                let text = fs::read_to_string(file).unwrap();
+                words.iter().any(|words| text.contains(words))
+            });
+            if !is_there {
+                wrong.push(format!("{page}: there is no `{name}`"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn unsafe_code_stands_where_it_may() {
     let mut found = Vec::new();

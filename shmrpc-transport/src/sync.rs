@@ -121,8 +121,8 @@ pub(crate) fn published() {
 
 /// Asks for the cache line of `word`, so that the store that comes soon does not wait for it. Changes nothing else.
 ///
-/// The peer has polled that line, so its copy must go before ours can be written: 20 to 30 ns on the way of a call
-/// (`report`, 2-core guest), which pass while the message is being made.
+/// The peer has polled that line, so its copy must go before ours can be written: 20 to 150 ns on the way of a call
+/// (ARCHITECTURE.md has the measurement), which pass while the message is being made.
 #[inline(always)]
 pub(crate) fn own_soon(word: &Word) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]

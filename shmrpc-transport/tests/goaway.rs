@@ -217,7 +217,7 @@ fn a_server_counts_what_it_has_taken() {
 /// again at once. TCP takes it in any case; so a lane at rest is looked at first.
 #[test]
 fn a_stream_that_ended_while_nobody_called_costs_no_call() {
-    for (client, rest) in [(Client::new(), 0), (Client::over_tcp(), 50)] {
+    for (client, rest) in [(Client::new(), 0), (Client::new(), 50), (Client::over_tcp(), 50)] {
         for calls in [1, 3, 1] {
             client.parts.send(Part { arrive: calls, end: End::Idle }).unwrap();
             for _ in 0..calls {
@@ -230,6 +230,24 @@ fn a_stream_that_ended_while_nobody_called_costs_no_call() {
         assert!(!client.connection.is_going_away());
         assert_eq!(client.connection.death(), None);
     }
+}
+
+/// Anybody on the way may end a TCP connection. Only goaway says that the server takes no more from it; without one it may
+/// still be at what was sent, and the client's connection ends with the lane.
+#[test]
+fn an_end_between_hosts_proves_nothing_without_goaway() {
+    let local = Client::new();
+    local.parts.send(Part { arrive: 2, end: End::Silent }).unwrap();
+    assert!(local.call_after(1));
+    assert_eq!(local.connection.death(), None, "nobody but the server can have ended that");
+    let told = Client::over_tcp();
+    told.parts.send(Part { arrive: 2, end: End::GoAway(1) }).unwrap();
+    assert!(!told.call_after(1));
+    assert_eq!(told.connection.death(), None);
+    let cut = Client::over_tcp();
+    cut.parts.send(Part { arrive: 2, end: End::Silent }).unwrap();
+    assert!(cut.call_after(1));
+    assert!(cut.connection.death().is_some_and(|death| !death.peer_closed));
 }
 
 /// A lane whose stream broke counts anew on the next one.

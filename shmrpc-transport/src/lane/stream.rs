@@ -46,15 +46,18 @@ pub(super) struct Caller {
     next_call: u32,
     /// The call whose reply nobody waited for. The lane is set aside until it comes.
     overdue: Option<u32>,
-    /// When somebody last wanted the lane.
-    wanted: Duration,
+    /// When somebody last asked for the lane.
+    asked: Duration,
+    /// When the last call went out, or the stream was last looked at.
+    used: Duration,
 }
 
 #[derive(Debug)]
 enum Line {
     Open(Open),
-    /// A frame was half sent when its time was over. Nothing more is sent; the server closes when it has served the rest.
-    Closing(LaneStream),
+    /// It takes no more: a frame was half sent when its time was over, or the server has ended its side. It closes when it has
+    /// served the rest.
+    Closing(Open),
     /// It has ended, and is opened anew when it is needed.
     Closed,
 }
@@ -76,8 +79,9 @@ impl Caller {
     ) -> Result<Self, NotOpened> {
         let draft = connection.draft().map_err(|error| NotOpened::Refused(error.to_string()))?;
         let connection = Arc::clone(connection);
-        let (line, wanted) = (Line::Closed, coarse_now());
-        let mut caller = Self { connection, lane, line, draft, next_call: 0, overdue: None, wanted };
+        let (line, now) = (Line::Closed, coarse_now());
+        let mut caller =
+            Self { connection, lane, line, draft, next_call: 0, overdue: None, asked: now, used: now };
         caller.reopen(until).map_err(|none| match none {
             NoStream::Refused(reason) => NotOpened::Refused(reason),
             NoStream::Unreachable(reason) => NotOpened::Unreachable(reason),
@@ -88,6 +92,10 @@ impl Caller {
     }
 
     fn reopen(&mut self, until: &mut Until) -> Result<(), NoStream> {
+        // What went over the last stream must not be overtaken.
+        if !self.connection.is_done(self.lane, self.next_call) {
+            return Err(NoStream::Dead(self.connection.last_words()));
+        }
         let (stream, reader) = self.connection.open_stream(self.lane, until)?;
         self.line = Line::Open(Open { stream, reader, first: self.next_call });
         Ok(())
@@ -95,32 +103,45 @@ impl Caller {
 
     /// Whether the lane can carry a call now.
     pub(super) fn is_free(&mut self) -> bool {
-        let now = coarse_now();
-        let was_idle = now.saturating_sub(self.wanted) >= IDLE;
-        self.wanted = now;
-        match &mut self.line {
-            Line::Open(_) if self.overdue.is_some() => self.drop_overdue(),
-            Line::Open(_) if was_idle => {
+        self.asked = coarse_now();
+        match &self.line {
+            Line::Open(_) if self.overdue.is_some() => {
+                self.used = self.asked;
+                self.drop_overdue() && !self.connection.is_going_away()
+            }
+            Line::Open(_) if self.asked.saturating_sub(self.used) >= IDLE => {
+                self.used = self.asked;
                 self.look();
                 // The server may have said there that it takes no more calls.
                 !self.connection.is_going_away()
             }
-            Line::Open(_) => true,
-            Line::Closing(stream) => {
-                let Some(pause) = has_closed(stream) else { return false };
-                end_if_severed(&self.connection, &pause);
-                self.closed();
-                true
+            Line::Open(_) | Line::Closed => true,
+            Line::Closing(_) => {
+                self.look();
+                matches!(self.line, Line::Closed) && !self.connection.is_going_away()
             }
-            Line::Closed => true,
         }
     }
 
-    /// The server is done with all that was sent.
+    /// The server is done with all that was sent, or will never take it.
     fn closed(&mut self) {
         self.line = Line::Closed;
         self.overdue = None;
         self.connection.set_done(self.lane, self.next_call);
+    }
+
+    /// The stream has ended, and no goaway came. Between hosts anybody on the way may have ended it, and the server may be
+    /// at what was sent. If anything was, the connection ends, so that the server runs no more of it.
+    #[cold]
+    fn ended(&mut self, pause: &Pause) {
+        let line = core::mem::replace(&mut self.line, Line::Closed);
+        self.overdue = None;
+        if matches!(line, Line::Open(open) | Line::Closing(open) if open.stream.is_local()) {
+            self.closed();
+        } else if !self.connection.is_done(self.lane, self.next_call) {
+            let reason = format!("a lane ended, and nothing says what became of its last calls: {pause}");
+            self.connection.die(Death { reason, peer_closed: false });
+        }
     }
 
     #[cold]
@@ -139,19 +160,19 @@ impl Caller {
 
     /// Whether the server is done with all that was sent. Reads what it says last.
     pub(super) fn is_done(&mut self) -> bool {
-        if self.is_free() && self.connection.is_done(self.lane, self.next_call) {
-            return true;
+        if self.overdue.is_some() && !self.drop_overdue() {
+            return false;
         }
-        self.overdue.is_none() && self.look()
+        if !self.connection.is_done(self.lane, self.next_call) {
+            self.look();
+        }
+        self.connection.is_done(self.lane, self.next_call)
     }
 
-    /// Whether the stream has ended. No reply is due, so whatever comes is the end, or breaks the protocol.
+    /// Finds out whether the stream has ended. No reply is due, so whatever comes is the end, or breaks the protocol.
     #[cold]
-    fn look(&mut self) -> bool {
-        self.overdue = Some(self.next_call);
-        let ended = self.drop_overdue();
-        self.overdue = None;
-        ended
+    fn look(&mut self) {
+        drop(self.said_last());
     }
 
     /// Position that the next message will have.
@@ -216,6 +237,7 @@ impl Caller {
             Ok(()) => {
                 encoded.sent();
                 self.next_call = call_id.wrapping_add(1);
+                self.used = self.asked;
                 Ok(call_id)
             }
             Err((0, Pause::System(error))) if is_shortage(&error) => Err(not_encoded(lacking(&error))),
@@ -232,18 +254,33 @@ impl Caller {
                     Line::Open(open)
                 } else {
                     open.stream.end_sending();
-                    Line::Closing(open.stream)
+                    Line::Closing(open)
                 };
                 Box::new(NoReply::TimedOut { published: sent == length })
             }
-            (mut pause, line) => {
-                // The other end may have said that it closes the stream, and nobody has read that yet.
-                if let (Pause::Severed(_), Line::Open(open)) = (&pause, line) {
-                    pause = has_closed(&open.stream).unwrap_or(pause);
+            (pause, line) => {
+                if let Line::Open(open) = line {
+                    open.stream.end_sending();
+                    self.line = Line::Closing(open);
                 }
-                let death = self.last_words(&pause);
+                let death = match pause {
+                    // The other end may have said that it closes the stream, and nobody has read that yet.
+                    Pause::Severed(_) => self.said_last(),
+                    _ => None,
+                };
+                let death = death.unwrap_or_else(|| self.last_words(&pause));
                 Box::new(NoReply::Dead { taken: false, death })
             }
+        }
+    }
+
+    /// How the other end has closed the stream, if it has.
+    fn said_last(&mut self) -> Option<Death> {
+        let said = self.receive(self.next_call, &mut Reply::empty(), None);
+        self.overdue = None;
+        match *said.err()? {
+            NoReply::Dead { death, .. } => Some(death),
+            _ => None,
         }
     }
 
@@ -280,7 +317,8 @@ impl Caller {
         reply: &mut Reply,
         mut until: Option<&mut Until>,
     ) -> Result<(), Box<NoReply>> {
-        let Line::Open(open) = &mut self.line else {
+        let is_closing = matches!(self.line, Line::Closing(_));
+        let (Line::Open(open) | Line::Closing(open)) = &mut self.line else {
             return Err(Box::new(NoReply::TimedOut { published: true }));
         };
         let Open { stream, reader, first } = open;
@@ -314,7 +352,7 @@ impl Caller {
                 Err(Cut::Pause(Pause::Descriptors(bad))) => return Err(self.broken(&bad.into())),
                 Err(Cut::Pause(pause)) => {
                     let death = self.last_words(&pause);
-                    self.closed();
+                    self.ended(&pause);
                     return Err(Box::new(NoReply::Dead { taken: true, death }));
                 }
                 Err(broken) => return Err(self.broken(&broken.into())),
@@ -326,7 +364,10 @@ impl Caller {
         };
         if header.kind == Kind::GoAway {
             let taken = call_id.wrapping_sub(*first) < header.call_id;
-            self.connection.goes_away();
+            // Who was told that no more comes says so too, and goes nowhere.
+            if !is_closing {
+                self.connection.goes_away();
+            }
             self.closed();
             let death = Death { reason: "the server is shutting down".into(), peer_closed: true };
             return Err(Box::new(NoReply::Dead { taken, death }));

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
@@ -16,6 +17,10 @@ use crate::sys::shortage::descriptor_limit;
 /// Peers that have connected and not yet said hello, at most: of all, and of one process.
 const MOST: Limit = Limit { of_all: 256, of_one: 32 };
 const WHAT: &str = "peers are saying hello";
+
+/// Who makes room has been there so long, or for a fifth of the time for a hello, if that is less. Nobody is faster who has to
+/// hear from the other end first.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a peer is told that had to make room.
 pub(super) const MADE_ROOM: &str = "it said no hello yet, and its place was wanted; try again";
@@ -30,6 +35,7 @@ fn limit(descriptors: usize) -> Limit {
 /// All peers of one listener. `D` is where a peer is heard, and who is told that it has to make room.
 pub(super) struct Arrivals<D> {
     places: Arc<Places>,
+    patience: Duration,
     seats: Mutex<Seats<D>>,
 }
 
@@ -41,6 +47,7 @@ struct Seats<D> {
 
 struct Taken<D> {
     number: u64,
+    since: Instant,
     place: Place,
     socket: Arc<dyn AsFd + Send + Sync>,
     desk: D,
@@ -53,15 +60,21 @@ pub(super) struct Seat<D> {
 }
 
 impl<D> Arrivals<D> {
-    pub(super) fn new() -> Arc<Self> {
-        let seats = Mutex::new(Seats { taken: Vec::new(), last: 0 });
-        Arc::new(Self { places: Places::new(limit(descriptor_limit())), seats })
+    /// Peers that have `hello_timeout` to say hello.
+    pub(super) fn new(hello_timeout: Duration) -> Arc<Self> {
+        let patience = (hello_timeout / 5).min(PATIENCE);
+        Self::within(limit(descriptor_limit()), patience)
     }
 
-    /// A place for one more of `party`. If there is none, somebody who is silent makes room, and it is said who.
+    fn within(limit: Limit, patience: Duration) -> Arc<Self> {
+        let seats = Mutex::new(Seats { taken: Vec::new(), last: 0 });
+        Arc::new(Self { places: Places::new(limit), patience, seats })
+    }
+
+    /// A place for one more of `party`. If there is none, somebody who is silent for long makes room, and it is said who.
     ///
     /// # Errors
-    /// All of them are just being heard.
+    /// All of them are just being heard, or have just come.
     pub(super) fn room(&self, party: Party) -> Result<(Place, Option<D>), Full> {
         match self.places.take(party, WHAT) {
             Ok(place) => Ok((place, None)),
@@ -80,10 +93,10 @@ impl<D> Arrivals<D> {
             *counts.entry(seat.place.party().process()).or_default() += 1;
         }
         let mut waiting: Vec<_> = seats.taken.iter().enumerate().collect();
-        waiting.retain(|(_, seat)| full.counts(seat.place.party()));
+        waiting.retain(|(_, seat)| full.counts(seat.place.party()) && seat.since.elapsed() >= self.patience);
         waiting.sort_by_key(|(_, seat)| Reverse(counts.get(&seat.place.party().process()).copied()));
         let (at, _) = waiting.into_iter().find(|(_, seat)| is_silent(&*seat.socket))?;
-        let Taken { socket, desk, place, number: _ } = seats.taken.remove(at);
+        let Taken { socket, desk, place, .. } = seats.taken.remove(at);
         drop(seats);
         drop(place);
         // Whoever waits for it is woken.
@@ -103,7 +116,7 @@ impl<D> Arrivals<D> {
         let mut seats = self.seats.lock();
         seats.last += 1;
         let number = seats.last;
-        seats.taken.push(Taken { number, place, socket, desk });
+        seats.taken.push(Taken { number, since: Instant::now(), place, socket, desk });
         Seat { arrivals: Arc::clone(self), number }
     }
 }
@@ -139,11 +152,28 @@ mod tests {
     use super::*;
     use crate::peers::PeerCredentials;
 
+    /// A handshake takes a round trip. Who has just come would never get in if others could take his place meanwhile.
+    #[test]
+    fn whoever_has_just_come_makes_no_room() {
+        let arrivals = Arrivals::within(Limit { of_all: 6, of_one: 2 }, Duration::from_secs(3600));
+        let party = Party::new(&PeerCredentials::own(), None);
+        let mut inside = Vec::new();
+        for _ in 0..2 {
+            let (place, gone) = arrivals.room(party).unwrap();
+            assert!(gone.is_none());
+            let (far, near) = UnixStream::pair().unwrap();
+            inside.push((far, arrivals.seat(place, Arc::new(near), ())));
+        }
+        let refused = arrivals.room(party).unwrap_err().to_string();
+        assert!(refused.starts_with("2 peers are saying hello for this process"), "{refused}");
+        assert!(inside.iter().all(|(_, seat)| seat.leave().is_some()));
+        assert!(arrivals.room(party).is_ok());
+    }
+
     #[test]
     fn whoever_has_most_places_and_says_nothing_makes_room() {
         let own = PeerCredentials::own().uid;
-        let places = Places::new(Limit { of_all: 6, of_one: 3 });
-        let arrivals = Arc::new(Arrivals { places, seats: Mutex::new(Seats { taken: Vec::new(), last: 0 }) });
+        let arrivals = Arrivals::within(Limit { of_all: 6, of_one: 3 }, Duration::ZERO);
         let party = |pid| Party::new(&PeerCredentials::said(pid, own, 0), None);
         let mut inside = Vec::new();
         let mut enter = |pid, name: &'static str, says: &[u8]| {

@@ -58,7 +58,8 @@ impl Listener {
         bound.keep()?;
         let Bound { socket, name } = bound;
         let route = Route { path: name.path().to_owned(), listening: true };
-        let entrance = Entrance { socket, route, policy, host, arrivals: Arrivals::new() };
+        let arrivals = Arrivals::new(policy.hello_timeout);
+        let entrance = Entrance { socket, route, policy, host, arrivals };
         let token = watch(Arc::new(Door::new(entrance)?))?;
         Ok(Self { token, process: Generation::current(), name })
     }

@@ -150,7 +150,8 @@ fn bytes_of(refusal: &Refusal) -> Option<Vec<u8>> {
 
 impl Hall {
     pub(super) fn new(policy: Policy, host: Arc<dyn Host>, tls: Option<Acceptor>) -> Arc<Self> {
-        Arc::new(Self { policy, host, tls, arrivals: Arrivals::new(), connections: Mutex::default() })
+        let arrivals = Arrivals::new(policy.hello_timeout);
+        Arc::new(Self { policy, host, tls, arrivals, connections: Mutex::default() })
     }
 
     fn hear(self: &Arc<Self>, newcomer: Newcomer) {

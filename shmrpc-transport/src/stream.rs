@@ -117,13 +117,8 @@ impl Stream {
         }
     }
 
-    /// Whether descriptors can go over it.
+    /// Whether descriptors can go over it. Then it stays in this host, where nobody but the other end can end it.
     pub(crate) fn carries_descriptors(&self) -> bool {
-        self.is_local()
-    }
-
-    /// Whether it stays in this host, where nobody but the other end can end it.
-    pub(crate) fn is_local(&self) -> bool {
         matches!(&self.medium, Medium::Pipe(_) | Medium::Socket { beside: Some(_), .. })
     }
 

@@ -136,7 +136,7 @@ impl Caller {
     fn ended(&mut self, pause: &Pause) {
         let line = core::mem::replace(&mut self.line, Line::Closed);
         self.overdue = None;
-        if matches!(line, Line::Open(open) | Line::Closing(open) if open.stream.is_local()) {
+        if matches!(line, Line::Open(open) | Line::Closing(open) if open.stream.carries_descriptors()) {
             self.closed();
         } else if !self.connection.is_done(self.lane, self.next_call) {
             let reason = format!("a lane ended, and nothing says what became of its last calls: {pause}");

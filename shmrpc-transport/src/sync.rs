@@ -110,12 +110,21 @@ fn announce<T>(word: &T, value: u64) {
     }
 }
 
-/// A message has been published, or has left over a stream. Nothing but for tests.
+/// A message has been published. Nothing but for tests.
 #[inline(always)]
 pub(crate) fn published() {
     #[cfg(feature = "instrument")]
     if let Some(memory) = instrument::memory() {
         memory.published();
+    }
+}
+
+/// A message has left over a stream. Nothing but for tests.
+#[inline(always)]
+pub(crate) fn sent() {
+    #[cfg(feature = "instrument")]
+    if let Some(memory) = instrument::memory() {
+        memory.sent();
     }
 }
 

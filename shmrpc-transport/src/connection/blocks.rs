@@ -9,7 +9,7 @@ use crate::message::{Buffer, Draft, Encode, EncodeError, Grow, Loan, Message, en
 use crate::shm::arena::{Arena, BLOCKS, Block, UNIT};
 use crate::shm::segment::Segment;
 use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Slot};
-use crate::sync::published;
+use crate::sync;
 use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
 
@@ -235,7 +235,7 @@ impl EncodedFrame {
         if let Some(block) = self.block {
             block.lend();
         }
-        published();
+        sync::sent();
     }
 }
 

@@ -22,8 +22,11 @@ pub trait Memory: Sync {
         let _ = (address, copy);
     }
 
-    /// A message has been published: the last word of its slot is written, or all of its frame has left over a stream.
+    /// A message has been published: the last word of its slot is written.
     fn published(&self) {}
+
+    /// All of a message's frame has left over a stream.
+    fn sent(&self) {}
 }
 
 static MEMORY: OnceLock<&'static dyn Memory> = OnceLock::new();

@@ -53,4 +53,8 @@ impl Memory for Crash {
     fn published(&self) {
         self.log.published();
     }
+
+    fn sent(&self) {
+        self.log.published();
+    }
 }

@@ -5,16 +5,13 @@
 
 mod support;
 
-use std::fmt::Debug;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shmrpc::prelude::*;
+use support::listener::{Listener, Said};
 use support::{BOUND, Place};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 /// Bytes of a message: the default of both sides.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -139,45 +136,6 @@ fn results_of_64_mib_pass_and_one_byte_more_is_refused() {
     assert_eq!(client.text(3), Ok("777".into()));
 }
 
-/// Hears of the segments that the arena of this thread's messages grows by.
-struct Growth(Arc<Mutex<Vec<u64>>>);
-
-impl Subscriber for Growth {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("shmrpc")
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let mut said = Said { grown: false, length: None };
-        event.record(&mut said);
-        if said.grown {
-            self.0.lock().unwrap().push(said.length.unwrap());
-        }
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
-struct Said {
-    grown: bool,
-    length: Option<u64>,
-}
-
-impl Visit for Said {
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        if field.name() == "length" {
-            self.length = Some(value);
-        }
-    }
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.grown |= field.name() == "message" && format!("{value:?}") == "arena grown";
-    }
-}
-
 /// Of many parts of 1 MiB each, so that its size is known only at its end: it moves from segment to segment.
 #[test]
 fn a_message_of_nearly_64_mib_goes_through_segments_until_it_fits() {
@@ -185,7 +143,12 @@ fn a_message_of_nearly_64_mib_goes_through_segments_until_it_fits() {
     let client = LargeClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
     let mut parts = vec![vec![1; 1 << 16]; 63];
     let grown = Arc::new(Mutex::new(Vec::new()));
-    let growth = tracing::Dispatch::new(Growth(Arc::clone(&grown)));
+    let heard = Arc::clone(&grown);
+    let growth = tracing::Dispatch::new(Listener(move |event: Said| {
+        if event["message"] == "arena grown" {
+            heard.lock().unwrap().push(event["length"].parse::<u64>().unwrap());
+        }
+    }));
     let found = tracing::dispatcher::with_default(&growth, || client.gather(&parts));
     assert_eq!(found, Ok(63 << 16));
     let segments = grown.lock().unwrap().clone();

@@ -5,15 +5,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard};
 
 use shmrpc::prelude::*;
+use support::listener::{Listener, Said};
 use support::{BOUND, Place, until};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 #[shmrpc::service]
 pub trait Told {
@@ -28,42 +24,7 @@ impl Told for Here {
     }
 }
 
-/// One event: its fields as text, the words under `message`.
-type Said = BTreeMap<&'static str, String>;
-
 static SAID: Mutex<Vec<Said>> = Mutex::new(Vec::new());
-
-struct Listener;
-
-impl Subscriber for Listener {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("shmrpc")
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields(Said::new());
-        event.record(&mut fields);
-        fields.0.insert("level", event.metadata().level().to_string());
-        SAID.lock().unwrap().push(fields.0);
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
-struct Fields(Said);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.insert(field.name(), format!("{value:?}"));
-    }
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name(), value.to_owned());
-    }
-}
 
 fn said() -> MutexGuard<'static, Vec<Said>> {
     SAID.lock().unwrap()
@@ -92,7 +53,7 @@ fn serve(endpoint: &str) -> ServerHandle {
 
 #[test]
 fn what_was_chosen_and_why_is_said() {
-    tracing::subscriber::set_global_default(Listener).unwrap();
+    tracing::subscriber::set_global_default(Listener(|event| SAID.lock().unwrap().push(event))).unwrap();
     let (place, nobodys) = (Place::new(), Place::new());
     let builder = ToldClient::builder().timeout(BOUND).connect_timeout(BOUND);
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test crate uses a part")]
 
 pub(crate) mod liar;
+pub(crate) mod listener;
 pub(crate) mod process;
 #[cfg(feature = "tls")]
 pub(crate) mod authority;

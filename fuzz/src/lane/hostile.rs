@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, Once};
 
 use shmrpc_transport::sync::instrument::{self, Memory};
 
-use super::script::Script;
+use super::script::{Script, is_first_stamp};
 use super::service::Call;
 
 struct Hostile;
@@ -45,7 +45,7 @@ impl Drop for Role {
     }
 }
 
-/// The session whose lane a server's thread is to serve next.
+/// The session whose lane a server's thread is to serve next: the one whose first look is at that session's memory.
 static NEXT: Mutex<Option<(Arc<Mutex<Script>>, Sender<PathBuf>)>> = Mutex::new(None);
 
 /// The next thread that serves a lane plays in `script`; `ended` hears when it is about to end, and where it is in
@@ -66,7 +66,7 @@ pub(super) fn play<T>(script: &Arc<Mutex<Script>>, scene: impl FnOnce() -> T) ->
 
 /// A handler ran.
 pub(super) fn ran(call: Call) {
-    with(|script| script.ran(call));
+    with(false, |script| script.ran(call));
 }
 
 fn install() {
@@ -74,13 +74,13 @@ fn install() {
     INSTALLED.call_once(|| instrument::install(&Hostile));
 }
 
-/// Only the threads that play see the fuzzer's memory: other targets may run beside this one.
-fn with<T>(work: impl FnOnce(&mut Script) -> T) -> Option<T> {
+/// Only the threads that play see the fuzzer's memory: other targets may run beside this one, and threads of theirs were
+/// at work before anybody looked. `is_first` says of the one who was cast that it looks for its first message.
+fn with<T>(is_first: bool, work: impl FnOnce(&mut Script) -> T) -> Option<T> {
     let script = ROLE.try_with(|role| {
         let mut role = role.borrow_mut();
         if matches!(role.0, Part::Unknown) {
-            let serves = std::thread::current().name().is_some_and(|name| name.starts_with("shmrpc-lane-"));
-            let next = if serves { NEXT.lock().unwrap().take() } else { None };
+            let next = if is_first { NEXT.lock().unwrap().take() } else { None };
             role.0 = next.map_or(Part::Nothing, |(script, ended)| Part::Plays(script, Some(ended)));
         }
         match &role.0 {
@@ -95,18 +95,18 @@ fn with<T>(work: impl FnOnce(&mut Script) -> T) -> Option<T> {
 
 impl Memory for Hostile {
     fn loaded(&self, _: usize, value: u64) -> u64 {
-        with(|script| script.loaded(value)).unwrap_or(value)
+        with(is_first_stamp(value), |script| script.loaded(value)).unwrap_or(value)
     }
 
     fn storing(&self, address: usize, value: u64) {
-        with(|script| script.storing(address, value));
+        with(false, |script| script.storing(address, value));
     }
 
     fn copied(&self, _: usize, copy: &mut [u8]) {
-        with(|script| script.copied(copy));
+        with(false, |script| script.copied(copy));
     }
 
     fn published(&self) {
-        with(Script::published);
+        with(false, Script::published);
     }
 }

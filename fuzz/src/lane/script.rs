@@ -6,6 +6,7 @@ use shmrpc_transport::message::SMALL;
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind};
 
 use self::reads::MARKS;
+pub(super) use self::reads::is_first_stamp;
 use super::plan::Plan;
 use super::service::{Answer, Call, METHODS, ONEWAY, failure};
 use crate::ground::Ground;

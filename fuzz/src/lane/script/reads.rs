@@ -196,3 +196,8 @@ pub(super) static MARKS: LazyLock<Vec<u8>> =
     LazyLock::new(|| (0..(LANES + LANE) as u32 / 4).flat_map(|at| (MARK | at).to_le_bytes()).collect());
 
 const _: () = assert!(ARENA > LANES + LANE);
+
+/// Whether a word that was read is the stamp of the first message for lane 0: of a session's memory, and of no other.
+pub(in crate::lane) fn is_first_stamp(real: u64) -> bool {
+    u32::try_from(real).is_ok_and(|real| (real ^ MARK) as usize * 4 == LANES + RING)
+}

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use self::crowd::{Advice, Crowd};
 use crate::sync::relax;
-use crate::sys::futex::yield_now;
+use crate::sys::futex::{times_displaced, yield_now};
 
 mod crowd;
 
@@ -136,7 +136,7 @@ impl Ladder {
             yield_now();
             turns += 1;
             let now = Instant::now();
-            self.crowd.turn_took(now - before);
+            self.crowd.turn_took(now - before, times_displaced);
             let crowded = self.crowd.is_there();
             if ready() || !crowded && look(LOOKS, ready) {
                 return true;

@@ -1,9 +1,9 @@
 //! Futexes: wait on a shared word and on a private stop word at once; wake.
 
 #[cfg(not(loom))]
-pub use self::kernel::{wait, wake, yield_now};
+pub use self::kernel::{times_displaced, wait, wake, yield_now};
 #[cfg(loom)]
-pub use self::model::{wait, wake, yield_now};
+pub use self::model::{times_displaced, wait, wake, yield_now};
 
 use core::time::Duration;
 #[cfg(not(loom))]
@@ -85,6 +85,7 @@ mod kernel {
 
     use nix::errno::Errno;
     use nix::libc;
+    use nix::sys::resource::{UsageWho, getrusage};
 
     use super::{SLICE, Stop, Until};
     use crate::sync::Word;
@@ -188,6 +189,13 @@ mod kernel {
         std::thread::yield_now();
     }
 
+    /// How often another thread has run in the place of this one though this one could have gone on: its turns for others
+    /// that somebody took, and its preemptions. 0 if the system does not say.
+    pub fn times_displaced() -> u64 {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD);
+        usage.map_or(0, |usage| u64::try_from(usage.involuntary_context_switches()).unwrap_or(0))
+    }
+
     fn monotonic() -> Duration {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
         now.map_or(Duration::ZERO, Duration::from)
@@ -250,5 +258,10 @@ mod model {
     /// Lets another thread run.
     pub fn yield_now() {
         loom::thread::yield_now();
+    }
+
+    /// Nobody counts.
+    pub fn times_displaced() -> u64 {
+        0
     }
 }

@@ -59,8 +59,7 @@ impl Command {
             }
             Self::Touch(key) => {
                 kv.touch(key)?;
-                // Nobody waits for it, and it may be lost if we end before the server has taken it. Calls of one thread run in
-                // order, so when this one is answered, that one has run.
+                // Nobody waits for it, and calls of one thread run in order: when this one is answered, that one has run.
                 Self::Get(key.clone()).run(kv)?
             }
         })

@@ -233,6 +233,15 @@ impl<T> Callers<T> {
         Some(Lease { callers: self, index, guard })
     }
 
+    /// Waits until the servers are done with the one-way calls that were sent, as far as they will be and the time suffices.
+    /// For whoever has no further call: the connection may not live on.
+    pub fn finish(&self, until: &mut Until) {
+        let mut taken: Vec<_> = self.lanes.iter().filter_map(|place| place.0.take()).collect();
+        let mut lanes: Vec<_> = taken.iter_mut().filter_map(|seat| Some(&mut seat.as_mut()?.lane)).collect();
+        lanes.iter_mut().for_each(|lane| lane.close());
+        lanes.iter_mut().for_each(|lane| lane.finish(until));
+    }
+
     /// Takes replies off the lanes that were set aside, as far as they have come. For those who must not let them lie there:
     /// what came with them is open as long.
     pub fn tidy(&self) {

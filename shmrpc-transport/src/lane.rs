@@ -131,6 +131,22 @@ impl CallerLane {
         }
     }
 
+    /// No call follows: begins what [`CallerLane::finish`] waits for.
+    pub(crate) fn close(&mut self) {
+        match &mut self.0 {
+            Caller::Ring(_) => {}
+            Caller::Stream(stream) => stream.close(),
+        }
+    }
+
+    /// Waits until the server is done with the one-way calls that were sent, or never will be.
+    pub(crate) fn finish(&mut self, until: &mut Until) {
+        match &mut self.0 {
+            Caller::Ring(ring) => ring.finish(until),
+            Caller::Stream(stream) => stream.finish(until),
+        }
+    }
+
     /// Position that the next message will have.
     pub(crate) fn position(&self) -> u32 {
         match &self.0 {

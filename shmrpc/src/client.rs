@@ -26,6 +26,9 @@ use crate::schema::ServiceSchema;
 /// that can be reached, and waits for that as long as its time limit allows. A call that is known not to have run is sent
 /// again; one that may have run is not, and returns [`Outcome::Unknown`](crate::Outcome::Unknown). One-way calls that were
 /// on their way to a server that died are lost. [`ClientBuilder::reconnect`] turns this off.
+///
+/// Whoever drops the last clone waits until the server has run the one-way calls that were sent, no longer than
+/// [`ClientBuilder::timeout`] says of a call.
 pub trait Client: Clone + Send + Sync + Sized + 'static {
     /// The same service, with results that are read where they arrived.
     type View;
@@ -110,7 +113,7 @@ impl<C: Client> ClientBuilder<C> {
         }
     }
 
-    /// Time limit of each call. 10 s by default.
+    /// Time limit of each call, and of the wait for one-way calls when the client is dropped. 10 s by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -222,7 +225,7 @@ impl<C: Client> ClientBuilder<C> {
             timeout: self.connect_timeout,
             schema: C::schema(),
         };
-        let link = Link::connect(dialer, self.reconnect)?;
+        let link = Link::connect(dialer, self.reconnect, self.timeout)?;
         Ok(C::from_channel(Channel::new(link, self.timeout)))
     }
 }

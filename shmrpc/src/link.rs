@@ -28,6 +28,8 @@ pub(crate) struct Link {
     /// Whether it connects again.
     pub(crate) reconnect: bool,
     dialer: Arc<Dialer>,
+    /// How long the last one-way calls are waited for.
+    linger: Duration,
     /// What a forked child is told, where the locks are its parent's.
     first: TransportInfo,
     dialing: Mutex<Dialing>,
@@ -60,7 +62,7 @@ impl Link {
     ///
     /// # Errors
     /// [`ConnectError`].
-    pub(crate) fn connect(dialer: Dialer, reconnect: bool) -> Result<Self, ConnectError> {
+    pub(crate) fn connect(dialer: Dialer, reconnect: bool, linger: Duration) -> Result<Self, ConnectError> {
         let (connection, known) = dialer.dial(1)?;
         let schema = &dialer.schema;
         let names = (0..known.methods.len()).map(|index| {
@@ -73,6 +75,7 @@ impl Link {
             callers: Callers::new(connection, known),
             process: Generation::current(),
             reconnect,
+            linger,
             dialer: Arc::new(dialer),
             dialing: Mutex::new(Dialing { busy: false, waiting: 0, times: 1, failures: 0, last: None }),
             changed: Condvar::new(),
@@ -167,6 +170,14 @@ impl Link {
             }
         }
         false
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.process.is_current() {
+            self.callers.finish(&mut Until::after(self.linger));
+        }
     }
 }
 

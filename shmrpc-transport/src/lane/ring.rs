@@ -101,6 +101,16 @@ impl Caller {
         self.producer.position()
     }
 
+    /// Waits until the server is done with the one-way calls that were sent, or nobody will be.
+    pub(super) fn finish(&mut self, until: &mut Until) {
+        // A call whose reply is overdue came last, and nobody waits for it.
+        let overdue = u32::from(!self.is_free());
+        let last = self.position().wrapping_sub(1 + overdue);
+        if let Err(none) = self.wait_for(|producer| producer.is_done(last), until) {
+            tracing::debug!(?none, "one-way calls may be lost");
+        }
+    }
+
     /// Sends a request and waits for its reply.
     ///
     /// # Errors

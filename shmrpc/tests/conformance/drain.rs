@@ -1,4 +1,4 @@
-//! Servers that end, and what becomes of the calls that they have.
+//! Servers that end, and clients, and what becomes of the calls that are under way.
 
 use std::thread;
 use std::time::Duration;
@@ -113,4 +113,52 @@ pub(crate) fn a_stuck_handler_is_given_up(ground: Ground) {
         keeper.release();
     });
     assert_eq!(worker.ran(), 1);
+}
+
+/// Whoever drops the last handle of a client waits for them.
+pub(crate) fn one_way_calls_run_though_their_client_is_dropped(ground: Ground) {
+    const CALLS: u64 = 8;
+    let started = ground.start();
+    let client = started.connect();
+    let (more, own) = (client.clone(), client.clone());
+    // On two lanes.
+    thread::scope(|scope| {
+        let lane = scope.spawn(move || (0..CALLS).for_each(|_| more.linger(&[]).unwrap()));
+        (0..CALLS).for_each(|_| own.linger(&[]).unwrap());
+        lane.join().unwrap();
+    });
+    drop(own);
+    started.keeper.entered();
+    let ran = thread::scope(|scope| {
+        let dropped = scope.spawn(|| {
+            drop(client);
+            started.worker.ran()
+        });
+        for _ in 1..2 * CALLS {
+            started.keeper.release();
+            started.keeper.entered();
+        }
+        started.keeper.release();
+        dropped.join().unwrap()
+    });
+    assert_eq!(ran, 2 * CALLS);
+}
+
+/// Nor does it wait for a call whose time was over, or longer than a call may take.
+pub(crate) fn a_client_that_is_dropped_waits_for_nothing_else(ground: Ground) {
+    const FOR_EVER: Duration = Duration::from_secs(1 << 32);
+    let started = ground.start();
+    let client = started.connect_with(|builder| builder.timeout(FOR_EVER));
+    client.note(0, 1).unwrap();
+    assert_eq!(client.noted(0), Ok(vec![1]));
+    let error = client.with_timeout(Duration::from_millis(50)).wait().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+    drop(client);
+    started.keeper.release();
+    started.keeper.entered();
+    let impatient = started.connect_with(|builder| builder.timeout(Duration::from_millis(50)));
+    impatient.linger(&[]).unwrap();
+    started.keeper.entered();
+    drop(impatient);
+    started.keeper.release();
 }

@@ -78,6 +78,8 @@ macro_rules! features {
             drain::what_was_sent_before_is_served_in_order
             drain::calls_made_meanwhile_run_or_do_not
             drain::a_stuck_handler_is_given_up
+            drain::one_way_calls_run_though_their_client_is_dropped
+            drain::a_client_that_is_dropped_waits_for_nothing_else
             death::a_killed_server_is_told_to_every_thread_once
             death::a_killed_client_gives_everything_back
             reconnect::a_client_comes_back_after_a_shutdown

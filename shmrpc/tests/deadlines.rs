@@ -23,6 +23,7 @@ mod deadlines {
     pub(crate) mod pulse;
 }
 
+use std::fs::File;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ const TIME: Duration = Duration::from_millis(100);
 type Wait = fn(&mut Scene) -> Duration;
 
 /// What the server does, and what waits.
-const ATTACKS: [(&str, Attack, Wait); 24] = [
+const ATTACKS: [(&str, Attack, Wait); 25] = [
     ("full_backlog", hostile::full_backlog, connecting),
     ("unanswered_hello", hostile::unanswered_hello, connecting),
     ("frozen_hello", hostile::frozen_hello, connecting),
@@ -65,6 +66,7 @@ const ATTACKS: [(&str, Attack, Wait); 24] = [
     ("no_credit_and_theft", hostile::theft, sending_while_stolen),
     ("no_credit_and_storm", hostile::wake_storm, sending),
     ("no_memory", hostile::unreleased, sending_large),
+    ("full_socket", hostile::full_socket, announcing),
     ("stream_unanswered", streams::unanswered, opening),
     ("stream_with_a_trickled_answer", streams::trickled_answer, opening),
     ("stream_that_is_silent", streams::silent, calling_twice),
@@ -252,6 +254,21 @@ fn sending_large(scene: &mut Scene) -> Duration {
         }
     }
     worst
+}
+
+/// What has to be said on a socket that takes no more: that descriptors come, or more memory.
+fn announcing(scene: &mut Scene) -> Duration {
+    let client = scene.client();
+    assert_eq!(client.with_timeout(BOUND).add(1, 2), Ok(3));
+    let file = File::open("/dev/null").unwrap();
+    let (answer, handed) = over(TIME, || client.pass(file));
+    let error = answer.unwrap_err();
+    assert!(matches!(&error, CallError::NotEncoded(why) if why.contains("does not read")), "{error:?}");
+    // All that there is room for without more.
+    let _held: BlobMut = Client::blob(&client, 900_000).unwrap();
+    let (answer, lent) = over(TIME, || Client::blob::<u8>(&client, 900_000));
+    assert!(matches!(answer, Err(CallError::NotEncoded(_))), "{answer:?}");
+    handed.max(lent)
 }
 
 /// The second call looks at the lane of the first one.

@@ -10,12 +10,15 @@ use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
@@ -76,6 +79,49 @@ fn child_that_races() {
         }
     }
     say("done");
+}
+
+/// Ends when it would listen. Who may connect then is said by a number of a user, or it is the same user.
+#[test]
+fn child_that_never_listens() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let allow = match std::env::var(ALLOW) {
+        Ok(user) => Peers::Users(vec![user.parse().unwrap()]),
+        Err(_) => Peers::SameUser,
+    };
+    end_at_listen();
+    let server = Server::builder().service(NamedServer::new(Number(1))).listen(endpoint).allow(allow);
+    let _server = server.start().unwrap();
+    say("it listens");
+}
+
+const ALLOW: &str = "SHMRPC_TEST_ALLOW";
+
+/// From now on `listen(2)` ends this process, and what it did before stays as it is.
+fn end_at_listen() {
+    // It is to leave nothing else.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).unwrap();
+    let code = |part: u32| u16::try_from(part).unwrap();
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        // The number of the system call is the first word.
+        step(code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), 0, 0, 0),
+        step(
+            code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K),
+            0,
+            1,
+            u32::try_from(libc::SYS_listen).unwrap(),
+        ),
+        step(code(libc::BPF_RET | libc::BPF_K), 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        step(code(libc::BPF_RET | libc::BPF_K), 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len().try_into().unwrap(), filter: program.as_mut_ptr() };
+    // SAFETY: the flag concerns this thread alone; nothing is read.
+    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(result, 0, "{}", Errno::last());
+    // SAFETY: the kernel copies the program, which outlives the call.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    assert_eq!(result, 0, "{}", Errno::last());
 }
 
 fn mode(path: &Path) -> u32 {
@@ -268,6 +314,21 @@ fn the_mode_of_a_socket_follows_allow() {
         let _server = server.allow(allow.clone()).start().unwrap();
         assert_eq!(mode(&place.socket()), expected, "{allow:?}");
         assert_eq!(mode(&place.path().join("s.lock")), 0o600);
+    }
+}
+
+/// Nobody connects before a server listens.
+#[test]
+fn a_socket_has_its_mode_before_its_server_listens() {
+    for (allow, expected) in [(None, 0o600), (Some(geteuid().as_raw() + 1), 0o666)] {
+        let place = Place::new();
+        let mut process = Process::start_with("child_that_never_listens", &place.endpoint(), |command| {
+            command.envs(allow.map(|user| (ALLOW, user.to_string())))
+        });
+        assert_eq!(process.ends().signal(), Some(libc::SIGSYS));
+        assert_eq!(mode(&place.socket()), expected, "{allow:?}");
+        // A killed server's files are taken over.
+        assert_eq!(start(place.endpoint(), 1).map(drop).map_err(|error| error.to_string()), Ok(()));
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! All memory that is taken from the heap or given back is filled with a poison, and so is the stack before each call
 //! and each reply. Then everything is looked at that a peer can see: every byte on the socket, kept by a tap between
-//! client and server, and every segment, whole. The same calls are made with several poisons: where each run shows its
-//! own, something private got out.
+//! client and server, every segment, whole, and every byte that goes over TCP. The same calls are made with several
+//! poisons: where each run shows its own, something private got out.
 //!
 //! What earlier messages to the same peer left behind, in slots, in the tails of blocks and where a message moved to a
 //! larger block, may be seen by that peer: it has had it before.
@@ -14,6 +14,7 @@ mod support;
 
 mod poison {
     pub(crate) mod tap;
+    mod wire;
 }
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -359,16 +359,14 @@ fn pages_name_tests_that_there_are() {
         let text = fs::read_to_string(root().join(page)).unwrap();
         for name in text.split('`').skip(1).step_by(2) {
             let Some((program, path)) = name.split_once("::") else { continue };
-            let folders = ["shmrpc/tests", "shmrpc-transport/tests"].map(|folder| root().join(folder));
-            let files: Vec<PathBuf> = folders.iter().flat_map(|folder| sources_of(folder, program)).collect();
             let last = path.rsplit("::").next().unwrap();
             let is_type = last.starts_with(|first: char| first.is_uppercase());
+            let files = files_of(program);
             if files.is_empty() || is_type {
                 continue;
             }
-            let unit = sources_of(&root().join("shmrpc-transport/src"), program);
-            let words = [format!("fn {last}("), format!("mod {last}")];
-            let is_there = files.iter().chain(&unit).any(|file| {
+            let words = [format!("fn {last}("), format!("fn {last}<"), format!("mod {last}")];
+            let is_there = files.iter().any(|file| {
                 let text = fs::read_to_string(file).unwrap();
                 words.iter().any(|words| text.contains(words))
             });
@@ -378,6 +376,18 @@ fn pages_name_tests_that_there_are() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Those of a test program or of a module, wherever it lies.
+fn files_of(name: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let folders =
+        PACKAGES.iter().flat_map(|package| ["src", "tests"].map(|folder| root().join(package).join(folder)));
+    for folder in folders.filter(|folder| folder.is_dir()) {
+        let is_in_it = |file: &PathBuf| module_of(&folder, file).iter().any(|part| part == name);
+        files.extend(sources(&folder).into_iter().filter(is_in_it));
+    }
+    files
 }
 
 #[test]

@@ -282,7 +282,29 @@ impl Source for Mourner {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::super::outbox::tests::unwatched;
     use super::*;
+    use crate::peers::PeerCredentials;
+    use crate::shm::memory::Memory;
+    use crate::shm::segment::{Handout, Segment};
+    use crate::sys::process;
+
+    /// A child may hold its socket, so that nothing else tells of its end. A reply may lie in the segment.
+    #[test]
+    fn what_a_process_said_before_its_end_counts() {
+        let (connection, theirs) = unwatched();
+        let (_, Handout { descriptor, .. }) = Segment::create(4096, Memory::Memfd).unwrap();
+        let header = Header { block: 1, ..Header::new(Kind::SegmentAdd) };
+        theirs.send(header, &4096_u64.to_le_bytes(), &[descriptor.as_raw_fd()], || None).unwrap();
+        let pidfd = Arc::new(process::open(PeerCredentials::own().pid.unwrap()).unwrap());
+        let mourner = Mourner { pidfd, connection: Arc::downgrade(&connection) };
+        assert!(matches!(mourner.ready(), Next::Done));
+        let death = connection.death().unwrap();
+        assert!(death.peer_closed && death.reason.contains("process ended"), "{death}");
+        assert!(connection.segment(1).is_some());
+    }
 
     /// The table of ARCHITECTURE.md: kind, from client, from server; each with call ids, blocks and lengths.
     #[test]

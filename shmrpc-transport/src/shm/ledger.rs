@@ -299,6 +299,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
     use crate::peers::Party;
     use crate::shm::memory::Memory;
@@ -401,6 +403,23 @@ mod tests {
         assert_eq!(account.may_connect(0), Ok(()));
         assert_eq!(account.left(MIB), MIB);
         assert_eq!(account.books.lock().remains.len(), 0, "its descriptor stays");
+    }
+
+    /// What a dead process holds is not on the account of whoever has its number then.
+    #[test]
+    fn a_number_that_is_used_again_has_another_account() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let credentials = PeerCredentials { pid: Some(pid), ..PeerCredentials::own() };
+        let route = Route { path: "numbers".into(), listening: true };
+        let of = |pidfd| Account::of(&PeerInfo::new(credentials, Some(pidfd)), &route);
+        let first = of(process::open(pid).unwrap());
+        assert!(Arc::ptr_eq(&first, &of(process::open(pid).unwrap())));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        // We stand for somebody who has the number now.
+        let living = process::open(PeerCredentials::own().pid.unwrap()).unwrap();
+        assert!(!Arc::ptr_eq(&first, &of(living)));
     }
 
     #[test]

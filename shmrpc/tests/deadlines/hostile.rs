@@ -300,3 +300,26 @@ pub(crate) fn unreleased(door: &Door) {
     }
     for_ever()
 }
+
+/// Has the client agree that segments go until its socket takes no more. It knows of all of them when it has taken the
+/// reply to its first call, which lies in the last one.
+pub(crate) fn full_socket(door: &Door) {
+    /// More than a socket takes, and less than a client keeps.
+    const SEGMENTS: u32 = 700;
+    say("ready");
+    let mut guest = door.guest();
+    answer_lane(&guest.socket);
+    request(&guest, 0);
+    let memory = Memory::new(4096);
+    memory.write(0, &archive(&3_u32));
+    for id in 1..SEGMENTS {
+        guest.add_segment(id, &memory).unwrap();
+        let retire = Header { block: id, ..Header::new(Kind::SegmentRetire) };
+        send(&guest.socket, &frame(retire, &[]), &[]).unwrap();
+    }
+    guest.add_segment(SEGMENTS, &memory).unwrap();
+    guest.own.word(Peer::side(0) + DONE).store(1, Ordering::Release);
+    let header = Header { flags: FLAG_BLOCK, length: 4, ..Header::new(Kind::Reply) };
+    guest.publish(0, &Words::inline(header, [SEGMENTS.into(), 0, 0, 0, 0]), 1);
+    for_ever()
+}

@@ -61,7 +61,7 @@
 //! A peer in the `trust` set (by default: the same user) is inside our memory-safety boundary for one thing only: the
 //! bytes of a large message (above 4 KiB) while it is read in place. Everything else is defended against everyone. A peer
 //! that chose [`Memory::PosixShm`] for its side has to be trusted, because it can end our process by cutting it short.
-
+//!
 //! # Descriptors
 //!
 //! A parameter `OwnedFd` is moved to the other process, and so is a result `OwnedFd` or `Result<OwnedFd, E>`; the caller may

@@ -152,6 +152,10 @@ fn a_path_in_no_directory_is_an_error_that_says_what_to_do() {
         }
     }
     assert!(!none.exists());
+    // What is not in the file system lacks no directory there.
+    let name = format!("@shmrpc-nobody-{}", std::process::id());
+    let error = refusal(NamedClient::connect(format!("uds:{name}")));
+    assert!(error.contains(&format!("nobody listens at {name}: Connection refused")), "{error}");
 }
 
 // The lock.

@@ -436,6 +436,9 @@ fn nesting_ends_in_an_error_before_it_ends_in_a_crash() {
     assert!((100..=128).contains(&deepest), "{deepest}");
 }
 
+/// Compiles for what threads may share for as long as they like.
+fn shared<T: Send + Sync + 'static>(_: &T) {}
+
 #[test]
 fn a_view_outlives_its_client_and_moves_between_threads() {
     let place = Place::new();
@@ -443,6 +446,7 @@ fn a_view_outlives_its_client_and_moves_between_threads() {
     let client = EchoClient::connect(place.endpoint()).unwrap();
     let view = client.view().bytes(&vec![7; 1 << 20]).unwrap();
     assert!(view.is_in_place());
+    shared(&view);
     drop(client);
     drop(server);
     let sum =

@@ -16,7 +16,8 @@ use crate::syntax::rkyv_derive;
 /// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a
 /// field.
 pub(crate) fn expand(message: &Message) -> TokenStream {
-    let item = if has_named_variant(message) { derived_aside(message) } else { derived_in_place(message) };
+    let is_aside = has_named_variant(message) || has_deprecated(message);
+    let item = if is_aside { derived_aside(message) } else { derived_in_place(message) };
     let schema = schema::message(message);
     let refused = refuse_empty_elements(message, |_| true);
     quote!(#schema #item #refused)
@@ -38,6 +39,14 @@ fn has_named_variant(message: &Message) -> bool {
     }
 }
 
+/// Whether a field or a variant is deprecated. What rkyv generates uses it, and whoever declares it is not to be told.
+fn has_deprecated(message: &Message) -> bool {
+    let mut item = message.item.clone();
+    // The first are those of the item, which its impls may name.
+    let mut attributes = attributes_mut(&mut item).into_iter().skip(1);
+    attributes.any(|attrs| attrs.iter().any(|attr| attr.path().is_ident("deprecated")))
+}
+
 fn derived_in_place(message: &Message) -> TokenStream {
     let mut item = message.item.clone();
     // First, because `#[rkyv(..)]` must follow the derive that knows it.
@@ -46,8 +55,8 @@ fn derived_in_place(message: &Message) -> TokenStream {
     quote!(#item)
 }
 
-/// As [`derived_in_place`], but what rkyv generates stays inside a constant, where it needs no docs. Its archived type
-/// goes by its usual name all the same.
+/// As [`derived_in_place`], but what rkyv generates stays inside a constant, where it needs no docs and may use what is
+/// deprecated. Its archived type goes by its usual name all the same.
 fn derived_aside(message: &Message) -> TokenStream {
     let Message { krate, item, cfgs, name, generics, recursive: _, shape: _ } = message;
     let mut copy = item.clone();
@@ -67,10 +76,13 @@ fn derived_aside(message: &Message) -> TokenStream {
         parameter.colon_token = None;
         parameter.bounds.clear();
     }
+    let allow = has_deprecated(message)
+        .then(|| quote!(#[allow(deprecated, reason = "whoever uses it elsewhere is told")]));
     quote! {
         #item
 
         #(#cfgs)*
+        #allow
         const _: () = {
             #copy
         };

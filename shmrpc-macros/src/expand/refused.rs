@@ -78,7 +78,7 @@ fn may_stand(ty: &Type) -> bool {
             let Some(last) = last_segment(other) else { return true };
             let arguments = type_arguments(last);
             if last.ident == "Archived" {
-                return arguments.into_iter().all(has_archive);
+                return matches!(arguments[..], [ty] if has_archive(ty));
             }
             let sized = SIZED.iter().any(|name| last.ident == name);
             arguments.into_iter().all(|ty| may_stand(ty) && (!sized || has_size(ty)))

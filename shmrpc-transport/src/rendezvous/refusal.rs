@@ -69,7 +69,8 @@ pub(super) fn nobody(path: &Path, error: &io::Error) -> String {
 
 /// What keeps a path from being there at all: that it is in no directory. `None` if that is not so.
 pub(super) fn in_no_directory(path: &Path) -> Option<String> {
-    let folder = path.parent()?;
+    // An abstract name is no path, and needs no directory.
+    let folder = path.parent().filter(|_| path.is_absolute())?;
     match fs::metadata(folder) {
         Ok(found) if found.is_dir() => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

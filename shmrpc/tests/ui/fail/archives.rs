@@ -11,6 +11,7 @@ pub trait Archives {
     fn unsized_inside(&self, texts: Vec<str>, lists: Option<[u8]>) -> u64;
     fn context(&self, ctx: Option<&Context>) -> Result<&Context, String>;
     fn result(&self) -> Option<&Archived<String>>;
+    fn bare(&self, text: &Archived, two: &Archived<String, u8>, inside: Vec<Archived>) -> u64;
     fn fine(&self, text: &Archived<Option<String>>) -> u64;
 }
 

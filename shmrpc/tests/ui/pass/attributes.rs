@@ -42,6 +42,50 @@ pub enum Choice {
     },
 }
 
+/// Parts grow old. To declare them is no use of them.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[shmrpc::message]
+pub struct Aging<T> {
+    /// Old.
+    #[deprecated]
+    pub old: Vec<T>,
+    /// New.
+    pub new: u32,
+}
+
+/// Variants and their fields, too.
+#[derive(Debug, Default)]
+#[shmrpc::message]
+pub enum Grown {
+    /// New.
+    #[default]
+    New,
+    /// Old.
+    #[deprecated(note = "use `New`")]
+    Old,
+    /// With an old part.
+    Part {
+        /// Old.
+        #[deprecated]
+        old: u8,
+    },
+}
+
+/// Of messages that contain themselves, too.
+#[shmrpc::message(recursive)]
+pub struct Ancient {
+    /// Older ones.
+    #[deprecated]
+    pub older: Vec<Ancient>,
+}
+
+/// Takes them.
+#[shmrpc::service]
+pub trait Museum {
+    /// Shows one.
+    fn show(&self, aging: &Archived<Aging<String>>, grown: Grown) -> u32;
+}
+
 /// Whole items come and go.
 #[shmrpc::message]
 #[cfg(any())]
@@ -111,6 +155,8 @@ fn main() {
     let methods = <KvClient as Client>::schema().methods;
     let indices: Vec<_> = methods.iter().map(|method| (method.index, method.name)).collect();
     assert_eq!(indices, [(1, "here"), (3, "one"), (4, "old"), (5, "change"), (6, "used"), (7, "hidden")]);
+    let old = <Archived<Aging<u8>> as std::any::Any>::type_id;
+    let _: fn(&ArchivedAging<u8>) -> std::any::TypeId = old;
     let (settings, choice) = (Settings::default(), Choice::Here { here: 1 });
     let Choice::Here { here } = choice;
     assert_eq!(settings.always + here, 1);

@@ -16,6 +16,7 @@ use crate::stream::{Cut, Pause, Reader};
 use crate::sys::futex::Until;
 use crate::sys::shortage::{explain, is_shortage};
 
+mod closing;
 mod server;
 
 /// A lane on which nobody called for so long may have ended meanwhile: it is looked at before the next call.
@@ -167,34 +168,6 @@ impl Caller {
             self.look();
         }
         self.connection.is_done(self.lane, self.next_call)
-    }
-
-    /// Whether the server may not be done with one-way calls that were sent.
-    fn has_oneway(&self) -> bool {
-        // A call whose reply is overdue came last.
-        !self.connection.is_done(self.lane, self.overdue.unwrap_or(self.next_call))
-    }
-
-    /// No call follows. If the server is not done with the one-way calls that were sent, it is told, so that it says when it is.
-    pub(super) fn close(&mut self) {
-        self.is_free();
-        if self.has_oneway()
-            && let Line::Open(open) = core::mem::replace(&mut self.line, Line::Closed)
-        {
-            open.stream.end_sending();
-            self.line = Line::Closing(open);
-        }
-    }
-
-    /// Waits until the server is done with them, or never will be. After [`Caller::close`].
-    pub(super) fn finish(&mut self, until: &mut Until) {
-        while self.has_oneway() && matches!(self.line, Line::Closing(_)) {
-            let due = self.overdue.take().unwrap_or(self.next_call);
-            match self.receive(due, &mut Reply::empty(), Some(&mut *until)) {
-                Err(none) if matches!(*none, NoReply::TimedOut { .. }) => return,
-                _ => {}
-            }
-        }
     }
 
     /// Finds out whether the stream has ended. No reply is due, so whatever comes is the end, or breaks the protocol.

@@ -27,7 +27,7 @@ pub enum Outcome {
 /// | variant | when | [`outcome`](CallError::outcome) |
 /// | --- | --- | --- |
 /// | `Service` | the handler returned its own error | `Ran` |
-/// | `Panicked` | the handler panicked; the server goes on | `Ran` |
+/// | `Panicked` | the handler panicked; the server goes on, unless it was built with `panic = "abort"` | `Ran` |
 /// | `BadReply` | the handler ran, but its result could not be sent or read | `Ran` |
 /// | `BadArguments` | the server could not validate or read the arguments | `NotRun` |
 /// | `UnknownMethod` | the server has no such method | `NotRun` |

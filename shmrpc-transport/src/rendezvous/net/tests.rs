@@ -70,3 +70,34 @@ fn a_lane_that_is_silent_is_asked_on_both_sides_and_may_be_busy() {
         met.connection.give_up("the test is over".into());
     }
 }
+
+/// Time may mend what is wrong with one of them, whichever comes first.
+#[test]
+fn a_host_is_given_up_only_if_all_its_addresses_are() {
+    let at = HostPort { host: "two.test".into(), port: 7 };
+    let no_host = |kind: io::ErrorKind| MeetError::NoHost { at: "two.test:7".into(), error: kind.into() };
+    let forbidden = || no_host(io::ErrorKind::PermissionDenied);
+    let refused = || no_host(io::ErrorKind::ConnectionRefused);
+    let other = || MeetError::Unwelcome("another shape".into());
+    let late = || MeetError::TimedOut(BOUND);
+    let address = |last| SocketAddr::from(([127, 0, 0, last], 7));
+    let of = |one, two| none_of(&at, vec![(address(2), one), (address(3), two)]);
+    for (one, two) in [
+        (forbidden(), refused()),
+        (refused(), forbidden()),
+        (forbidden(), late()),
+        (other(), refused()),
+        (late(), other()),
+    ] {
+        let error = of(one, two).unwrap();
+        assert!(!error.is_lasting(), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("at 127.0.0.2:7: ") && text.contains("at 127.0.0.3:7: "), "{text}");
+    }
+    assert!(of(forbidden(), other()).unwrap().is_lasting());
+    // Whoever answered comes first.
+    let text = of(refused(), other()).unwrap().to_string();
+    assert!(text.starts_with("cannot reach two.test:7: at 127.0.0.3:7: the server refused: another shape; "));
+    assert!(of(late(), late()).is_none(), "the time of all was over");
+    assert!(none_of(&at, vec![(address(2), forbidden())]).unwrap().is_lasting());
+}

@@ -10,14 +10,15 @@ use crate::lane::ServingLane;
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// What the kernel does about a silent host: asks, from when, how often, how many times, and (ms) whether what it has not
-/// taken ends the connection.
+/// Whether small messages go at once; and what the kernel does about a silent host: asks, from when, how often, how many
+/// times, and (ms) whether what it has not taken ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Asks(bool, u32, u32, u32, u32);
+struct Asks(bool, bool, u32, u32, u32, u32);
 
 impl Asks {
     fn of(socket: BorrowedFd<'_>) -> Self {
         Self(
+            getsockopt(&socket, sockopt::TcpNoDelay).unwrap(),
             getsockopt(&socket, sockopt::KeepAlive).unwrap(),
             getsockopt(&socket, sockopt::TcpKeepIdle).unwrap(),
             getsockopt(&socket, sockopt::TcpKeepInterval).unwrap(),
@@ -56,7 +57,9 @@ impl Host for Lanes {
 /// busy, and no sign of that.
 #[test]
 fn a_lane_that_is_silent_is_asked_on_both_sides_and_may_be_busy() {
-    for (seconds, asks) in [(25, Asks(true, 10, 5, 3, 0)), (u64::MAX, Asks(true, 28_800, 14_400, 3, 0))] {
+    for (seconds, asks) in
+        [(25, Asks(true, true, 10, 5, 3, 0)), (u64::MAX, Asks(true, true, 28_800, 14_400, 3, 0))]
+    {
         let policy = Policy { max_silence: Duration::from_secs(seconds), ..Policy::default() };
         let (say, said) = channel();
         let at = HostPort { host: "127.0.0.1".into(), port: 0 };

@@ -6,6 +6,7 @@ use std::{fs, io};
 
 use super::MeetError;
 use crate::slot::{Header, Kind};
+use crate::sys::socket::abstract_name;
 use crate::tls::Broken;
 
 /// Why a peer is refused.
@@ -90,9 +91,10 @@ pub(super) fn nobody(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// What keeps a path from being there at all: that it is in no directory. `None` if that is not so.
+/// What keeps a path from being there at all: that it is in no directory. `None` if that is not so, or if it is no path but
+/// an abstract name.
 pub(super) fn in_no_directory(path: &Path) -> Option<String> {
-    let folder = path.parent()?;
+    let folder = path.parent().filter(|_| abstract_name(path).is_none())?;
     match fs::metadata(folder) {
         Ok(found) if found.is_dir() => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

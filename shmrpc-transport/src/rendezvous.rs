@@ -1,6 +1,7 @@
 //! How two processes meet: a Unix socket, a hello each way, and the memory that they pass.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub use bound::Bound;
 pub use hello::{Hello, HelloError, VERSION};
 pub use listener::{Host, Listener};
 pub use refusal::Refusal;
-use refusal::{in_no_directory, no_host, nobody};
+use refusal::{in_no_directory, no_address, no_host, nobody};
 
 pub mod net;
 pub mod inside;
@@ -149,6 +150,14 @@ pub enum MeetError {
         /// What the system said.
         error: io::Error,
     },
+    /// None of a host's addresses did.
+    #[error("{}", no_address(at, each))]
+    NoAddress {
+        /// Host and port.
+        at: String,
+        /// What is wrong with each.
+        each: Vec<(SocketAddr, MeetError)>,
+    },
     /// Nobody in this process has the name.
     #[error("no server of this process listens at `inproc:{name}`")]
     NoName {
@@ -223,27 +232,6 @@ pub enum MeetError {
     /// The connection ended during the hello.
     #[error("the connection ended during the hello: {0}")]
     Ended(String),
-}
-
-impl MeetError {
-    /// Whether time alone does not mend it.
-    pub fn is_lasting(&self) -> bool {
-        match self {
-            Self::NotAllowed { .. } | Self::Unwelcome(_) | Self::Hello(_) | Self::Unsealed { .. } => true,
-            Self::Memory(error) => !error.is_ours(),
-            Self::Tls { is_lasting, .. } => *is_lasting,
-            Self::Nobody { error, .. } | Self::NoHost { error, .. } => {
-                error.kind() == io::ErrorKind::PermissionDenied
-            }
-            Self::NoName { .. }
-            | Self::Refused(_)
-            | Self::StillHeld { .. }
-            | Self::TimedOut(_)
-            | Self::System { .. }
-            // It may be that a server ended in the middle of it.
-            | Self::Ended(_) => false,
-        }
-    }
 }
 
 /// What a caller of [`connect`] gets.

@@ -402,7 +402,7 @@ fn slice(fd: BorrowedFd<'_>, slice: Duration) -> io::Result<()> {
 }
 
 /// Waits until a socket can take or give bytes.
-fn wait(fd: BorrowedFd<'_>, what: PollFlags, until: &mut Until) -> Result<(), Pause> {
+pub(crate) fn wait(fd: BorrowedFd<'_>, what: PollFlags, until: &mut Until) -> Result<(), Pause> {
     let timeout = match until.left() {
         Some(left) if left.is_zero() => return Err(Pause::TimedOut),
         Some(left) => PollTimeout::try_from(left.min(SLICE)).unwrap_or(PollTimeout::ZERO),

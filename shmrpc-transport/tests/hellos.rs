@@ -288,7 +288,6 @@ fn whoever_says_hello_slowly_over_tcp_is_hung_up_on() {
     }
 }
 
-/// Says nothing, and keeps nobody out: neither of its own address nor of another one.
 /// Says hello, and is answered by one.
 fn answered(mut socket: TcpStream, hello: &[u8]) -> Result<(), String> {
     let again = |error: std::io::Error| format!("try again: {error}");
@@ -301,6 +300,7 @@ fn answered(mut socket: TcpStream, hello: &[u8]) -> Result<(), String> {
     }
 }
 
+/// Says nothing, and keeps nobody out: neither of its own address nor of another one.
 #[test]
 fn an_address_that_says_no_hello_makes_room_for_its_own_that_do() {
     let port = Port::new(Duration::from_secs(3600));

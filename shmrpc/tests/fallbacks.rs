@@ -444,12 +444,21 @@ fn child_that_counts_descriptors() {
         let other = connect(&endpoint, memory);
         (server, client, view, silent, other)
     });
+    // Lanes that are sockets, ports, and what there is inside the process.
+    let over_socket = format!("{}-uds", endpoint.replace("shm:", "uds:"));
+    let others = [&over_socket, "tcp:127.0.0.1:0", "inproc:counted"].map(|endpoint| {
+        let server = Server::builder().service(PlainServer::new(Served)).listen(endpoint).start().unwrap();
+        let at = server.endpoints()[0].to_string();
+        let client = PlainClient::builder().timeout(BOUND).connect(at).unwrap();
+        talk(&client);
+        (server, client)
+    });
     let ours: Vec<_> = descriptors().difference(&before).copied().collect();
     let kept = ours.iter().filter(|descriptor| closes_on_exec(**descriptor) == Some(false));
     let kept: Vec<_> = kept.map(|kept| std::fs::read_link(format!("/proc/self/fd/{kept}"))).collect();
     assert!(kept.is_empty(), "{kept:?}");
     say(&format!("descriptors {}", ours.len()));
-    drop(memories);
+    drop((memories, others));
 }
 
 #[test]

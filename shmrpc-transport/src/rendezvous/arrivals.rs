@@ -48,6 +48,8 @@ struct Seats<D> {
 struct Taken<D> {
     number: u64,
     since: Instant,
+    /// Whether we wait for it now. Else it is being heard, or will be, and makes no room.
+    is_awaited: bool,
     place: Place,
     socket: Arc<dyn AsFd + Send + Sync>,
     desk: D,
@@ -66,7 +68,7 @@ impl<D> Arrivals<D> {
         Self::within(limit(descriptor_limit()), patience)
     }
 
-    fn within(limit: Limit, patience: Duration) -> Arc<Self> {
+    pub(super) fn within(limit: Limit, patience: Duration) -> Arc<Self> {
         let seats = Mutex::new(Seats { taken: Vec::new(), last: 0 });
         Arc::new(Self { places: Places::new(limit), patience, seats })
     }
@@ -93,7 +95,7 @@ impl<D> Arrivals<D> {
             *counts.entry(seat.place.party().process()).or_default() += 1;
         }
         let mut waiting: Vec<_> = seats.taken.iter().enumerate().collect();
-        waiting.retain(|(_, seat)| full.counts(seat.place.party()) && seat.since.elapsed() >= self.patience);
+        waiting.retain(|(_, seat)| full.counts(seat.place.party()) && seat.keeps_us(self.patience));
         waiting.sort_by_key(|(_, seat)| Reverse(counts.get(&seat.place.party().process()).copied()));
         let (at, _) = waiting.into_iter().find(|(_, seat)| is_silent(&*seat.socket))?;
         let Taken { socket, desk, place, .. } = seats.taken.remove(at);
@@ -106,7 +108,8 @@ impl<D> Arrivals<D> {
         Some(desk)
     }
 
-    /// Whoever has a place sits down and is heard at `desk`, from `socket`.
+    /// Whoever has a place sits down and is heard at `desk`, from `socket`. Makes no room before somebody [waits](Seat::wait)
+    /// for it.
     pub(super) fn seat(
         self: &Arc<Self>,
         place: Place,
@@ -116,12 +119,42 @@ impl<D> Arrivals<D> {
         let mut seats = self.seats.lock();
         seats.last += 1;
         let number = seats.last;
-        seats.taken.push(Taken { number, since: Instant::now(), place, socket, desk });
+        let (since, is_awaited) = (Instant::now(), false);
+        seats.taken.push(Taken { number, since, is_awaited, place, socket, desk });
         Seat { arrivals: Arc::clone(self), number }
     }
 }
 
+impl<D> Taken<D> {
+    /// Whether it could have said more by now.
+    fn keeps_us(&self, patience: Duration) -> bool {
+        self.is_awaited && self.since.elapsed() >= patience
+    }
+}
+
 impl<D> Seat<D> {
+    /// Waits for the peer, who may have to make room meanwhile. What is done besides waiting is no fault of his: bytes that
+    /// were taken from the socket are not looked for there.
+    pub(super) fn wait<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.set_awaited(true);
+        let waited = wait();
+        self.set_awaited(false);
+        waited
+    }
+
+    /// The peer is heard by the thread that lets others in: whenever it does, it waits for this one.
+    pub(super) fn awaited(self) -> Self {
+        self.set_awaited(true);
+        self
+    }
+
+    fn set_awaited(&self, is_awaited: bool) {
+        let mut seats = self.arrivals.seats.lock();
+        if let Some(own) = seats.taken.iter_mut().find(|seat| seat.number == self.number) {
+            own.is_awaited = is_awaited;
+        }
+    }
+
     /// It has said hello, or will not: from now on it need not make room. Nothing if it had to.
     pub(super) fn leave(&self) -> Option<Place> {
         let mut seats = self.arrivals.seats.lock();
@@ -162,12 +195,28 @@ mod tests {
             let (place, gone) = arrivals.room(party).unwrap();
             assert!(gone.is_none());
             let (far, near) = UnixStream::pair().unwrap();
-            inside.push((far, arrivals.seat(place, Arc::new(near), ())));
+            inside.push((far, arrivals.seat(place, Arc::new(near), ()).awaited()));
         }
         let refused = arrivals.room(party).unwrap_err().to_string();
         assert!(refused.starts_with("2 peers are saying hello for this process"), "{refused}");
         assert!(inside.iter().all(|(_, seat)| seat.leave().is_some()));
         assert!(arrivals.room(party).is_ok());
+    }
+
+    /// Its bytes were taken from the socket, or nobody has looked for them yet.
+    #[test]
+    fn whoever_is_being_heard_makes_no_room() {
+        let arrivals = Arrivals::within(Limit { of_all: 6, of_one: 1 }, Duration::ZERO);
+        let party = Party::new(&PeerCredentials::own(), None);
+        let (place, _) = arrivals.room(party).unwrap();
+        let (_far, near) = UnixStream::pair().unwrap();
+        let seat = arrivals.seat(place, Arc::new(near), "heard");
+        assert!(arrivals.room(party).is_err(), "nobody has waited for it yet");
+        seat.wait(|| ());
+        assert!(arrivals.room(party).is_err(), "nobody waits for it any more");
+        let (_place, gone) = seat.wait(|| arrivals.room(party)).unwrap();
+        assert_eq!(gone, Some("heard"));
+        assert!(seat.leave().is_none(), "it made room");
     }
 
     #[test]
@@ -180,7 +229,7 @@ mod tests {
             let (place, gone) = arrivals.room(party(pid))?;
             let (mut far, near) = UnixStream::pair().unwrap();
             far.write_all(says).unwrap();
-            inside.push((far, arrivals.seat(place, Arc::new(near), name)));
+            inside.push((far, arrivals.seat(place, Arc::new(near), name).awaited()));
             Ok::<_, Full>(gone)
         };
         assert_eq!(enter(1, "one, first", b""), Ok(None));

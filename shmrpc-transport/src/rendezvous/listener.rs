@@ -142,7 +142,7 @@ impl door::Entrance for Entrance {
             Err(full) => return turned_away(refuse(&socket, &format!("{full}; try again").into())),
         };
         let arriving = Arc::new_cyclic(|own| Arriving {
-            _seat: self.arrivals.seat(place, Arc::clone(&fd) as Arc<_>, Weak::clone(own)),
+            _seat: self.arrivals.seat(place, Arc::clone(&fd) as Arc<_>, Weak::clone(own)).awaited(),
             fd,
             token: OnceLock::new(),
             route: self.route.clone(),

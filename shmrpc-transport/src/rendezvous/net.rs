@@ -267,27 +267,13 @@ fn greet_any(
     Err(none_of(at, failed).unwrap_or(MeetError::TimedOut(timeout)))
 }
 
-/// Why no address of a host did. Whoever answered says more than whoever did not. `None` if the time of all was over.
+/// Why no address of a host did. `None` if the time of all was over.
 fn none_of(at: &HostPort, mut failed: Vec<(SocketAddr, MeetError)>) -> Option<MeetError> {
-    let answered =
-        |(_, error): &(_, MeetError)| !matches!(error, MeetError::NoHost { .. } | MeetError::TimedOut(_));
-    if let Some(first) = failed.iter().position(answered) {
-        return Some(failed.swap_remove(first).1);
+    match failed.len() {
+        0 | 1 => failed.pop().map(|(_, error)| error),
+        _ if failed.iter().all(|(_, error)| matches!(error, MeetError::TimedOut(_))) => None,
+        _ => Some(MeetError::NoAddress { at: at.to_string(), each: failed }),
     }
-    if failed.len() == 1 {
-        return failed.pop().map(|(_, error)| error);
-    }
-    let mut kind = None;
-    let each = failed.iter().map(|(address, error)| match error {
-        MeetError::NoHost { error, .. } => {
-            kind = kind.or(Some(error.kind()));
-            format!("at {address}: {error}")
-        }
-        error => format!("at {address}: {error}"),
-    });
-    let each: Vec<String> = each.collect();
-    let each = each.join("; ");
-    kind.map(|kind| MeetError::NoHost { at: at.to_string(), error: io::Error::new(kind, each) })
 }
 
 fn no_host(at: &HostPort, timeout: Duration, error: io::Error) -> MeetError {

@@ -1,10 +1,12 @@
 //! Why a peer is not let in, and whether asking again later may help.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::{fs, io};
 
 use super::MeetError;
 use crate::slot::{Header, Kind};
+use crate::sys::socket::abstract_name;
 use crate::tls::Broken;
 
 /// Why a peer is refused.
@@ -46,6 +48,28 @@ impl From<MeetError> for Refusal {
     }
 }
 
+impl MeetError {
+    /// Whether time alone does not mend it.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::NotAllowed { .. } | Self::Unwelcome(_) | Self::Hello(_) | Self::Unsealed { .. } => true,
+            Self::Memory(error) => !error.is_ours(),
+            Self::Tls { is_lasting, .. } => *is_lasting,
+            Self::NoAddress { each, .. } => each.iter().all(|(_, error)| error.is_lasting()),
+            Self::Nobody { error, .. } | Self::NoHost { error, .. } => {
+                error.kind() == io::ErrorKind::PermissionDenied
+            }
+            Self::NoName { .. }
+            | Self::Refused(_)
+            | Self::StillHeld { .. }
+            | Self::TimedOut(_)
+            | Self::System { .. }
+            // It may be that a server ended in the middle of it.
+            | Self::Ended(_) => false,
+        }
+    }
+}
+
 impl From<Refusal> for MeetError {
     fn from(Refusal { reason, is_lasting }: Refusal) -> Self {
         if is_lasting { Self::Unwelcome(reason) } else { Self::Refused(reason) }
@@ -67,10 +91,10 @@ pub(super) fn nobody(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// What keeps a path from being there at all: that it is in no directory. `None` if that is not so.
+/// What keeps a path from being there at all: that it is in no directory. `None` if that is not so, or if it is no path but
+/// an abstract name.
 pub(super) fn in_no_directory(path: &Path) -> Option<String> {
-    // An abstract name is no path, and needs no directory.
-    let folder = path.parent().filter(|_| path.is_absolute())?;
+    let folder = path.parent().filter(|_| abstract_name(path).is_none())?;
     match fs::metadata(folder) {
         Ok(found) if found.is_dir() => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -90,6 +114,19 @@ pub(super) fn no_host(at: &str, error: &io::Error) -> String {
         }
         _ => format!("cannot reach {at}: {error}; is the server running there?"),
     }
+}
+
+/// No way to any address of a host. Whoever answered comes first: that says more.
+pub(super) fn no_address(at: &str, each: &[(SocketAddr, MeetError)]) -> String {
+    let (answered, silent): (Vec<_>, Vec<_>) = each
+        .iter()
+        .partition(|(_, error)| !matches!(error, MeetError::NoHost { .. } | MeetError::TimedOut(_)));
+    let is_running = if answered.is_empty() { "; is the server running there?" } else { "" };
+    let words = answered.into_iter().chain(silent).map(|(address, error)| match error {
+        MeetError::NoHost { error, .. } => format!("at {address}: {error}"),
+        error => format!("at {address}: {error}"),
+    });
+    format!("cannot reach {at}: {}{is_running}", words.collect::<Vec<_>>().join("; "))
 }
 
 /// A handshake of TLS that came to nothing.

@@ -23,6 +23,7 @@ pub(crate) fn blobs_go_both_ways(ground: Ground) {
     // What one server sent goes to another.
     let other = ground.start();
     let rendered = client.render(100_000).unwrap();
+    assert_eq!(rendered.is_in_place(), ground.in_place);
     let same: Vec<f32> = rendered.iter().map(|number| f32::from(*number)).collect();
     assert_eq!(other.connect().mean(same), Ok(7.0));
     drop((client, started));

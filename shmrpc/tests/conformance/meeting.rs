@@ -77,6 +77,12 @@ pub(crate) fn a_name_that_nobody_serves_is_named(ground: Ground) {
     drop((client, started));
     let error = ground.client::<WorkClient>().connect(&at).unwrap_err();
     assert!(matches!(&error, ConnectError::Meet { endpoint, .. } if *endpoint == at), "{error:?}");
+    // The test's directory went with its server, and no other ground is in one.
+    assert_eq!(
+        error.to_string().contains("there is no directory"),
+        matches!(ground.at, At::Path(_)),
+        "{error}"
+    );
     // Of a list, every one is named.
     let error = ground.client::<WorkClient>().connect(format!("{at},inproc:nobody-{at:.3}")).unwrap_err();
     assert!(matches!(&error, ConnectError::All(errors) if errors.len() == 2), "{error:?}");

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
 
+use nix::poll::PollFlags;
 use parking_lot::Mutex;
 
 use super::super::arrivals::{Arrivals, MADE_ROOM, Seat};
@@ -19,7 +20,7 @@ use crate::message::{Message, Pool};
 use crate::peers::{Party, PeerInfo};
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{BadHeader, Header, Kind};
-use crate::stream::{Cut, Pause, Reader, Stream};
+use crate::stream::{Cut, Pause, Reader, Stream, wait};
 use crate::sys::fork::Inherited;
 use crate::sys::futex::Until;
 use crate::sys::shortage::{explain, explain_thread};
@@ -137,6 +138,43 @@ enum Control {
     Tls(Arc<Link>),
 }
 
+impl Control {
+    /// The handshake of TLS, if that is spoken here.
+    fn shake_hands(&self, seat: &Seat<Desk>, until: &mut Until) -> Result<(), Pause> {
+        let Self::Tls(link) = self else { return Ok(()) };
+        while !link.shake_hands()? {
+            self.wait(seat, until)?;
+        }
+        Ok(())
+    }
+
+    /// Takes some bytes from `stream`, which is the same socket. A byte now and then earns no more time.
+    fn receive(
+        &self,
+        stream: &Stream,
+        room: &mut [u8],
+        seat: &Seat<Desk>,
+        until: &mut Until,
+    ) -> Result<usize, Pause> {
+        while !until.is_over() {
+            match stream.receive_now(room) {
+                Err(Pause::TimedOut) => self.wait(seat, until)?,
+                received => return received,
+            }
+        }
+        Err(Pause::TimedOut)
+    }
+
+    /// Waits for the peer, who may have to make room meanwhile, and at no other time.
+    fn wait(&self, seat: &Seat<Desk>, until: &mut Until) -> Result<(), Pause> {
+        let (socket, what) = match self {
+            Self::Plain(socket) => (socket.as_fd(), PollFlags::POLLIN),
+            Self::Tls(link) => (link.as_fd(), link.wanted()),
+        };
+        seat.wait(|| wait(socket, what, until))
+    }
+}
+
 fn refuse(stream: &Stream, refusal: &Refusal) {
     if let Some(bytes) = bytes_of(refusal) {
         stream.send_now(&bytes);
@@ -179,7 +217,7 @@ impl Hall {
     fn greet(self: &Arc<Self>, arrived: Arrived, address: SocketAddr, seat: &Seat<Desk>) {
         let Arrived { stream, control } = arrived;
         let until = &mut Until::after(self.policy.hello_timeout);
-        if let Err(pause) = stream.shake_hands(until) {
+        if let Err(pause) = control.shake_hands(seat, until) {
             tracing::debug!(%pause, %address, "a peer was refused");
             if let (Pause::Severed(Broken::Plain), Control::Tls(link)) = (&pause, &control)
                 && let Some(bytes) = bytes_of(&Refusal::lasting(
@@ -198,7 +236,9 @@ impl Hall {
         let peer = PeerInfo::remote(address, certificate);
         let (mut reader, mut message) = (Reader::default(), Message::empty());
         let pool = Pool::new(MAX_CONTROL as u64);
-        let first = reader.next_from(&stream, &mut message, MAX_CONTROL as u64, &pool, until);
+        let first = reader.next(&mut message, MAX_CONTROL as u64, &pool, |room| {
+            control.receive(&stream, room, seat, until)
+        });
         let Some(_place) = seat.leave() else {
             tracing::debug!(%address, "a peer made room for another one");
             return refuse(&stream, &MADE_ROOM.into());
@@ -308,4 +348,51 @@ impl Hall {
 /// Whether the first four bytes begin a TLS record of a handshake.
 fn looks_like_tls(first: u32) -> bool {
     first.to_le_bytes().starts_with(&[22, 3])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::super::super::door::Entrance as _;
+    use super::*;
+    use crate::connection::Events;
+    use crate::places::Limit;
+
+    struct Nobody;
+
+    impl Host for Nobody {
+        fn welcome(&self, _: &PeerInfo, _: &[u8]) -> Result<(Vec<u8>, Box<dyn Events>), Refusal> {
+            Err("nobody is welcome".into())
+        }
+        fn connected(&self, _: &Arc<Connection>) {}
+    }
+
+    /// Else whoever comes next would find no chair there, and the one who made room would have done so for nobody.
+    #[test]
+    fn whoever_waits_at_a_desk_makes_no_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let arrivals = Arrivals::within(Limit { of_all: 4, of_one: 1 }, Duration::ZERO);
+        let (policy, host) = (Policy::default(), Arc::new(Nobody));
+        let hall = Arc::new(Hall { policy, host, tls: None, arrivals, connections: Mutex::default() });
+        let entrance = Entrance::new(Inherited::new(listener), &hall);
+        // A desk whose thread is not done with the first one.
+        let (send, come) = sync_channel(1);
+        let (place, _) = hall.arrivals.room(Party::at(at.ip())).unwrap();
+        let (_far, near) = UnixStream::pair().unwrap();
+        let first = hall.arrivals.seat(place, Arc::new(near), Desk(send)).awaited();
+        let comes = || {
+            let far = TcpStream::connect(at).unwrap();
+            entrance.let_in(entrance.accept().unwrap());
+            far
+        };
+        let _second = comes();
+        assert!(first.leave().is_none(), "it made room");
+        let _third = comes();
+        let second = come.try_recv().unwrap();
+        assert!(second.seat.leave().is_some(), "it made room for somebody who was turned away");
+        assert!(come.try_recv().is_err());
+    }
 }

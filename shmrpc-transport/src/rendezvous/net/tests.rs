@@ -10,14 +10,15 @@ use crate::lane::ServingLane;
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// What the kernel does about a silent host: asks, from when, how often, how many times, and (ms) whether what it has not
-/// taken ends the connection.
+/// Whether small messages go at once; and what the kernel does about a silent host: asks, from when, how often, how many
+/// times, and (ms) whether what it has not taken ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Asks(bool, u32, u32, u32, u32);
+struct Asks(bool, bool, u32, u32, u32, u32);
 
 impl Asks {
     fn of(socket: BorrowedFd<'_>) -> Self {
         Self(
+            getsockopt(&socket, sockopt::TcpNoDelay).unwrap(),
             getsockopt(&socket, sockopt::KeepAlive).unwrap(),
             getsockopt(&socket, sockopt::TcpKeepIdle).unwrap(),
             getsockopt(&socket, sockopt::TcpKeepInterval).unwrap(),
@@ -56,7 +57,9 @@ impl Host for Lanes {
 /// busy, and no sign of that.
 #[test]
 fn a_lane_that_is_silent_is_asked_on_both_sides_and_may_be_busy() {
-    for (seconds, asks) in [(25, Asks(true, 10, 5, 3, 0)), (u64::MAX, Asks(true, 28_800, 14_400, 3, 0))] {
+    for (seconds, asks) in
+        [(25, Asks(true, true, 10, 5, 3, 0)), (u64::MAX, Asks(true, true, 28_800, 14_400, 3, 0))]
+    {
         let policy = Policy { max_silence: Duration::from_secs(seconds), ..Policy::default() };
         let (say, said) = channel();
         let at = HostPort { host: "127.0.0.1".into(), port: 0 };
@@ -69,4 +72,35 @@ fn a_lane_that_is_silent_is_asked_on_both_sides_and_may_be_busy() {
         assert_eq!(said.recv_timeout(BOUND), Ok(asks));
         met.connection.give_up("the test is over".into());
     }
+}
+
+/// Time may mend what is wrong with one of them, whichever comes first.
+#[test]
+fn a_host_is_given_up_only_if_all_its_addresses_are() {
+    let at = HostPort { host: "two.test".into(), port: 7 };
+    let no_host = |kind: io::ErrorKind| MeetError::NoHost { at: "two.test:7".into(), error: kind.into() };
+    let forbidden = || no_host(io::ErrorKind::PermissionDenied);
+    let refused = || no_host(io::ErrorKind::ConnectionRefused);
+    let other = || MeetError::Unwelcome("another shape".into());
+    let late = || MeetError::TimedOut(BOUND);
+    let address = |last| SocketAddr::from(([127, 0, 0, last], 7));
+    let of = |one, two| none_of(&at, vec![(address(2), one), (address(3), two)]);
+    for (one, two) in [
+        (forbidden(), refused()),
+        (refused(), forbidden()),
+        (forbidden(), late()),
+        (other(), refused()),
+        (late(), other()),
+    ] {
+        let error = of(one, two).unwrap();
+        assert!(!error.is_lasting(), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("at 127.0.0.2:7: ") && text.contains("at 127.0.0.3:7: "), "{text}");
+    }
+    assert!(of(forbidden(), other()).unwrap().is_lasting());
+    // Whoever answered comes first.
+    let text = of(refused(), other()).unwrap().to_string();
+    assert!(text.starts_with("cannot reach two.test:7: at 127.0.0.3:7: the server refused: another shape; "));
+    assert!(of(late(), late()).is_none(), "the time of all was over");
+    assert!(none_of(&at, vec![(address(2), forbidden())]).unwrap().is_lasting());
 }

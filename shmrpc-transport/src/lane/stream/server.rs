@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::{Incoming, given};
 use super::{Broken, claim, end, end_if_severed, has_closed, lacking, may_send, receive_block};
@@ -9,8 +10,16 @@ use crate::connection::{Connection, LaneStream};
 use crate::message::{Draft, Encode, EncodeError};
 use crate::slot::{HEADER, Header, Kind};
 use crate::stream::{Cut, Pause, Reader};
-use crate::sys::futex::Until;
+use crate::sys::futex::{Until, yield_now};
 use crate::sys::shortage::is_shortage;
+
+/// Pings in a row that are taken without a pause: no signs of life come so close together, and whoever has nothing else to say is
+/// not to take our cores from others.
+const PINGS: u32 = 64;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// One-way calls between two turns for others: they come many at a time, and nothing makes their lane wait.
+const TURN_EVERY: u32 = 16;
 
 /// The serving end.
 #[derive(Debug)]
@@ -56,10 +65,17 @@ impl Server {
     fn take(&mut self, incoming: &mut Incoming) -> Result<bool, Broken> {
         let Self { connection, stream, reader, .. } = self;
         let max = connection.limits().receive_max;
+        let mut pings = 0_u32;
         let header = loop {
             let until = &mut Until::never();
             match reader.next_from(stream, &mut incoming.message, max, connection.pool(), until) {
-                Ok(ping @ Header { kind: Kind::Ping, .. }) => drop(claim(stream, reader, ping)?),
+                Ok(ping @ Header { kind: Kind::Ping, .. }) => {
+                    drop(claim(stream, reader, ping)?);
+                    pings = pings.wrapping_add(1);
+                    if pings.is_multiple_of(PINGS) {
+                        std::thread::sleep(PAUSE);
+                    }
+                }
                 Ok(header) => break header,
                 Err(Cut::Pause(Pause::Descriptors(bad))) => return Err(bad.into()),
                 Err(Cut::Pause(pause)) => {
@@ -77,6 +93,9 @@ impl Server {
         incoming.descriptors = claim(stream, reader, header)?;
         receive_block(connection, header, &mut incoming.message)?;
         self.taken = self.taken.wrapping_add(1);
+        if kind == Kind::OneWay && self.taken.is_multiple_of(TURN_EVERY) {
+            yield_now();
+        }
         incoming.call_id = call_id;
         incoming.method = method;
         incoming.oneway = kind == Kind::OneWay;

@@ -153,6 +153,10 @@ impl Types<'_> {
             format!("`{name}` cannot be sent: use a {instead}")
         } else if has_arguments && name == "Cow" {
             "what is sent is owned: use `String` or `Vec` instead of `Cow`".to_owned()
+        } else if has_arguments && name == "PhantomData" {
+            "`PhantomData` is nothing to send: leave it out, and keep what it marks in a type of your own around the \
+        message"
+                .to_owned()
         } else if path.is_ident("str") {
             "`str` has no size of its own: use `String`".to_owned()
         } else if in_service && LATER.contains(&name.as_str()) {
@@ -227,7 +231,7 @@ fn takes_no_bytes(ty: &Type) -> bool {
     match peel(ty) {
         Type::Tuple(tuple) => tuple.elems.iter().all(takes_no_bytes),
         Type::Array(array) => takes_no_bytes(&array.elem) || text(&array.len) == "0",
-        other => is_unit(other) || last_segment(other).is_some_and(|last| last.ident == "PhantomData"),
+        other => is_unit(other),
     }
 }
 

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 #[shmrpc::message]
@@ -13,6 +14,8 @@ pub struct Fields {
     function: fn(),
     dynamic: Box<dyn Send>,
     units: Vec<()>,
+    mark: PhantomData<u8>,
+    marks: Vec<PhantomData<u8>>,
     fine: Box<str>,
 }
 

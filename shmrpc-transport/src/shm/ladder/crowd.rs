@@ -35,8 +35,8 @@ pub(super) enum Advice {
 }
 
 /// A turn that took longer may have let somebody else run: two context switches instead of a short visit to the kernel (4 us
-/// instead of 0.6 in the guest where this was measured). Or it was an interrupt, or the host had the processor: of 8,000 long
-/// turns of a guest with nothing else to do, 50 had let somebody run. The system knows, but to ask it costs as much as a turn.
+/// instead of 0.6 in the guest where this was measured). Or it was an interrupt, or the host had the processor: of 39,000 long
+/// turns of a guest with little else to do, 269 had let somebody run. The system knows, but to ask it costs as much as a turn.
 const TAKEN: Duration = Duration::from_nanos(1_500);
 /// A turn that took longer met somebody who computes and does not wait. Every further turn would cost as much, while
 /// whoever sleeps and is woken goes first.

@@ -323,7 +323,8 @@ impl ServerHandle {
         &self.endpoints
     }
 
-    /// Connections now.
+    /// Connections that live now. One that has ended counts for the limits until nobody uses what came over it any more:
+    /// a handler that runs, a [`View`](crate::View), a [`Blob`](crate::Blob).
     pub fn connections(&self) -> usize {
         self.shared.state.lock().connections.len()
     }

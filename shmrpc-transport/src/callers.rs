@@ -153,7 +153,7 @@ impl<T> Session<T> {
 
     /// Why no new calls go over it, if so.
     pub fn end(&self) -> Option<Death> {
-        if let Some(death) = self.connection.death() {
+        if let Some(death) = self.connection.end() {
             return Some(death.clone());
         }
         let reason = || "the server is shutting down and takes no new calls".into();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -166,6 +166,8 @@ pub struct Connection {
     /// Held while frames are handled, so that they are in the order in which they came.
     reading: Mutex<()>,
     life: Life<Death>,
+    /// How and until when the peer has left, while its lanes may still say their last.
+    left: OnceLock<(Death, Instant)>,
     questions: Mutex<[Question; MAX_LANES as usize]>,
     answered: Condvar,
     going_away: std::sync::atomic::AtomicBool,
@@ -177,6 +179,9 @@ pub struct Connection {
     mourner: OnceLock<Token>,
     events: Box<dyn Events>,
 }
+
+/// Time that lanes have when the peer has closed the connection. What was lost on the way is sent again within some seconds.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// The memory that the two sides share.
 struct Shared {
@@ -257,6 +262,7 @@ impl Connection {
             reader: Mutex::new(reader),
             reading: Mutex::default(),
             life: Life::new(MAX_LANES),
+            left: OnceLock::new(),
             questions: Mutex::new([const { Question::NotAsked }; MAX_LANES as usize]),
             answered: Condvar::new(),
             going_away: false.into(),
@@ -295,6 +301,11 @@ impl Connection {
         self.life.death()
     }
 
+    /// Why the connection takes no more calls, if it has ended, or the peer has closed it and its lanes may still say their last.
+    pub(crate) fn end(&self) -> Option<&Death> {
+        self.death().or_else(|| self.left.get().map(|(death, _)| death))
+    }
+
     /// Whether a message that was just taken may be run. No, if the connection has ended.
     #[inline(always)]
     pub(crate) fn may_run(&self, lane: u32) -> bool {
@@ -310,16 +321,26 @@ impl Connection {
     /// Ends the connection. The first reason stays; every wait of every lane ends. In a forked child it does nothing
     /// but remember the reason: the connection is its parent's.
     pub fn die(&self, death: Death) {
-        self.end(death, None);
+        self.die_saying(death, None);
     }
 
     /// Ends the connection because this side cannot go on, and tells the peer why, if the socket takes it.
     pub(crate) fn give_up(&self, reason: String) {
         tracing::warn!(peer = ?self.peer, "connection given up: {reason}");
-        self.end(Death { reason: reason.clone(), peer_closed: false }, Some(&reason));
+        self.die_saying(Death { reason: reason.clone(), peer_closed: false }, Some(&reason));
     }
 
-    fn end(&self, death: Death, last_words: Option<&str>) {
+    /// The peer has closed the connection. What a server's lanes say last goes ways of its own between hosts, and may come later.
+    fn peer_left(&self, death: Death) {
+        if self.peer_is_client || !self.streams.may_say_more() {
+            return self.die(death);
+        }
+        self.goes_away();
+        self.left.get_or_init(|| (death, Instant::now() + LAST_WORDS));
+        self.socket.shutdown();
+    }
+
+    fn die_saying(&self, death: Death, last_words: Option<&str>) {
         if !self.life.end(death) || !self.process.is_current() {
             return;
         }
@@ -353,7 +374,7 @@ impl Connection {
 
     /// Why the connection ended; for use once it has.
     pub(crate) fn last_words(&self) -> Death {
-        self.death().cloned().unwrap_or(Death { reason: "closed".into(), peer_closed: false })
+        self.end().cloned().unwrap_or(Death { reason: "closed".into(), peer_closed: false })
     }
 
     /// Tells the peer that no new calls are taken, and ends the waits of the lanes that have nothing to do; what was

@@ -5,14 +5,12 @@
 mod support;
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use shmrpc::prelude::*;
+use support::relay::Relay;
 use support::{BOUND, Place};
 
 #[shmrpc::service]
@@ -233,47 +231,6 @@ fn a_thread_that_ends_may_still_call() {
     assert_eq!(result.recv().unwrap(), Ok(1));
 }
 
-/// Between a client and a server. Says which link its client has ended, the first is 0.
-struct Relay {
-    port: u16,
-    /// The sides of the client.
-    links: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Relay {
-    fn new(server: u16, ended: Sender<usize>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let links: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let kept = Arc::clone(&links);
-        thread::spawn(move || {
-            for (number, near) in listener.incoming().enumerate() {
-                let near = near.unwrap();
-                let far = TcpStream::connect(("127.0.0.1", server)).unwrap();
-                kept.lock().unwrap().push(near.try_clone().unwrap());
-                let (from, to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                let ended = ended.clone();
-                thread::spawn(move || {
-                    pump(from, to);
-                    let _ = ended.send(number);
-                });
-                thread::spawn(move || pump(far, near));
-            }
-        });
-        Self { port, links }
-    }
-}
-
-fn pump(mut from: TcpStream, mut to: TcpStream) {
-    let mut room = [0; 4096];
-    while let Ok(length @ 1..) = from.read(&mut room) {
-        if to.write_all(&room[..length]).is_err() {
-            return;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Write);
-}
-
 /// Something on the way ends a lane, and the server is not told: it is still at the first of two one-way calls. The next call
 /// may not go over another stream and overtake them.
 #[test]
@@ -283,24 +240,23 @@ fn a_lane_that_was_cut_is_not_overtaken() {
     // A second connection gets in when the first one is gone, with its handlers.
     let server = Server::builder().service(LogServer::new(book.clone())).max_connections(1);
     let server = server.listen("tcp:127.0.0.1:0").start().unwrap();
-    let shmrpc::Endpoint::Tcp(at) = server.endpoints()[0].clone() else { panic!() };
-    let (ended, end) = channel();
-    let relay = Relay::new(at.port, ended.clone());
-    let endpoint = format!("tcp:127.0.0.1:{}", relay.port);
-    let client = LogClient::builder().timeout(BOUND).connect(endpoint).unwrap();
+    let relay = Arc::new(Relay::to(&server.endpoints()[0].to_string()));
+    let client = LogClient::builder().timeout(BOUND).connect(relay.endpoint()).unwrap();
     assert_eq!(client.count(0), Ok(0));
     client.record(0, 0).unwrap();
     client.record(0, 1).unwrap();
-    relay.links.lock().unwrap()[1].shutdown(Shutdown::Write).unwrap();
+    relay.end_towards_client(1);
     // The handler goes on when the client has ended the connection, or at the end of the test.
-    let goes_on = thread::spawn(move || {
-        while end.recv_timeout(BOUND * 2).unwrap() != 0 {}
-        barrier.wait();
+    let goes_on = thread::spawn({
+        let relay = Arc::clone(&relay);
+        move || {
+            relay.until_client_ends(0);
+            barrier.wait();
+        }
     });
     // No lane is looked at that was in use just now.
     thread::sleep(Duration::from_millis(50));
     client.append(0, 2).unwrap();
-    let _ = ended.send(0);
     goes_on.join().unwrap();
     server.shutdown(BOUND).unwrap();
     let entries = book.entries.lock().unwrap();

@@ -99,7 +99,7 @@ impl Connection {
         let _order = self.reading.lock();
         let mut bytes = 0;
         for count in 0.. {
-            if self.death().is_some() {
+            if self.end().is_some() {
                 return true;
             }
             let mut reader = self.reader.lock();
@@ -116,10 +116,10 @@ impl Connection {
                 },
                 Ok(None) => return goes_on,
                 Err(error @ ReadError::OutOfDescriptors) => self.give_up(error.to_string()),
-                Err(error) => {
-                    let peer_closed = matches!(error, ReadError::Closed);
-                    self.die(Death { reason: error.to_string(), peer_closed });
+                Err(error @ ReadError::Closed) => {
+                    self.peer_left(Death { reason: error.to_string(), peer_closed: true });
                 }
+                Err(error) => self.die(Death { reason: error.to_string(), peer_closed: false }),
             }
         }
         true
@@ -244,18 +244,33 @@ impl Source for Watched {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.0.death().is_some() { None } else { *self.0.look_at.lock() }
+        match (self.0.death(), self.0.left.get()) {
+            (Some(_), _) => None,
+            (None, Some((_, until))) => Some(*until),
+            (None, None) => *self.0.look_at.lock(),
+        }
     }
 
     fn expired(&self) -> Next {
+        if let Some((death, _)) = self.0.left.get() {
+            self.0.die(death.clone());
+            return Next::Done;
+        }
         self.0.give_back();
         Next::Keep
     }
 
     fn ready(&self) -> Next {
+        let had_left = self.0.left.get().is_some();
         self.0.read_frames();
-        self.0.flush();
-        if self.0.death().is_some() { Next::Done } else { Next::Keep }
+        if self.0.end().is_none() {
+            self.0.flush();
+        }
+        match self.0.death() {
+            Some(_) => Next::Done,
+            None if self.0.left.get().is_some() && !had_left => Next::Rest,
+            None => Next::Keep,
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl Connection {
 
     /// The same, with a text.
     pub(super) fn tell_why(&self, header: Header, text: &str) {
-        if !self.process.is_current() || self.death().is_some() {
+        if !self.process.is_current() || self.end().is_some() {
             return;
         }
         let mut outbox = self.outbox.lock();

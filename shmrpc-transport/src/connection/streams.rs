@@ -97,6 +97,12 @@ impl Streams {
         state.open.iter().filter_map(Weak::upgrade).for_each(|stream| stream.end_receiving());
     }
 
+    /// Whether lanes have something to say when the peer has closed the connection. Inside a host it has said it before.
+    pub(super) fn may_say_more(&self) -> bool {
+        let state = self.state.lock();
+        state.open.iter().filter_map(Weak::upgrade).any(|stream| !stream.carries_descriptors())
+    }
+
     pub(super) fn done(&self, lane: u32) -> Option<u32> {
         self.done.get(lane as usize).map(|done| done.load(Ordering::Acquire))
     }
@@ -138,7 +144,7 @@ impl Connection {
         until: &mut Until,
     ) -> Result<(LaneStream, Reader), NoStream> {
         // A host that is gone does not answer: to ask it would take all the time that there is.
-        if let Some(death) = self.death() {
+        if let Some(death) = self.end() {
             return Err(NoStream::Dead(death.clone()));
         }
         let stream = match &self.streams.dial {
@@ -169,7 +175,7 @@ impl Connection {
                 self.poison(&format_args!("{kind:?} came where the answer to lane open was due")),
             )),
             Err(Cut::Pause(Pause::TimedOut)) => Err(NoStream::TimedOut),
-            Err(Cut::Pause(pause)) => Err(match self.death() {
+            Err(Cut::Pause(pause)) => Err(match self.end() {
                 Some(death) => NoStream::Dead(death.clone()),
                 None => NoStream::Unreachable(format!("it ended before it was answered: {pause}")),
             }),

@@ -137,7 +137,9 @@ impl Caller {
     fn ended(&mut self, pause: &Pause) {
         let line = core::mem::replace(&mut self.line, Line::Closed);
         self.overdue = None;
-        if matches!(line, Line::Open(open) | Line::Closing(open) if open.stream.carries_descriptors()) {
+        let left = self.connection.end().is_some_and(|death| death.peer_closed);
+        if left || matches!(line, Line::Open(open) | Line::Closing(open) if open.stream.carries_descriptors())
+        {
             self.closed();
         } else if !self.connection.is_done(self.lane, self.next_call) {
             let reason = format!("a lane ended, and nothing says what became of its last calls: {pause}");
@@ -299,7 +301,7 @@ impl Caller {
 
     fn last_words(&self, pause: &Pause) -> Death {
         end_if_severed(&self.connection, pause);
-        match self.connection.death() {
+        match self.connection.end() {
             // The other end may have been told, and closed the connection before we did.
             Some(death) if !matches!(pause, Pause::Severed(_)) => death.clone(),
             Some(_) => Death { reason: format!("the lane ended: {pause}"), peer_closed: false },

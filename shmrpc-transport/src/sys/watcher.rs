@@ -175,7 +175,8 @@ impl Watcher {
         let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| source.ready()));
         match next {
             Ok(Next::Keep | Next::Resume) => {}
-            Ok(Next::Rest) => self.ask(&*source, token, EpollFlags::empty()),
+            // A socket that is down is told of in any case: so once, and not again and again.
+            Ok(Next::Rest) => self.ask(&*source, token, EpollFlags::EPOLLET),
             Ok(Next::Done) | Err(_) => self.unwatch(token),
         }
     }

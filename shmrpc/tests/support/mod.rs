@@ -4,6 +4,7 @@
 pub(crate) mod liar;
 pub(crate) mod listener;
 pub(crate) mod process;
+pub(crate) mod relay;
 #[cfg(feature = "tls")]
 pub(crate) mod authority;
 

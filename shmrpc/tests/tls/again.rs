@@ -10,8 +10,8 @@ use shmrpc::prelude::*;
 
 use super::{WorkClient, client, says, serve, worker};
 use crate::raw::listen_always;
-use crate::relay::Relay;
 use crate::support::authority::Authority;
+use crate::support::relay::Relay;
 use crate::support::{BOUND, Place};
 
 /// A client that has lost its server, and will find the one at `endpoint` in its place.

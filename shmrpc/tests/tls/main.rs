@@ -11,13 +11,12 @@ use shmrpc::prelude::*;
 use shmrpc::{ConnectError, Pem, ServeError, ServerBuilder, Tls, TlsError};
 
 use crate::raw::{closed, failure, hello, listen_once, port};
-use crate::relay::Relay;
 use crate::support::authority::{Authority, Identity};
+use crate::support::relay::Relay;
 use crate::support::{BOUND, Gate, Keeper, Place, gate, until};
 
 mod again;
 mod raw;
-mod relay;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -345,7 +344,7 @@ fn a_call_that_was_half_sent_is_never_run_and_its_connection_lives() {
     let relay = Relay::to(&endpoint);
     let work = client(&relay.endpoint(), authority.tls("alice")).unwrap();
     assert_eq!(work.add(1, 2), Ok(3));
-    relay.hold();
+    relay.hold_from(0);
     let error = work.with_timeout(Duration::from_millis(200)).sum(&vec![1; 32 << 20]).unwrap_err();
     assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::NotRun);

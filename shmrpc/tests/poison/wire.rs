@@ -9,10 +9,10 @@ use std::thread::{JoinHandle, spawn};
 
 use shmrpc::prelude::*;
 
+use crate::poison::service::{Here, PaddedClient, PaddedServer, Poisoned, UnknownClient};
 use crate::support::BOUND;
 use crate::{
-    Here, ONE_AT_A_TIME, PaddedClient, PaddedServer, Poisoned, UnknownClient, call_all, connect, leaks,
-    poison_stack, receive_large, send_large,
+    ONE_AT_A_TIME, call_all, connect, leaks, lend, lend_large, poison_stack, receive_large, send_large,
 };
 
 /// Passes on all connections to a server, and keeps what goes over them.
@@ -87,7 +87,7 @@ fn wired(part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
 #[test]
 fn nothing_private_goes_over_a_stream() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    for part in [call_all, send_large, receive_large] {
+    for part in [call_all, send_large, receive_large, lend, lend_large] {
         let found = leaks(|| wired(part));
         let some = &found[..found.len().min(20)];
         assert!(found.is_empty(), "{} bytes (stream, offset): {some:?}", found.len());

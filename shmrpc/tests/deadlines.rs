@@ -134,6 +134,20 @@ fn over<R>(time: Duration, part: impl FnOnce() -> R) -> (R, Duration) {
     (result, start.elapsed().saturating_sub(time))
 }
 
+/// The same for a call with a lane. On a busy machine the lane may take all the time that the first call has; then it is made
+/// again.
+fn over_with_lane<R>(mut call: impl FnMut() -> Result<R, CallError>) -> (Result<R, CallError>, Duration) {
+    let (end, mut worst) = (Instant::now() + BOUND, Duration::ZERO);
+    loop {
+        let (answer, late) = over(TIME, &mut call);
+        worst = worst.max(late);
+        match answer {
+            Err(CallError::Overloaded(_)) if Instant::now() < end => {}
+            answer => return (answer, worst),
+        }
+    }
+}
+
 fn connecting(scene: &mut Scene) -> Duration {
     let (connected, late) = over(TIME, || scene.connect(TIME));
     let error = connected.unwrap_err().to_string();
@@ -166,7 +180,7 @@ fn opening_in_a_full_backlog(scene: &mut Scene) -> Duration {
 
 fn calling(scene: &mut Scene) -> Duration {
     let client = scene.client();
-    let (answer, late) = over(TIME, || client.add(1, 2));
+    let (answer, late) = over_with_lane(|| client.add(1, 2));
     let expected = CallError::DeadlineExceeded { timeout: TIME, outcome: Outcome::Unknown };
     assert_eq!(answer, Err(expected));
     late
@@ -222,7 +236,7 @@ fn sending(scene: &mut Scene) -> Duration {
     let client = scene.client();
     let mut worst = Duration::ZERO;
     for sent in 0.. {
-        let (answer, late) = over(TIME, || client.note("a"));
+        let (answer, late) = over_with_lane(|| client.note("a"));
         worst = worst.max(late);
         if let Err(error) = answer {
             let expected = CallError::DeadlineExceeded { timeout: TIME, outcome: Outcome::NotRun };
@@ -245,7 +259,7 @@ fn sending_large(scene: &mut Scene) -> Duration {
     let bytes = vec![1; 100_000];
     let mut worst = Duration::ZERO;
     for sent in 0.. {
-        let (answer, late) = over(TIME, || client.sum(&bytes));
+        let (answer, late) = over_with_lane(|| client.sum(&bytes));
         worst = worst.max(late);
         match answer {
             Ok(1) => assert!(sent < 100, "there is no limit"),
@@ -276,7 +290,7 @@ fn calling_twice(scene: &mut Scene) -> Duration {
     let client = scene.client();
     let mut worst = Duration::ZERO;
     for _ in 0..2 {
-        let (answer, late) = over(TIME, || client.add(1, 2));
+        let (answer, late) = over_with_lane(|| client.add(1, 2));
         let expected = CallError::DeadlineExceeded { timeout: TIME, outcome: Outcome::Unknown };
         assert_eq!(answer, Err(expected));
         worst = worst.max(late);
@@ -297,7 +311,7 @@ fn sending_half_of_much(scene: &mut Scene) -> Duration {
 fn sending_half_of(scene: &mut Scene, length: usize) -> Duration {
     let client = scene.client();
     let bytes = vec![1; length];
-    let (answer, first) = over(TIME, || client.sum(&bytes));
+    let (answer, first) = over_with_lane(|| client.sum(&bytes));
     let expected = CallError::DeadlineExceeded { timeout: TIME, outcome: Outcome::NotRun };
     assert_eq!(answer, Err(expected));
     let (answer, second) = over(TIME, || client.add(1, 2));

@@ -1,9 +1,10 @@
 //! Processes that are killed.
 
+use std::fmt::{Debug, Display};
 use std::io::BufRead;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shmrpc::Transport;
 use shmrpc::prelude::*;
@@ -11,7 +12,7 @@ use shmrpc::prelude::*;
 use crate::ground::Ground;
 use crate::service::{WorkClient, WorkServer, Worker, pattern};
 use crate::support::process::{ENDPOINT, Process, say, until_orphaned};
-use crate::support::{Place, gate, until};
+use crate::support::{BOUND, Place, gate, until};
 
 /// A server in a process of its own, and where it is. It says who comes to the gate, and each line that it is told lets
 /// one out.
@@ -35,10 +36,23 @@ pub(crate) fn server() {
     }
 }
 
+/// Tries until there is room.
+fn soon<T, E: Debug + Display>(tries: impl Fn() -> Result<T, E>) -> T {
+    let end = Instant::now() + BOUND;
+    loop {
+        match tries() {
+            Err(error) if error.to_string().contains("this server's limit") && Instant::now() < end => {}
+            done => return done.unwrap(),
+        }
+    }
+}
+
 /// Four threads of it are at the gate, and it holds what it was sent.
 pub(crate) fn client() {
     let (Some(ground), Ok(endpoint)) = (Ground::of_child(), std::env::var(ENDPOINT)) else { return };
-    let client = ground.client::<WorkClient>().timeout(Duration::MAX).connect(endpoint).unwrap();
+    // What those before had comes back when their handlers' threads have ended.
+    let client = soon(|| ground.client::<WorkClient>().timeout(Duration::MAX).connect(&endpoint));
+    soon(|| client.nothing());
     let _view = client.view().pattern(900_000).unwrap();
     let mut frame = client.blob(900_000).unwrap();
     frame.fill(1);

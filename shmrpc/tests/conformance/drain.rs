@@ -151,13 +151,14 @@ pub(crate) fn a_client_that_is_dropped_waits_for_nothing_else(ground: Ground) {
     let client = started.connect_with(|builder| builder.timeout(FOR_EVER));
     client.note(0, 1).unwrap();
     assert_eq!(client.noted(0), Ok(vec![1]));
-    let error = client.with_timeout(Duration::from_millis(50)).wait().unwrap_err();
-    assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
-    drop(client);
+    // On a busy machine the time may be over before it is sent.
+    let short = client.with_timeout(Duration::from_millis(50));
+    while short.wait().unwrap_err().outcome() != Outcome::Unknown {}
+    drop((short, client));
     started.keeper.release();
     started.keeper.entered();
     let impatient = started.connect_with(|builder| builder.timeout(Duration::from_millis(50)));
-    impatient.linger(&[]).unwrap();
+    impatient.with_timeout(BOUND).linger(&[]).unwrap();
     started.keeper.entered();
     drop(impatient);
     started.keeper.release();

@@ -331,6 +331,11 @@ impl<T> Callers<T> {
             }
             Err(NotOpened::Dead(death)) => Err(NoLane::Dead(death)),
             Err(NotOpened::TimedOut) => Err(NoLane::TimedOut),
+            // Not for want of a lane: it said so before.
+            Err(_) if session.connection.is_going_away() => match session.end() {
+                Some(death) => Err(NoLane::Dead(death)),
+                None => Ok(None),
+            },
             Err(NotOpened::Refused(reason)) if open == 0 => Err(NoLane::Refused(reason)),
             Err(NotOpened::Unreachable(reason)) if open == 0 => {
                 Err(NoLane::Dead(Death { reason, peer_closed: false }))

@@ -35,7 +35,7 @@ use self::segments::{Receiving, Sending};
 pub use self::segments::{give_back_everywhere, has_ended, is_draining};
 pub use self::streams::LaneStream;
 use self::streams::Streams;
-pub(crate) use self::streams::{Dial, NoStream, Redial};
+pub(crate) use self::streams::{Dial, NoStream, Redial, shutting_down};
 
 // unsafe: hands out the memory of blocks.
 mod blobs;

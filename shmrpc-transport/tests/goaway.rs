@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use shmrpc_transport::callers::Callers;
+use shmrpc_transport::callers::{Callers, NoLane};
 use shmrpc_transport::connection::{Carrier, Connection, Events, LaneStream};
 use shmrpc_transport::lane::{Incoming, NoReply, Outgoing, Reply, ServingLane};
 use shmrpc_transport::peers::PeerInfo;
@@ -38,6 +38,8 @@ enum End {
     Real,
     /// Without a word, when each was answered; it is said when that is done.
     Idle,
+    /// Before it has begun: the server shuts down.
+    Drained,
 }
 
 /// Plays one part after the other.
@@ -59,6 +61,10 @@ impl Events for Stage {
         stream: Option<LaneStream>,
     ) -> Result<(), String> {
         let part = self.0.lock().unwrap().recv().unwrap();
+        if let End::Drained = part.end {
+            connection.drain();
+            return Err("no lane is opened any more".into());
+        }
         let (connection, stream) = (Arc::clone(connection), stream.unwrap());
         let ended = self.1.clone();
         thread::spawn(move || {
@@ -95,6 +101,8 @@ fn play(stream: LaneStream, messages: u32, end: End) {
     if let End::GoAway(taken) = end {
         stream.send_now(&Header { call_id: taken, ..Header::new(Kind::GoAway) }.to_frame());
     }
+    // Whoever let it in may still have it, too.
+    stream.end();
 }
 
 fn read(stream: &LaneStream, room: &mut [u8]) {
@@ -129,12 +137,16 @@ impl Drop for Client {
 
 impl Client {
     fn new() -> Self {
+        Self::on(Carrier::Streams)
+    }
+
+    fn on(carrier: Carrier) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("shmrpc-test-{}-goaway-{number}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         let path = folder.join("s");
-        let policy = Policy { carrier: Carrier::Streams, ..Policy::default() };
+        let policy = Policy { carrier, ..Policy::default() };
         let (parts, stage, ended) = stage();
         let listener = Listener::bind(&path, policy.clone(), Arc::new(stage.clone())).unwrap();
         let connection = connect(&path, &policy, &[], BOUND, Box::new(stage)).unwrap().connection;
@@ -248,6 +260,21 @@ fn an_end_between_hosts_proves_nothing_without_goaway() {
     cut.parts.send(Part { arrive: 2, end: End::Silent }).unwrap();
     assert!(cut.call_after(1));
     assert!(cut.connection.death().is_some_and(|death| !death.peer_closed));
+}
+
+/// What a server that waits for its lanes to end does about one more. Not for want of room: another server may have some.
+#[test]
+fn a_lane_that_is_asked_for_too_late_is_told_goaway() {
+    for client in [Client::on(Carrier::Rings), Client::new(), Client::over_tcp()] {
+        client.parts.send(Part { arrive: 0, end: End::Drained }).unwrap();
+        let none = client.callers.lease(&mut Until::after(BOUND)).unwrap_err();
+        assert!(
+            matches!(*none, NoLane::Dead(ref death) if death.reason.contains("shutting down")),
+            "{none:?}"
+        );
+        assert!(client.connection.is_going_away());
+        assert_eq!(client.connection.death(), None);
+    }
 }
 
 /// A lane whose stream broke counts anew on the next one.

@@ -476,8 +476,16 @@ impl Events for Served {
             reason
         };
         let party = connection.peer().party();
-        let place =
-            self.shared.lanes.take(party, "threads serve clients").map_err(|full| refused(full.into()))?;
+        let state = self.shared.state.lock();
+        if state.closing {
+            drop(state);
+            // Whoever waits for the lanes to end does not know this one. The client may not have been told yet.
+            connection.drain();
+            return Err(SHUT_DOWN.into());
+        }
+        let place = self.shared.lanes.take(party, "threads serve clients");
+        drop(state);
+        let place = place.map_err(|full| refused(full.into()))?;
         let of_stream = stream.as_ref().map(|_| self.shared.streams.take(party, "lanes are streams"));
         let of_stream = of_stream.transpose().map_err(|full| refused(full.into()))?;
         let serving = ServingLane::new(connection, lane, stream).map_err(refused)?;

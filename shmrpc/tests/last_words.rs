@@ -1,7 +1,7 @@
 //! Between hosts a connection and its lanes go ways of their own: what a lane says last may come after the connection's end,
 //! and counts.
 #![allow(missing_docs, reason = "tests")]
-#![allow(clippy::unwrap_used, reason = "tests; their helpers too")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
 
 mod support;
 

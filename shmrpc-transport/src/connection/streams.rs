@@ -164,6 +164,10 @@ impl Connection {
         let max = MAX_CONTROL as u64;
         match reader.next_from(&stream, &mut message, max, &self.pool, until) {
             Ok(Header { kind: Kind::LaneOpen, call_id: 1, .. }) => Ok((stream, reader)),
+            Ok(Header { kind: Kind::GoAway, call_id: 0, .. }) => {
+                self.goes_away();
+                Err(NoStream::Dead(shutting_down()))
+            }
             Ok(Header { kind: kind @ (Kind::LaneReset | Kind::Failure), .. }) => {
                 let reason = String::from_utf8_lossy(message.private_bytes());
                 let reason = clip(&reason).to_owned();
@@ -226,8 +230,15 @@ impl Connection {
     /// The peer asks for a lane on `stream`, where the answer goes.
     pub(crate) fn lane_asked(self: &Arc<Self>, lane: u32, stream: Stream) {
         let refused = |stream: &Stream, reason: &str| {
-            let header = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneReset) };
-            if let Ok(bytes) = frame(header, clip(reason).as_bytes()) {
+            // Whoever drains has taken nothing there.
+            let drains = self.streams.state.lock().drains;
+            let answer = if drains {
+                Ok(Header::new(Kind::GoAway).to_frame().into())
+            } else {
+                let header = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneReset) };
+                frame(header, clip(reason).as_bytes())
+            };
+            if let Ok(bytes) = answer {
                 stream.send_now(&bytes);
             }
         };
@@ -242,6 +253,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// How a server ends that says goaway.
+pub(crate) fn shutting_down() -> Death {
+    Death { reason: "the server is shutting down".into(), peer_closed: true }
 }
 
 /// Whether it is what a client sends for a lane.

@@ -8,7 +8,7 @@ use nix::time::{ClockId, clock_gettime};
 
 pub(super) use self::server::Server;
 use super::{NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors, not_encoded};
-use crate::connection::{BadBlock, Connection, Death, LaneStream, NoStream};
+use crate::connection::{BadBlock, Connection, Death, LaneStream, NoStream, shutting_down};
 use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::message::{Draft, Encode, EncodeError, Message};
 use crate::slot::{BlockRef, FLAG_BLOCK, Header, Kind};
@@ -372,8 +372,7 @@ impl Caller {
                 self.connection.goes_away();
             }
             self.closed();
-            let death = Death { reason: "the server is shutting down".into(), peer_closed: true };
-            return Err(Box::new(NoReply::Dead { taken, death }));
+            return Err(Box::new(NoReply::Dead { taken, death: shutting_down() }));
         }
         reply.descriptors = descriptors;
         self.take(header, call_id, reply).map_err(|broken| self.broken(&broken))?;

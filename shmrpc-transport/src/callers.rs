@@ -191,18 +191,12 @@ impl<T> Callers<T> {
         }
         let oldest = if sessions.left.len() > LEFT { sessions.left.remove(0).upgrade() } else { None };
         drop(sessions);
-        drop(last);
         if let Some(oldest) = oldest {
             let reason = format!("the client has left {LEFT} connections since, and none of them has ended");
             oldest.die(Death { reason, peer_closed: false });
         }
-        for place in &self.lanes {
-            if let Some(mut place) = place.0.take()
-                && place.as_ref().is_some_and(|seat| seat.session.connection.death().is_some())
-            {
-                *place = None;
-            }
-        }
+        (0..MAX_LANES).for_each(|lane| drop(self.free_place(lane)));
+        last.connection.settle();
         drop(self.queue.lock());
         self.freed.notify_all();
     }
@@ -354,7 +348,8 @@ impl<T> Callers<T> {
         lease
     }
 
-    /// The place of a lane that is not open, if nobody is on it, and nothing of an older session is under way there.
+    /// The place of a lane that is not open, if nobody is on it, and nothing of an older session is under way there: what is
+    /// left of one goes.
     fn free_place(&self, lane: u32) -> Option<Taken<'_, Option<Seat<T>>>> {
         let mut place = self.lanes.get(lane as usize)?.0.take()?;
         if let Some(seat) = &mut *place {

@@ -332,12 +332,23 @@ impl Connection {
 
     /// The peer has closed the connection. What a server's lanes say last goes ways of its own between hosts, and may come later.
     fn peer_left(&self, death: Death) {
-        if self.peer_is_client || !self.streams.may_say_more() {
+        if self.peer_is_client || !self.process.is_current() || !self.streams.may_say_more() {
             return self.die(death);
         }
-        self.goes_away();
         self.left.get_or_init(|| (death, Instant::now() + LAST_WORDS));
+        self.goes_away();
+        // A server that lives, and has lost this connection only, says goaway when it has served what came.
+        self.streams.end_sending();
         self.socket.shutdown();
+    }
+
+    /// Ends the connection if the peer has left, and no lane is there any more to say its last.
+    pub(crate) fn settle(&self) {
+        if let Some((death, _)) = self.left.get()
+            && !self.streams.may_say_more()
+        {
+            self.die(death.clone());
+        }
     }
 
     fn die_saying(&self, death: Death, last_words: Option<&str>) {
@@ -353,6 +364,10 @@ impl Connection {
         }
         self.socket.shutdown();
         if let Some(token) = self.mourner.get() {
+            unwatch(*token);
+        }
+        if let (Some(_), Some(token)) = (self.left.get(), self.watched.get()) {
+            // It rests there, and a socket that is down already wakes nobody.
             unwatch(*token);
         }
         if self.peer_is_client {
@@ -380,6 +395,9 @@ impl Connection {
     /// Tells the peer that no new calls are taken, and ends the waits of the lanes that have nothing to do; what was
     /// published is still served.
     pub fn drain(&self) {
+        if self.streams.drains() {
+            return;
+        }
         self.tell(Header::new(Kind::GoAway));
         self.life.stop_all();
         self.streams.drain();

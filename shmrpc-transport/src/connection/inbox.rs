@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ impl Connection {
             // It has stopped its lanes before it said so, so its counters are final.
             Kind::Failure => {
                 let reason = format!("the peer gave up: {}", frame.text());
-                self.die(Death { reason, peer_closed: true });
+                self.peer_left(Death { reason, peer_closed: true });
                 Ok(())
             }
             other => Err(Fault::Peer(no_place(other, self.peer_is_client))),
@@ -212,7 +212,8 @@ impl From<String> for Fault {
 /// Lets the watcher look after a connection: its socket, and the end of the peer's process.
 pub(crate) fn watch(connection: &Arc<Connection>) -> io::Result<()> {
     let watcher = Watcher::get()?;
-    let token = watcher.watch(Arc::new(Watched(Arc::clone(connection))))?;
+    let token =
+        watcher.watch(Arc::new(Watched { connection: Arc::clone(connection), rests: false.into() }))?;
     connection.watched.get_or_init(|| token);
     if let Some(pidfd) = connection.peer.shared_pidfd() {
         let mourner = Mourner { pidfd: Arc::clone(pidfd), connection: Arc::downgrade(connection) };
@@ -236,39 +237,45 @@ pub(super) fn unwatch(token: Token) {
 
 /// The socket of a connection, as the watcher sees it.
 #[derive(Debug)]
-struct Watched(Arc<Connection>);
+struct Watched {
+    connection: Arc<Connection>,
+    /// Whether nothing more is read: the peer has left.
+    rests: AtomicBool,
+}
 
 impl Source for Watched {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.0.socket.as_fd()
+        self.connection.socket.as_fd()
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match (self.0.death(), self.0.left.get()) {
-            (Some(_), _) => None,
-            (None, Some((_, until))) => Some(*until),
-            (None, None) => *self.0.look_at.lock(),
+        match (self.connection.left.get(), self.connection.death()) {
+            (Some((_, until)), _) => Some(*until),
+            (None, Some(_)) => None,
+            (None, None) => *self.connection.look_at.lock(),
         }
     }
 
     fn expired(&self) -> Next {
-        if let Some((death, _)) = self.0.left.get() {
-            self.0.die(death.clone());
+        if let Some((death, _)) = self.connection.left.get() {
+            self.connection.die(death.clone());
             return Next::Done;
         }
-        self.0.give_back();
+        self.connection.give_back();
         Next::Keep
     }
 
     fn ready(&self) -> Next {
-        let had_left = self.0.left.get().is_some();
-        self.0.read_frames();
-        if self.0.end().is_none() {
-            self.0.flush();
+        self.connection.read_frames();
+        if self.connection.end().is_none() {
+            self.connection.flush();
         }
-        match self.0.death() {
+        match self.connection.death() {
             Some(_) => Next::Done,
-            None if self.0.left.get().is_some() && !had_left => Next::Rest,
+            // Once: to rest again would ask again.
+            None if self.connection.left.get().is_some() && !self.rests.swap(true, Ordering::Relaxed) => {
+                Next::Rest
+            }
             None => Next::Keep,
         }
     }

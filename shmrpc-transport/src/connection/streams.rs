@@ -97,6 +97,15 @@ impl Streams {
         state.open.iter().filter_map(Weak::upgrade).for_each(|stream| stream.end_receiving());
     }
 
+    /// Nothing more is sent over any of them.
+    pub(super) fn end_sending(&self) {
+        self.state.lock().open.iter().filter_map(Weak::upgrade).for_each(|stream| stream.end_sending());
+    }
+
+    pub(super) fn drains(&self) -> bool {
+        self.state.lock().drains
+    }
+
     /// Whether lanes have something to say when the peer has closed the connection. Inside a host it has said it before.
     pub(super) fn may_say_more(&self) -> bool {
         let state = self.state.lock();
@@ -178,7 +187,7 @@ impl Connection {
             Ok(Header { kind, .. }) => Err(NoStream::Dead(
                 self.poison(&format_args!("{kind:?} came where the answer to lane open was due")),
             )),
-            Err(Cut::Pause(Pause::TimedOut)) => Err(NoStream::TimedOut),
+            Err(Cut::Pause(Pause::TimedOut)) if self.end().is_none() => Err(NoStream::TimedOut),
             Err(Cut::Pause(pause)) => Err(match self.end() {
                 Some(death) => NoStream::Dead(death.clone()),
                 None => NoStream::Unreachable(format!("it ended before it was answered: {pause}")),
@@ -231,8 +240,7 @@ impl Connection {
     pub(crate) fn lane_asked(self: &Arc<Self>, lane: u32, stream: Stream) {
         let refused = |stream: &Stream, reason: &str| {
             // Whoever drains has taken nothing there.
-            let drains = self.streams.state.lock().drains;
-            let answer = if drains {
+            let answer = if self.streams.drains() {
                 Ok(Header::new(Kind::GoAway).to_frame().into())
             } else {
                 let header = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneReset) };

@@ -129,6 +129,7 @@ impl Caller {
         self.line = Line::Closed;
         self.overdue = None;
         self.connection.set_done(self.lane, self.next_call);
+        self.connection.settle();
     }
 
     /// The stream has ended, and no goaway came. Between hosts anybody on the way may have ended it, and the server may be

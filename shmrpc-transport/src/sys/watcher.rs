@@ -35,7 +35,7 @@ pub(crate) trait Source: Send + Sync {
 /// What becomes of a source that was ready.
 pub(crate) enum Next {
     Keep,
-    /// It stays, and is not asked again before its deadline.
+    /// It stays, and is not asked again before its deadline, but once if its socket is or goes down.
     Rest,
     /// It has rested long enough.
     Resume,

@@ -433,6 +433,8 @@ fn copies_of_one_client_leave_room_for_others() {
 #[test]
 fn memory_that_one_client_holds_leaves_some_for_others() {
     let (_server, client, _keeper, place) = start(|server| server.max_lent(8 << 20));
+    // So that there is a lane.
+    assert_eq!(client.count(&[1], &[2]), Ok(2));
     let short = client.with_timeout(Duration::from_millis(50));
     let more = || short.view().bytes(900_000).map_err(|error| error.to_string());
     let (views, refused) = as_many_as_it_may(more);

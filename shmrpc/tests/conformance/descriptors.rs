@@ -1,5 +1,9 @@
 //! Descriptors as arguments and results, and that they do not go over a network.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
 use shmrpc::prelude::*;
 use shmrpc::{Outcome, Transport};
 
@@ -22,6 +26,12 @@ pub(crate) fn descriptors_go_both_ways(ground: Ground) {
     // What is passed on is the same file.
     let passed = client.open("through two hands").unwrap();
     assert_eq!(client.read(passed).unwrap(), b"through two hands");
+    // So is what owns one: a file, and a socket.
+    assert_eq!(client.read(File::open("/dev/null").unwrap()).unwrap(), b"");
+    let (here, mut there) = UnixStream::pair().unwrap();
+    there.write_all(b"over a socket").unwrap();
+    drop(there);
+    assert_eq!(client.read(here).unwrap(), b"over a socket");
     let (reader, writer) = std::io::pipe().unwrap();
     for call in 0..200 {
         client.write(writer.try_clone().unwrap(), &format!("{call} ")).unwrap();

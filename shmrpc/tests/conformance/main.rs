@@ -19,10 +19,12 @@ mod drain;
 mod errors;
 mod forks;
 mod ground;
+mod kinds;
 mod limits;
 mod meeting;
 mod reconnect;
 mod service;
+mod services;
 #[path = "../support/mod.rs"]
 mod support;
 mod views;
@@ -40,6 +42,11 @@ macro_rules! features {
             calls::one_way_calls_keep_their_order
             calls::no_call_overtakes_a_one_way_call
             calls::sixty_four_threads_call_at_once
+            kinds::values_of_every_type
+            kinds::arguments_of_every_kind_at_once
+            kinds::slices_and_blobs_of_every_number
+            services::services_of_one_endpoint_are_not_mixed_up
+            services::methods_with_bodies_cfgs_and_odd_names
             views::a_view_outlives_its_client_and_the_connection
             views::views_are_read_where_trust_lets_them
             blobs::blobs_go_both_ways

@@ -120,6 +120,7 @@ impl Side {
             ("spin", [variant, count]) => spin::serve(&self.shared, *variant, *count),
             ("futex", [count]) => futex::serve(&self.shared, u32::try_from(*count).unwrap_or(u32::MAX))?,
             ("uds", [count, pause]) => uds::serve(connected(&mut self.uds)?, *count, *pause)?,
+            ("uds_polling", [count]) => uds::serve_polling(connected(&mut self.uds)?, *count)?,
             ("tcp", [count, pause]) => uds::serve(connected(&mut self.tcp)?, *count, *pause)?,
             ("handoff", [len, count]) => handoff::serve(&self.shared, length(*len), *count),
             ("handoff_copy", [_, count]) => handoff::serve_copied(&self.shared, &mut self.private, *count),

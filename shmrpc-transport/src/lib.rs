@@ -22,6 +22,7 @@ pub mod life;
 #[cfg(not(loom))]
 pub mod places;
 pub mod shm;
+mod ladder;
 // unsafe: hands out typed references to bytes that were validated; encodes into memory that is lent.
 #[cfg(not(loom))]
 pub mod message;

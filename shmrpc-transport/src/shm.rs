@@ -2,7 +2,6 @@
 
 pub mod producer;
 pub mod consumer;
-mod ladder;
 #[cfg(not(loom))]
 pub mod segment;
 pub mod release;

@@ -15,6 +15,7 @@ use nix::sys::time::TimeVal;
 use parking_lot::Mutex;
 
 use self::beside::{Beside, receive_some};
+pub(crate) use self::patience::Patience;
 pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
 use crate::descriptors::{BadDescriptors, Descriptors};
@@ -25,9 +26,12 @@ use crate::sys::futex::Until;
 use crate::sys::socket::{broken, failed};
 use crate::tls::{Broken, Link};
 
+mod patience;
 mod reader;
 mod beside;
 mod pipe;
+#[cfg(test)]
+mod tests;
 
 /// How long a wait with a deadline lasts at most before the deadline is looked at again.
 const SLICE: Duration = Duration::from_millis(50);
@@ -120,6 +124,11 @@ impl Stream {
     /// Whether descriptors can go over it. Then it stays in this host, where nobody but the other end can end it.
     pub(crate) fn carries_descriptors(&self) -> bool {
         matches!(&self.medium, Medium::Pipe(_) | Medium::Socket { beside: Some(_), .. })
+    }
+
+    /// Whether it is a Unix socket.
+    fn is_unix(&self) -> bool {
+        matches!(&self.medium, Medium::Socket { beside: Some(_), .. })
     }
 
     /// Those of the frame that was received last, which announces so many. With `more`, the next one has begun.
@@ -411,87 +420,5 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, what: PollFlags, until: &mut Until) -> Re
     match poll(&mut [PollFd::new(fd, what)], timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(Pause::System(errno.into())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{PipeReader, Read};
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-    use crate::peers::PeerCredentials;
-    use crate::slot::DESCRIPTORS_MAX;
-
-    fn pair() -> (Stream, Stream) {
-        let (near, far) = UnixStream::pair().unwrap();
-        let [near, far] = [near, far].map(|end| Stream::socket(end.into(), true).unwrap());
-        far.comes_from(Party::new(&PeerCredentials::own(), None));
-        (near, far)
-    }
-
-    /// Sends some bytes with so many writing ends of a pipe, whose reading end is returned.
-    fn send(to: &Stream, count: usize) -> PipeReader {
-        let (reader, writer) = io::pipe().unwrap();
-        let mut descriptors = (0..count).map(|_| writer.try_clone().unwrap().into()).collect();
-        to.send_with(b"bytes", Some(&mut descriptors), &mut Until::never()).unwrap();
-        reader
-    }
-
-    fn receive(from: &Stream) -> Result<usize, Pause> {
-        from.receive(&mut [0; 5], &mut Until::never())
-    }
-
-    fn is_closed(mut reader: PipeReader) -> bool {
-        reader.read(&mut [0]).unwrap() == 0
-    }
-
-    #[test]
-    fn descriptors_come_with_their_bytes_and_exactly_as_many() {
-        let (near, far) = pair();
-        for count in [0, 1, DESCRIPTORS_MAX] {
-            let reader = send(&near, count);
-            assert_eq!(receive(&far).unwrap(), 5);
-            assert_eq!(far.claim(count, false).unwrap().len(), count);
-            assert!(is_closed(reader));
-        }
-        let _reader = send(&near, 1);
-        receive(&far).unwrap();
-        let fewer = far.claim(2, false).unwrap_err();
-        assert!(matches!(fewer, BadDescriptors::Number { found: 1, announced: 2 }), "{fewer}");
-        let reader = send(&near, 3);
-        receive(&far).unwrap();
-        assert!(matches!(far.claim(2, false), Err(BadDescriptors::Unwanted)));
-        assert!(is_closed(reader));
-        // The next frame has begun.
-        let reader = send(&near, 3);
-        receive(&far).unwrap();
-        assert_eq!(far.claim(2, true).unwrap().len(), 2);
-        assert_eq!(far.claim(1, false).unwrap().len(), 1);
-        assert!(is_closed(reader));
-    }
-
-    #[test]
-    fn more_than_a_message_has_are_refused_and_closed() {
-        for count in [DESCRIPTORS_MAX + 1, 100, 253] {
-            let (near, far) = pair();
-            let reader = send(&near, count);
-            let refused = receive(&far).unwrap_err();
-            assert!(matches!(refused, Pause::Descriptors(BadDescriptors::Unwanted)), "{count}: {refused}");
-            assert!(is_closed(reader), "{count}");
-        }
-    }
-
-    #[test]
-    fn a_pipe_inside_the_process_moves_them() {
-        let (near, far) = Pipe::pair();
-        let (near, far) = (Stream::pipe(near), Stream::pipe(far));
-        let reader = send(&near, 2);
-        receive(&far).unwrap();
-        assert_eq!(far.claim(2, false).unwrap().len(), 2);
-        assert!(is_closed(reader));
-        let reader = send(&near, 2);
-        drop((near, far));
-        assert!(is_closed(reader));
     }
 }

@@ -28,6 +28,8 @@ enum Column {
     Default,
     /// With a pause of [`uds::PAUSES`].
     RawUds(u64),
+    /// Both sides poll.
+    PollingUds,
     Uds,
     RawTcp(u64),
     Tcp,
@@ -76,6 +78,13 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
         Column::RawUds(pause) => echoes(&mut peer, &format!("uds {warmed} {pause}"), count, || {
             uds::call(&mut uds, &mut message, pause)
         }),
+        Column::PollingUds => {
+            uds.set_nonblocking(true)?;
+            let command = format!("uds_polling {warmed}");
+            let time = echoes(&mut peer, &command, count, || uds::call_polling(&mut uds, &mut message));
+            uds.set_nonblocking(false)?;
+            time
+        }
         Column::RawTcp(pause) => echoes(&mut peer, &format!("tcp {warmed} {pause}"), count, || {
             uds::call(&mut tcp, &mut message, pause)
         }),
@@ -84,17 +93,28 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
         Column::Tls => exchanges(count, |count| our_tls.add(count)),
         Column::Inproc => exchanges(count, |count| inproc.add(count)),
     };
-    let (raw_uds, raw_tcp) = (uds::PAUSES.map(Column::RawUds), uds::PAUSES.map(Column::RawTcp));
+    let raw = uds::PAUSES.map(Column::RawUds).into_iter().chain([Column::PollingUds]);
+    let raw = raw.chain(uds::PAUSES.map(Column::RawTcp));
     let ours = [Column::Uds, Column::Tcp, Column::Tls, Column::Inproc];
-    let columns: Vec<Column> = raw_uds.into_iter().chain(raw_tcp).chain(ours).collect();
+    let columns: Vec<Column> = raw.chain(ours).collect();
     let rings = interleave(setup.rounds(), &RINGS, &mut measure)?;
     let streams = interleave(FINER * setup.rounds(), &columns, &mut measure)?;
-    let of = |column| if RINGS.contains(&column) { &rings } else { &streams };
-    let (raw_uds, raw_tcp) = (fastest(&streams, raw_uds), fastest(&streams, raw_tcp));
+    add(&rings, &streams, figures);
+    Ok(())
+}
+
+/// What was measured, and its ratios to the limits.
+fn add(rings: &Samples<Column>, streams: &Samples<Column>, figures: &mut Figures) {
+    let of = |column| if RINGS.contains(&column) { rings } else { streams };
+    let [bare, shorter, longer] = uds::PAUSES.map(Column::RawUds);
+    let blocking_uds = fastest(streams, [bare, shorter, longer]);
+    let raw_uds = fastest(streams, [blocking_uds, Column::PollingUds]);
+    let raw_tcp = fastest(streams, uds::PAUSES.map(Column::RawTcp));
 
     let mut ns = |key, column| figures.add(key, "ns", of(column).of(column), Goal::None);
     ns("limit.spin_ns", Column::Spin);
     ns("limit.uds_ns", raw_uds);
+    ns("limit.uds.blocking_ns", blocking_uds);
     ns("limit.tcp_ns", raw_tcp);
     ns("call.shm.awake_ns", Column::Awake);
     ns("call.shm.untrusted_ns", Column::Untrusted);
@@ -110,7 +130,6 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     ratio("ratio.call.shm.untrusted", "x spin", Column::Untrusted, Column::Spin, 1.3);
     ratio("ratio.call.uds", "x raw", Column::Uds, raw_uds, 1.15);
     ratio("ratio.call.tcp", "x raw", Column::Tcp, raw_tcp, 1.15);
-    Ok(())
 }
 
 /// The round trip of the variant that is fastest now.
@@ -129,10 +148,9 @@ fn fastest_spin(peer: &mut Peer<'_>, count: u64) -> Result<f64> {
 }
 
 /// The column with the smallest median.
-fn fastest(samples: &Samples<Column>, columns: [Column; 3]) -> Column {
-    let [first, rest @ ..] = columns;
+fn fastest<const COUNT: usize>(samples: &Samples<Column>, columns: [Column; COUNT]) -> Column {
     let faster = |one, other| if median(samples.of(other)) < median(samples.of(one)) { other } else { one };
-    rest.into_iter().fold(first, faster)
+    columns.into_iter().reduce(faster).unwrap_or(Column::PollingUds)
 }
 
 fn echoes(

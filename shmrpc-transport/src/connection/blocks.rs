@@ -230,6 +230,11 @@ impl EncodedFrame {
         draft.fill(header.to_frame(), &at.to_bytes())
     }
 
+    /// Bytes of its payload.
+    pub(crate) fn length(&self) -> u32 {
+        self.length
+    }
+
     /// It is on its way: its block is the receiver's.
     pub(crate) fn sent(self) {
         if let Some(block) = self.block {

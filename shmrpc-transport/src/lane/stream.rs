@@ -12,7 +12,7 @@ use crate::connection::{BadBlock, Connection, Death, LaneStream, NoStream, shutt
 use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::message::{Draft, Encode, EncodeError, Message};
 use crate::slot::{BlockRef, FLAG_BLOCK, Header, Kind};
-use crate::stream::{Cut, Pause, Reader};
+use crate::stream::{Cut, Patience, Pause, Reader};
 use crate::sys::futex::Until;
 use crate::sys::shortage::{explain, is_shortage};
 
@@ -43,6 +43,7 @@ pub(super) struct Caller {
     connection: Arc<Connection>,
     lane: u32,
     line: Line,
+    patience: Patience,
     draft: Draft,
     next_call: u32,
     /// The call whose reply nobody waited for. The lane is set aside until it comes.
@@ -80,9 +81,10 @@ impl Caller {
     ) -> Result<Self, NotOpened> {
         let draft = connection.draft().map_err(|error| NotOpened::Refused(error.to_string()))?;
         let connection = Arc::clone(connection);
-        let (line, now) = (Line::Closed, coarse_now());
+        let (line, patience, now) = (Line::Closed, Patience::default(), coarse_now());
+        let (asked, used) = (now, now);
         let mut caller =
-            Self { connection, lane, line, draft, next_call: 0, overdue: None, asked: now, used: now };
+            Self { connection, lane, line, patience, draft, next_call: 0, overdue: None, asked, used };
         caller.reopen(until).map_err(|none| match none {
             NoStream::Refused(reason) => NotOpened::Refused(reason),
             NoStream::Unreachable(reason) => NotOpened::Unreachable(reason),
@@ -239,6 +241,7 @@ impl Caller {
         self.draft.clear();
         match sent {
             Ok(()) => {
+                self.patience.follows(encoded.length());
                 encoded.sent();
                 self.next_call = call_id.wrapping_add(1);
                 self.used = self.asked;
@@ -326,6 +329,7 @@ impl Caller {
             return Err(Box::new(NoReply::TimedOut { published: true }));
         };
         let Open { stream, reader, first } = open;
+        let patience = &mut self.patience;
         let max = self.connection.limits().receive_max;
         // Whoever sends little and often must not keep us beyond the deadline, nor where nobody waits for him.
         let mut pieces = 0;
@@ -333,7 +337,7 @@ impl Caller {
             let more = |room: &mut [u8]| {
                 pieces += 1;
                 match &mut until {
-                    Some(until) if pieces == 1 => stream.receive(room, until),
+                    Some(until) if pieces == 1 => patience.receive(stream, room, until),
                     Some(until) => match until.is_over() {
                         true => Err(Pause::TimedOut),
                         false => stream.receive(room, until),

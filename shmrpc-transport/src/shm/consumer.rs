@@ -2,7 +2,7 @@
 
 use core::ops::Deref;
 
-use super::ladder::Ladder;
+use crate::ladder::Ladder;
 use crate::slot::{ASLEEP, BadHeader, Header, INLINE_WORDS, LaneSide, SLOTS, Slot};
 use crate::sync::{Ordering, fence_release, fence_seq_cst, relax};
 use crate::sys::futex::{self, Stop, Until};

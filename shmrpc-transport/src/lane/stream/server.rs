@@ -9,7 +9,7 @@ use super::{Broken, claim, end, end_if_severed, has_closed, lacking, may_send, r
 use crate::connection::{Connection, LaneStream};
 use crate::message::{Draft, Encode, EncodeError};
 use crate::slot::{HEADER, Header, Kind};
-use crate::stream::{Cut, Pause, Reader};
+use crate::stream::{Cut, Patience, Pause, Reader};
 use crate::sys::futex::{Until, yield_now};
 use crate::sys::shortage::is_shortage;
 
@@ -27,6 +27,7 @@ pub(in crate::lane) struct Server {
     connection: Arc<Connection>,
     stream: LaneStream,
     reader: Reader,
+    patience: Patience,
     draft: Draft,
     /// Messages that were taken.
     taken: u32,
@@ -43,7 +44,8 @@ impl Server {
         let header = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneOpen) };
         stream.send_now(&header.to_frame());
         let connection = Arc::clone(connection);
-        Ok(Self { connection, stream, reader: Reader::default(), draft, taken: 0 })
+        let (reader, patience) = (Reader::default(), Patience::default());
+        Ok(Self { connection, stream, reader, patience, draft, taken: 0 })
     }
 
     pub(in crate::lane) fn connection(&self) -> &Arc<Connection> {
@@ -63,12 +65,12 @@ impl Server {
     }
 
     fn take(&mut self, incoming: &mut Incoming) -> Result<bool, Broken> {
-        let Self { connection, stream, reader, .. } = self;
+        let Self { connection, stream, reader, patience, .. } = self;
         let max = connection.limits().receive_max;
         let mut pings = 0_u32;
         let header = loop {
-            let until = &mut Until::never();
-            match reader.next_from(stream, &mut incoming.message, max, connection.pool(), until) {
+            let more = |room: &mut [u8]| patience.receive(stream, room, &mut Until::never());
+            match reader.next(&mut incoming.message, max, connection.pool(), more) {
                 Ok(ping @ Header { kind: Kind::Ping, .. }) => {
                     drop(claim(stream, reader, ping)?);
                     pings = pings.wrapping_add(1);
@@ -96,6 +98,7 @@ impl Server {
         if kind == Kind::OneWay && self.taken.is_multiple_of(TURN_EVERY) {
             yield_now();
         }
+        patience.follows(header.length);
         incoming.call_id = call_id;
         incoming.method = method;
         incoming.oneway = kind == Kind::OneWay;

@@ -241,7 +241,7 @@ pub struct Met {
     pub connection: Arc<Connection>,
     /// What the server's application said in its hello.
     pub application: Vec<u8>,
-    /// Why no memory is shared, or lanes are not made of what was asked for; else empty.
+    /// Why no memory is shared, lanes are not made of what was asked for, or earlier addresses of a host did not do; else empty.
     pub reason: String,
 }
 

@@ -115,10 +115,10 @@ fn describe(
     let limits = connection.limits();
     let (transport, mut reason) = match limits.carrier {
         Carrier::Streams if matches!(endpoint, Endpoint::Tcp(_)) => {
-            (Transport::Tcp, "the endpoint asks for it".to_owned())
+            (Transport::Tcp, why_this_address(why_not))
         }
         Carrier::Streams if matches!(endpoint, Endpoint::Tls(_)) => {
-            (Transport::Tls, "the endpoint asks for it".to_owned())
+            (Transport::Tls, why_this_address(why_not))
         }
         Carrier::Streams if matches!(endpoint, Endpoint::Inproc(_)) => {
             (Transport::Inproc, "the endpoint asks for it".to_owned())
@@ -140,6 +140,16 @@ fn describe(
         memory: limits.memory,
         peer: connection.peer().clone(),
         times_connected: 1,
+    }
+}
+
+/// Why a client of a host has not come to an earlier address of it.
+fn why_this_address(why_not: &str) -> String {
+    let asked = "the endpoint asks for it";
+    if why_not.is_empty() {
+        asked.to_owned()
+    } else {
+        format!("{asked}; other addresses of its host: {why_not}")
     }
 }
 

@@ -201,7 +201,7 @@ pub fn connect(
     timeout: Duration,
     events: Box<dyn Events>,
 ) -> Result<Met, MeetError> {
-    let Greeted { address, certificate, socket, reader, theirs } =
+    let (Greeted { address, certificate, socket, reader, theirs }, failed) =
         greet_any(at, policy, tls, application, timeout)?;
     let limits = Limits {
         lanes: theirs.lanes.min(MAX_LANES),
@@ -226,8 +226,12 @@ pub fn connect(
         connection.die(Death { reason: "it cannot be watched".into(), peer_closed: false });
         return Err(MeetError::System { what: "cannot watch the socket", error });
     }
-    Ok(Met { connection, application: theirs.application, reason: String::new() })
+    let failed: Vec<_> = failed.iter().map(|(address, error)| format!("{address}: {error}")).collect();
+    Ok(Met { connection, application: theirs.application, reason: failed.join("; ") })
 }
+
+/// Addresses that did not do, and why.
+type Failed = Vec<(SocketAddr, MeetError)>;
 
 /// A server that has said hello.
 struct Greeted {
@@ -238,14 +242,14 @@ struct Greeted {
     theirs: Hello,
 }
 
-/// Says hello at one address of the host after the other, until one answers. They share the time.
+/// Says hello at one address of the host after the other, until one answers. They share the time. Says which did not do before it.
 fn greet_any(
     at: &HostPort,
     policy: &Policy,
     tls: Option<&Connector>,
     application: &[u8],
     timeout: Duration,
-) -> Result<Greeted, MeetError> {
+) -> Result<(Greeted, Failed), MeetError> {
     let mut until = Until::after(timeout);
     let no_host = |error| no_host(at, timeout, error);
     let addresses = at.resolve(&mut until).map_err(no_host)?;
@@ -256,7 +260,7 @@ fn greet_any(
         let share = until.left().map_or(timeout, |time| time / left);
         let error = match dial_one(address, policy.max_silence, &mut Until::after(share)) {
             Ok(stream) => match greet(address, stream, policy, tls, application, share) {
-                Ok(greeted) => return Ok(greeted),
+                Ok(greeted) => return Ok((greeted, failed)),
                 Err(error) => error,
             },
             Err(error) => no_host(error),
@@ -268,7 +272,7 @@ fn greet_any(
 }
 
 /// Why no address of a host did. `None` if the time of all was over.
-fn none_of(at: &HostPort, mut failed: Vec<(SocketAddr, MeetError)>) -> Option<MeetError> {
+fn none_of(at: &HostPort, mut failed: Failed) -> Option<MeetError> {
     match failed.len() {
         0 | 1 => failed.pop().map(|(_, error)| error),
         _ if failed.iter().all(|(_, error)| matches!(error, MeetError::TimedOut(_))) => None,

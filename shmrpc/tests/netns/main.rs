@@ -295,6 +295,11 @@ fn each_address_of_a_name_is_tried_and_each_is_named_if_none_does() {
         let client = RemoteClient::builder().timeout(BOUND).connect(&endpoint).unwrap();
         assert_eq!(client.add(1, 2), Ok(3));
         assert_eq!(client.transport().peer().address(), Some(SocketAddr::new(alive.ip(), port)));
+        let reason = client.transport().reason().to_owned();
+        assert!(
+            reason.contains(&format!("{}:{port}: ", dead.ip())) && reason.contains("refused"),
+            "{reason}"
+        );
         drop(client);
         server.shutdown(BOUND).unwrap();
         let error = RemoteClient::connect(&endpoint).unwrap_err().to_string();

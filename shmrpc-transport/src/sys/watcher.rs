@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::close;
 use parking_lot::Mutex;
 
 use super::fork::PerProcess;
-use super::shortage::explain_thread;
+use super::shortage::{descriptor_limit, explain_thread};
 
 /// Something with a descriptor that becomes readable.
 pub(crate) trait Source: Send + Sync {
@@ -81,6 +83,7 @@ impl Watcher {
 
     fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        make_room_for_descriptors(&epoll.0);
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         let (started, starting, sources) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
@@ -229,6 +232,23 @@ impl Watcher {
     }
 }
 
+/// Descriptors that the table of this process has room for from the start, if it may have as many.
+const TABLE: usize = 4096;
+
+/// Lets the kernel's table of our descriptors grow now. When it grows later, with other threads there, whoever needed the next
+/// descriptor waits until every core has been out of the kernel (an RCU grace period), which took the watcher seconds on a busy
+/// machine: a peer that sends many descriptors could make it wait several times.
+fn make_room_for_descriptors(any: &OwnedFd) {
+    let last = descriptor_limit().min(TABLE).saturating_sub(1);
+    let Ok(last) = RawFd::try_from(last) else { return };
+    match fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(last)).map(close) {
+        Ok(Ok(())) => {}
+        Ok(Err(errno)) | Err(errno) => {
+            tracing::debug!(%errno, "the table of descriptors grows when it has to")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -277,6 +297,14 @@ mod tests {
             self.asked.lock().send(()).unwrap();
             Next::Keep
         }
+    }
+
+    #[test]
+    fn the_table_of_descriptors_has_grown_before_it_has_to() {
+        Watcher::get().unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        assert!(size.trim().parse::<usize>().unwrap() >= descriptor_limit().min(TABLE), "{size}");
     }
 
     #[test]

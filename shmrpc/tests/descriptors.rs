@@ -320,12 +320,16 @@ fn a_result_that_comes_too_late_is_closed(ground: Ground) {
 }
 
 fn what_nobody_takes_ends_with_its_client(ground: Ground) {
-    let Started { server, client, keeper, .. } = ground.start();
+    let Started { server, keeper, endpoint, _place, .. } = ground.start();
+    // Its last handle waits for one-way calls as long as a call may take.
+    let hasty = FilesClient::builder().timeout(Duration::from_millis(50)).reconnect(false);
+    let hasty = hasty.connect(&endpoint).unwrap();
+    let client = hasty.with_timeout(BOUND);
     let (reader, writer) = pipe().unwrap();
     client.wait().unwrap();
     keeper.entered();
     client.leave(writer).unwrap();
-    drop(client);
+    drop((client, hasty));
     if ground == Ground::Shm {
         // The handler before it need not even end.
         assert_forgotten(&reader);

@@ -236,7 +236,7 @@ impl Watcher {
 const TABLE: usize = 4096;
 
 /// Lets the kernel's table of our descriptors grow now. When it grows later, with other threads there, whoever needed the next
-/// descriptor waits until every core has been out of the kernel (an RCU grace period), which took the watcher seconds on a busy
+/// descriptor waits until every core has been out of the kernel (an RCU grace period), which took a watcher more than 250 ms on a busy
 /// machine: a peer that sends many descriptors could make it wait several times.
 fn make_room_for_descriptors(any: &OwnedFd) {
     let last = descriptor_limit().min(TABLE).saturating_sub(1);

@@ -30,7 +30,6 @@ mod draft;
 mod filling;
 mod encode;
 mod number;
-// unsafe: buffers that are not initialised as a whole.
 mod pool;
 // unsafe: in its module `collections`.
 mod recheck;

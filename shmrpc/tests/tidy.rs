@@ -14,7 +14,7 @@ const UNSAFE: &[&str] = &[
     "message/draft.rs",
     "message/encode.rs",
     "message/number.rs",
-    "message/pool.rs",
+    "message/pool/lines.rs",
     "message/recheck/collections.rs",
     "connection/blobs.rs",
     "connection/blocks.rs",

@@ -5,7 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use self::lines::{Lines, whole};
 use crate::sys::fork::Generation;
+
+// unsafe: buffers that are not initialised as a whole.
+mod lines;
 
 /// Bytes of all buffers that there are for copies of one process's messages, in use or warm, over all of its connections.
 #[derive(Debug, Default)]
@@ -40,7 +44,7 @@ pub struct Pool {
 #[derive(Default)]
 struct Stock {
     /// Buffers that nobody uses, the warmest last.
-    buffers: Vec<Vec<Line>>,
+    buffers: Vec<Lines>,
     /// The fewest unused buffers that there were since the last [`Pool::trim`].
     idle: usize,
 }
@@ -50,22 +54,13 @@ const KEPT: usize = 4;
 
 /// A payload in a buffer of our own; the buffer goes back to its pool.
 pub(super) struct Copied {
-    buffer: Vec<Line>,
+    buffer: Lines,
     pool: Arc<Pool>,
     process: Generation,
 }
 
-/// What buffers are made of, so that they have the alignment of a block.
-#[derive(Clone)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-fn bytes(buffer: &Vec<Line>) -> u64 {
-    lines(buffer.capacity())
-}
-
-fn lines(count: usize) -> u64 {
-    (count as u64).saturating_mul(size_of::<Line>() as u64)
+fn bytes(buffer: &Lines) -> u64 {
+    buffer.capacity() as u64
 }
 
 /// A payload that could not be copied.
@@ -88,22 +83,16 @@ pub(super) enum Lack {
 
 impl Copied {
     pub(super) fn as_ptr(&self) -> *const u8 {
-        self.buffer.as_ptr().cast()
+        self.buffer.as_ptr()
     }
 
     pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.buffer.as_mut_ptr().cast()
+        self.buffer.as_mut_ptr()
     }
 
     /// The first `bytes` of those that were asked for. What nobody has written yet is zero.
     pub(super) fn first(&mut self, bytes: usize) -> &mut [u8] {
-        let lines = bytes.div_ceil(size_of::<Line>()).min(self.buffer.capacity());
-        if self.buffer.len() < lines {
-            self.buffer.resize(lines, Line([0; 64]));
-        }
-        let length = bytes.min(self.buffer.len() * size_of::<Line>());
-        // SAFETY: so many bytes of the buffer's lines have been written, and the buffer is borrowed alone.
-        unsafe { core::slice::from_raw_parts_mut(self.as_mut_ptr(), length) }
+        self.buffer.first(bytes)
     }
 }
 
@@ -121,12 +110,12 @@ impl Pool {
     /// A buffer for `length` bytes: the warmest that is large enough and not much larger, since all of it counts; else a
     /// new one. A peer says how much is needed, so that there is no memory may not end the process.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> Result<Copied, Lost> {
-        let units = length.div_ceil(size_of::<Line>());
+        let needed = whole(length);
         let mut stock = self.stock.lock();
-        let right = units..=units.saturating_mul(2);
-        let fits = stock.buffers.iter().rposition(|buffer| right.contains(&buffer.capacity()));
+        let right = needed..=needed.saturating_mul(2);
+        let fits = stock.buffers.iter().rposition(|buffer| right.contains(&bytes(buffer)));
         let warm = fits.map(|at| stock.buffers.remove(at));
-        while warm.is_none() && !self.room.take(lines(units), self.cap) {
+        while warm.is_none() && !self.room.take(needed, self.cap) {
             // What nobody uses makes room, the coldest first.
             if stock.buffers.is_empty() {
                 let lack = if self.shared { Lack::OfProcess } else { Lack::OfConnection };
@@ -138,20 +127,19 @@ impl Pool {
         drop(stock);
         let buffer = match warm {
             Some(buffer) => buffer,
-            None => self.fresh(units).ok_or(Lost { length, lack: Lack::Memory })?,
+            None => self.fresh(length).ok_or(Lost { length, lack: Lack::Memory })?,
         };
         Ok(Copied { buffer, pool: Arc::clone(self), process: Generation::current() })
     }
 
     /// A buffer whose room is taken. `None` if the system has no memory; then the room is given back.
-    fn fresh(&self, units: usize) -> Option<Vec<Line>> {
-        let mut buffer = Vec::new();
-        if buffer.try_reserve_exact(units).is_err() {
-            self.room.give(lines(units));
+    fn fresh(&self, length: usize) -> Option<Lines> {
+        let Some(buffer) = Lines::new(length) else {
+            self.room.give(whole(length));
             return None;
-        }
+        };
         // What the allocator adds of itself counts too, and comes to nothing in practice.
-        self.room.take(bytes(&buffer) - lines(units), u64::MAX);
+        self.room.take(bytes(&buffer) - whole(length), u64::MAX);
         Some(buffer)
     }
 
@@ -199,9 +187,9 @@ impl Drop for Copied {
         let mut stock = pool.stock.lock();
         // Others need room too.
         let cold = if pool.room.taken() > pool.cap / 2 {
-            Some(core::mem::take(buffer))
+            Some(core::mem::replace(buffer, Lines::none()))
         } else {
-            stock.buffers.push(core::mem::take(buffer));
+            stock.buffers.push(core::mem::replace(buffer, Lines::none()));
             (stock.buffers.len() > KEPT).then(|| stock.buffers.remove(0))
         };
         drop(stock);

@@ -39,7 +39,7 @@ impl Holdings {
 }
 
 /// KiB that the server may have more than before: what its allocator keeps.
-const KEPT: u64 = 64 << 10;
+const KEPT: u64 = 24 << 10;
 
 /// What an attack came to, on both sides.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 mod types;
 
 use syn::meta::ParseNestedMeta;
-use syn::{Attribute, Meta, Token, TraitItem, Type};
+use syn::{Attribute, Fields, Ident, Meta, Token, TraitItem, Type};
 
 use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant, cfgs};
@@ -202,12 +202,39 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
     }
 }
 
+/// Whether a number or a name is there twice, of which rustc tells.
+pub(crate) fn repeats_itself(message: &Message) -> bool {
+    repeats_a_number(message) || repeats_a_name(message)
+}
+
+/// Whether two variants have one name, or two fields that stand side by side. Of two that have a `#[cfg]`, one may go.
+fn repeats_a_name(message: &Message) -> bool {
+    let repeats = |fields: &Fields| {
+        repeat(fields.iter().filter_map(|field| Some((field.ident.as_ref()?, &field.attrs[..]))))
+    };
+    match &message.shape {
+        Shape::Struct(fields) => repeats(fields),
+        Shape::Enum(variants) => {
+            repeat(variants.iter().map(|variant| (&variant.name, &variant.attrs[..])))
+                || variants.iter().any(|variant| repeats(&variant.fields))
+        }
+    }
+}
+
+fn repeat<'a>(parts: impl Iterator<Item = (&'a Ident, &'a [Attribute])>) -> bool {
+    let always = parts.filter(|(_, attrs)| cfgs(attrs).is_empty());
+    has_twins(always.map(|(name, _)| wire_name(name)).collect())
+}
+
+fn has_twins<T: Ord>(mut all: Vec<T>) -> bool {
+    all.sort_unstable();
+    all.windows(2).any(|pair| matches!(pair, [one, other] if one == other))
+}
+
 /// Whether two variants have the same number.
-pub(crate) fn repeats_a_number(message: &Message) -> bool {
+fn repeats_a_number(message: &Message) -> bool {
     let Shape::Enum(variants) = &message.shape else { return false };
-    let mut numbers = numbers(variants);
-    numbers.sort_unstable();
-    numbers.windows(2).any(|pair| matches!(pair, [one, other] if one == other))
+    has_twins(numbers(variants))
 }
 
 /// The number of each variant: its own, or the next one. None if `#[cfg]` decides which there are.

@@ -110,8 +110,7 @@ pub(crate) fn message(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
     }
     let refused = errors.finish().err().map(|error| error.into_compile_error());
     let Some(message) = parsed else { return quote!(#written #refused) };
-    // Of variants with one number, rustc tells.
-    if refused.is_some() || check::repeats_a_number(&message) {
+    if refused.is_some() || check::repeats_itself(&message) {
         let item = messages::refused(&message);
         return quote!(#item #refused);
     }

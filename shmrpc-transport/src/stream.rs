@@ -126,11 +126,6 @@ impl Stream {
         matches!(&self.medium, Medium::Pipe(_) | Medium::Socket { beside: Some(_), .. })
     }
 
-    /// Whether it is a Unix socket.
-    fn is_unix(&self) -> bool {
-        matches!(&self.medium, Medium::Socket { beside: Some(_), .. })
-    }
-
     /// Those of the frame that was received last, which announces so many. With `more`, the next one has begun.
     ///
     /// # Errors
@@ -328,7 +323,7 @@ impl Stream {
     /// [`Pause`].
     pub fn receive_now(&self, room: &mut [u8]) -> Result<usize, Pause> {
         match &self.medium {
-            Medium::Pipe(pipe) => pipe.receive(room, &mut Until::after(Duration::ZERO)),
+            Medium::Pipe(pipe) => pipe.receive_now(room),
             Medium::Tls(link) => match link.receive(room, true).map_err(|how| broken(link.as_fd(), how))? {
                 Some(0) => Err(Pause::Closed),
                 Some(received) => Ok(received),

@@ -24,9 +24,9 @@ impl Patience {
         room: &mut [u8],
         until: &mut Until,
     ) -> Result<usize, Pause> {
-        // Between hosts what is waited for takes longer than a look pays, and inside the process somebody may have the lock.
-        // Where each system call is counted, looks would be most of them.
-        if !stream.is_unix() || cfg!(feature = "instrument") {
+        // Between hosts what is waited for takes longer than a look pays. Where each system call is counted, looks would be
+        // most of them.
+        if !stream.carries_descriptors() || cfg!(feature = "instrument") {
             return stream.receive(room, until);
         }
         if let Some(found) = self.look(|| match stream.receive_now(room) {

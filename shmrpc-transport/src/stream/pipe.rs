@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::Shutdown;
@@ -27,6 +28,9 @@ pub struct Pipe {
 struct Way {
     state: Mutex<State>,
     changed: Condvar,
+    /// Written under the lock: nothing had come when somebody last looked, and nothing has since. Whoever looks often need not
+    /// keep the lock from whoever sends.
+    is_quiet: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +69,7 @@ impl Pipe {
                 let piece = bytes.get(..room).unwrap_or(bytes);
                 state.bytes.write_all(piece)?;
                 state.descriptors.extend(descriptors.drain(..));
-                self.outgoing.changed.notify_all();
+                self.outgoing.stirs();
                 return Ok(piece.len());
             }
             self.outgoing.wait(&mut state, until)?;
@@ -83,8 +87,17 @@ impl Pipe {
             if state.closed || state.deaf {
                 return Err(Pause::Closed);
             }
+            self.incoming.is_quiet.store(true, Ordering::Relaxed);
             self.incoming.wait(&mut state, until)?;
         }
+    }
+
+    /// Receives what is there. [`Pause::TimedOut`] if nothing is.
+    pub(super) fn receive_now(&self, room: &mut [u8]) -> Result<usize, Pause> {
+        if self.incoming.is_quiet.load(Ordering::Relaxed) {
+            return Err(Pause::TimedOut);
+        }
+        self.receive(room, &mut Until::after(Duration::ZERO))
     }
 
     /// The next descriptors that came, `count` at most.
@@ -106,7 +119,14 @@ impl Pipe {
 
 impl Way {
     fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock());
+        let mut state = self.state.lock();
+        change(&mut state);
+        self.stirs();
+    }
+
+    /// Something has come, or the end. Called under the lock.
+    fn stirs(&self) {
+        self.is_quiet.store(false, Ordering::Relaxed);
         self.changed.notify_all();
     }
 
@@ -147,6 +167,22 @@ mod tests {
         }
         sender.join().unwrap();
         assert!(received == expected);
+    }
+
+    #[test]
+    fn a_look_finds_what_came_and_the_end() {
+        let (a, b) = Pipe::pair();
+        let look = || b.receive_now(&mut [0; 8]);
+        for _ in 0..3 {
+            // The first look takes the lock, the second does not.
+            assert!(matches!(look(), Err(Pause::TimedOut)));
+            assert!(matches!(look(), Err(Pause::TimedOut)));
+            a.send(&[7; 12], &mut Vec::new(), &mut Until::never()).unwrap();
+            assert_eq!([look().unwrap(), look().unwrap()], [8, 4]);
+        }
+        assert!(matches!(look(), Err(Pause::TimedOut)));
+        a.shut(Shutdown::Write);
+        assert!(matches!(look(), Err(Pause::Closed)));
     }
 
     #[test]

@@ -102,6 +102,9 @@ impl HostPort {
     }
 }
 
+/// How often the system may choose a port for a host of several addresses.
+const CHOICES: u32 = 16;
+
 /// The number that an interface has here. One is as good as its name.
 fn number_of(interface: &str) -> io::Result<u32> {
     match if_nametoindex(interface) {
@@ -130,26 +133,10 @@ impl Ports {
     pub fn bind(at: &HostPort, policy: &Policy, tls: Option<Acceptor>) -> io::Result<Self> {
         let wanted = at.resolve(&mut Until::never())?;
         at.check(&wanted, policy.plain_tcp || tls.is_some())?;
-        let (mut listeners, mut addresses, mut failed) = (Vec::new(), Vec::<SocketAddr>::new(), None);
-        for mut address in wanted {
-            if let (0, Some(first)) = (at.port, addresses.first()) {
-                address.set_port(first.port());
-            }
-            match TcpListener::bind(address) {
-                Ok(listener) => {
-                    listener.set_nonblocking(true)?;
-                    addresses.push(listener.local_addr()?);
-                    listeners.push(Inherited::new(listener));
-                }
-                // A name of both kinds, where the system has one.
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => failed = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        match failed {
-            Some(error) if listeners.is_empty() => Err(error),
-            _ => Ok(Self { listeners, addresses, tls }),
-        }
+        let bound = bind_all(&wanted, |address| TcpListener::bind(address))?;
+        let addresses = bound.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        bound.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
+        Ok(Self { listeners: bound.into_iter().map(Inherited::new).collect(), addresses, tls })
     }
 
     /// Where it listens.
@@ -169,6 +156,47 @@ impl Ports {
             listener.tokens.push(watch(Arc::new(Door::new(Entrance::new(socket, &hall))?))?);
         }
         Ok(listener)
+    }
+}
+
+/// Listens at all addresses, on one port. The one that the system chooses for the first address may be somebody's at another;
+/// then it chooses again.
+fn bind_all(
+    wanted: &[SocketAddr],
+    mut bind: impl FnMut(SocketAddr) -> io::Result<TcpListener>,
+) -> io::Result<Vec<TcpListener>> {
+    let is_chosen = wanted.iter().all(|address| address.port() == 0);
+    let mut more = 1..if is_chosen { CHOICES } else { 1 };
+    loop {
+        match bind_once(wanted, &mut bind) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && more.next().is_some() => {}
+            bound => return bound,
+        }
+    }
+}
+
+fn bind_once(
+    wanted: &[SocketAddr],
+    mut bind: impl FnMut(SocketAddr) -> io::Result<TcpListener>,
+) -> io::Result<Vec<TcpListener>> {
+    let (mut bound, mut port, mut failed) = (Vec::new(), 0, None);
+    for mut address in wanted.iter().copied() {
+        if address.port() == 0 {
+            address.set_port(port);
+        }
+        match bind(address) {
+            Ok(listener) => {
+                port = listener.local_addr()?.port();
+                bound.push(listener);
+            }
+            // A name of both kinds, where the system has one.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => failed = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match failed {
+        Some(error) if bound.is_empty() => Err(error),
+        _ => Ok(bound),
     }
 }
 

@@ -104,3 +104,29 @@ fn a_host_is_given_up_only_if_all_its_addresses_are() {
     assert!(of(late(), late()).is_none(), "the time of all was over");
     assert!(none_of(&at, vec![(address(2), forbidden())]).unwrap().is_lasting());
 }
+
+/// Two addresses, and a port that is free at the first of them alone: 127.0.0.1 and 127.0.0.2 stand for those of a name.
+#[test]
+fn a_port_that_is_taken_at_one_address_is_chosen_anew() {
+    let wanted = ["127.0.0.1:0", "127.0.0.2:0"].map(|address| address.parse().unwrap());
+    let mut others = Vec::new();
+    let bound = bind_all(&wanted, |address| {
+        // Somebody else is faster, three times.
+        if address.port() != 0 && others.len() < 3 {
+            others.push(TcpListener::bind(address).unwrap());
+        }
+        TcpListener::bind(address)
+    });
+    let ports: Vec<u16> = bound.unwrap().iter().map(|one| one.local_addr().unwrap().port()).collect();
+    assert!(matches!(ports[..], [one, other] if one == other), "{ports:?}");
+    assert_eq!(others.len(), 3);
+
+    // A port that somebody asked for is not another one.
+    let taken: Vec<SocketAddr> = others.iter().map(|other| other.local_addr().unwrap()).collect();
+    let mut tries = 0;
+    let none = bind_all(&taken[..1], |address| {
+        tries += 1;
+        TcpListener::bind(address)
+    });
+    assert_eq!((none.unwrap_err().kind(), tries), (io::ErrorKind::AddrInUse, 1));
+}

@@ -41,6 +41,8 @@ impl Limit {
 #[derive(Debug)]
 pub struct Places {
     limit: Limit,
+    /// Of all peers of networks.
+    of_networks: usize,
     taken: Mutex<Taken>,
     /// Notified when the last one is given back.
     empty: Condvar,
@@ -79,9 +81,18 @@ pub struct Place {
 }
 
 impl Places {
-    /// None of them taken.
+    /// None of them taken. Peers of networks have half together, as those of another user have.
     pub fn new(limit: Limit) -> Arc<Self> {
-        Arc::new(Self { limit, taken: Mutex::default(), empty: Condvar::new() })
+        Self::with(limit, limit.of_user())
+    }
+
+    /// The same where nobody but peers of networks comes: they have all.
+    pub fn of_networks_alone(limit: Limit) -> Arc<Self> {
+        Self::with(limit, limit.of_all)
+    }
+
+    fn with(limit: Limit, of_networks: usize) -> Arc<Self> {
+        Arc::new(Self { limit, of_networks, taken: Mutex::default(), empty: Condvar::new() })
     }
 
     /// Takes one. `what` there is then, for people.
@@ -97,7 +108,12 @@ impl Places {
         if own >= self.limit.of_one {
             return Err(Full { count: own, what, whose: Whose::Process(party.process()) });
         }
-        if of_user >= self.limit.of_user() && party.uid() != Some(PeerCredentials::own().uid) {
+        let most_of_user = match party.uid() {
+            None => self.of_networks,
+            Some(uid) if uid == PeerCredentials::own().uid => usize::MAX,
+            Some(_) => self.limit.of_user(),
+        };
+        if of_user >= most_of_user {
             return Err(Full { count: of_user, what, whose: Whose::User(party.uid()) });
         }
         if all >= self.limit.of_all {
@@ -225,5 +241,17 @@ mod tests {
         assert_eq!(places.wait_until_empty(None), 0);
         let taken = places.taken.lock();
         assert!(taken.by_process.is_empty() && taken.by_user.is_empty());
+    }
+
+    #[test]
+    fn peers_of_networks_have_half_unless_nobody_else_comes() {
+        let limit = Limit { of_all: 4, of_one: 4 };
+        let host = Party::at([192, 0, 2, 1].into());
+        for (places, most) in [(Places::new(limit), 2), (Places::of_networks_alone(limit), 4)] {
+            let taken: Vec<_> = (0..4).map_while(|_| places.take(host, "are there").ok()).collect();
+            assert_eq!(taken.len(), most);
+            let own = places.take(party(1, PeerCredentials::own().uid), "are there");
+            assert_eq!(own.is_ok(), most == 2);
+        }
     }
 }

@@ -240,21 +240,25 @@ impl ServerBuilder {
                 return Err(ServeError::Duplicate(name));
             }
         }
+        let lists = endpoints.iter().map(|list| Endpoint::parse_list(list));
+        let endpoints = lists.collect::<Result<Vec<_>, _>>()?.concat();
+        let places = match endpoints.iter().all(|at| matches!(at, Endpoint::Tcp(_) | Endpoint::Tls(_))) {
+            true => Places::of_networks_alone,
+            false => Places::new,
+        };
         let shared = Arc::new_cyclic(|this| Shared {
             this: Weak::clone(this),
             services,
-            places: limits.connections(),
-            lanes: limits.lanes(),
-            streams: Limits::streams(),
+            places: places(limits.connections()),
+            lanes: places(limits.lanes()),
+            streams: places(Limits::streams()),
             state: Mutex::default(),
         });
         let (mut bound, until) = (Vec::new(), &mut Until::after(patience));
-        for list in &endpoints {
-            for endpoint in Endpoint::parse_list(list)? {
-                let one = Threshold::take(&endpoint, &policy, tls.as_ref(), until)?;
-                tracing::info!(%endpoint, "listening");
-                bound.push((endpoint, one));
-            }
+        for endpoint in endpoints {
+            let one = Threshold::take(&endpoint, &policy, tls.as_ref(), until)?;
+            tracing::info!(%endpoint, "listening");
+            bound.push((endpoint, one));
         }
         Ok(BoundServer { shared, policy, bound })
     }
@@ -379,18 +383,18 @@ struct Limits {
 const MOST: usize = 1024;
 
 impl Limits {
-    fn connections(self) -> Arc<Places> {
+    fn connections(self) -> Limit {
         // Four descriptors for each: half of them. Other shares are `arrivals::limit` and `ledger::pieces_max`.
         let of_all = self.connections.unwrap_or_else(|| (descriptor_limit() / 8).clamp(2, MOST));
-        Places::new(Limit::new(of_all, self.connections_of_one))
+        Limit::new(of_all, self.connections_of_one)
     }
 
-    fn lanes(self) -> Arc<Places> {
-        Places::new(Limit::new(self.lanes.unwrap_or(MOST), self.lanes_of_one))
+    fn lanes(self) -> Limit {
+        Limit::new(self.lanes.unwrap_or(MOST), self.lanes_of_one)
     }
 
     /// A descriptor for each: an eighth of them.
-    fn streams() -> Arc<Places> {
-        Places::new(Limit::new((descriptor_limit() / 8).clamp(2, MOST), None))
+    fn streams() -> Limit {
+        Limit::new((descriptor_limit() / 8).clamp(2, MOST), None)
     }
 }

@@ -44,6 +44,8 @@ use proc_macro::TokenStream;
 /// | `&Archived<T>` | `&T` | `T` | the archive, where it arrived |
 /// | `&str` | `&str` | `String` | the text, where it arrived |
 /// | `&[u8]`, `&[f32]`, ... | the same | `Vec<u8>`, ... | the numbers, where they arrived |
+/// | `Blob`, `Blob<f32>`, ... | a `BlobMut`, or a `Vec` | its memory | a `Blob` that it may keep |
+/// | `OwnedFd` | an `OwnedFd`, or what owns one | a descriptor | an `OwnedFd` of its own |
 /// | `&Context` | (none) | (nothing) | the call's context |
 ///
 /// Marker: `#[oneway]` (no reply, no result). Argument: `crate = path`, where shmrpc is found if not at `::shmrpc`.

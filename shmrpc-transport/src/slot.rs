@@ -173,7 +173,7 @@ impl Header {
         u64::from(self.block) | u64::from(self.timeout_ms) << 32
     }
 
-    /// Decodes what a peer wrote and refuses what no version-1 peer writes.
+    /// Decodes what a peer wrote and refuses what no peer of this version writes.
     ///
     /// # Errors
     /// [`BadHeader`] names the field.
@@ -210,7 +210,7 @@ impl Header {
     /// Reads the header of a stream frame.
     ///
     /// # Errors
-    /// [`BadHeader`] names the field that no version-1 peer writes.
+    /// [`BadHeader`] names the field that no peer of this version writes.
     pub fn from_frame(bytes: &[u8; HEADER]) -> Result<Self, BadHeader> {
         let mut words = [0; HEADER / 8];
         for (word, from) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -308,7 +308,7 @@ impl Slot {
         self.call_id.store(header.call_id, Ordering::Relaxed);
         self.route.store(header.route(), Ordering::Relaxed);
         self.room.store(header.room(), Ordering::Relaxed);
-        // Release: pairs with the Acquire load of the stamp in `Consumer::wait`.
+        // Release: pairs with the Acquire load of the stamp in `Consumer::is_published`.
         self.stamp.store(stamp, Ordering::Release);
         published();
     }
@@ -323,7 +323,7 @@ impl Slot {
     /// payload means depends on [`FLAG_BLOCK`].
     ///
     /// # Errors
-    /// [`BadHeader`]: the sender wrote what no version-1 peer writes.
+    /// [`BadHeader`]: the sender wrote what no peer of this version writes.
     #[inline(always)]
     pub fn read(&self, payload: &mut [u64; INLINE_WORDS]) -> Result<Header, BadHeader> {
         let call_id = self.call_id.load(Ordering::Relaxed);

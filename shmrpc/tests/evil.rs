@@ -4,7 +4,7 @@
 //! The server lives and says nothing on its stderr, where a panic would be; the good clients lose nothing; and after
 //! each attack the server has the descriptors, threads and mappings that it had before. The same over Unix sockets and over
 //! TCP, where the evil process has an address of its own, with good clients on the same transport. What differs with trust is
-//! DESIGN.md 4.1: an evil peer that is trusted leaves the bytes of large messages alone while they are read in place.
+//! what SECURITY.md says: an evil peer that is trusted leaves the bytes of large messages alone while they are read in place.
 //!
 //! `cargo test` gives each attack a moment. The long form prints a line for each, and at the end one line of JSON:
 //!

@@ -109,8 +109,8 @@ impl Connection {
         self.shared.as_ref().map_or(Mapped { sending: 0, receiving: 0 }, bytes)
     }
 
-    /// Gives back the segments of our arena that were not used since the last call. The watcher calls this some
-    /// seconds after the arena grew, and again until it is as small as it was.
+    /// Gives back the segments of our arena that were not used since the last call. The watcher calls this a
+    /// second after the arena grew, and again until it is as small as it was.
     pub fn give_back(&self) {
         self.pool.trim();
         self.drafts.trim();

@@ -449,3 +449,21 @@ fn blocks_that_one_client_holds_leave_some_for_others() {
     assert_eq!(views.len(), 4096, "{refused}");
     another_is_served(&place);
 }
+
+/// Where others come, too, peers of networks have half.
+#[test]
+fn peers_of_networks_have_all_of_a_server_that_nobody_else_reaches() {
+    let place = Place::new();
+    for (others, most) in [(None, 4), (Some(place.endpoint()), 2)] {
+        let (gate, _keeper) = gate();
+        let server = Server::builder().service(EdgeServer::new(Here(gate))).max_connections(4);
+        let server = server.max_connections_per_client(4).listen("tcp:127.0.0.1:0");
+        let server = others.into_iter().fold(server, ServerBuilder::listen).start().unwrap();
+        let at = server.endpoints()[0].to_string();
+        let connect = || EdgeClient::connect(&at).map_err(|error| error.to_string());
+        let (clients, refused) = as_many_as_it_may(connect);
+        assert_eq!(clients.len(), most, "{refused}");
+        assert_eq!(refused.contains("for peers of networks"), most == 2, "{refused}");
+        assert!(clients.iter().all(|client| client.count(&[1], &[2]) == Ok(2)));
+    }
+}

@@ -328,6 +328,21 @@ mod tests {
         assert!(connection.segment(1).is_some());
     }
 
+    /// Between hosts, and its lanes may still say their last. The watcher sleeps meanwhile, though the socket has ended.
+    #[test]
+    fn a_connection_that_its_server_has_closed_ends_when_its_time_is_over() {
+        let (connection, _theirs) = unwatched();
+        let watched = Watched { connection: Arc::clone(&connection), rests: false.into() };
+        assert_eq!(watched.deadline(), None);
+        let (death, end) = (Death { reason: "closed".into(), peer_closed: true }, Instant::now());
+        connection.left.set((death.clone(), end)).unwrap();
+        assert_eq!(watched.deadline(), Some(end));
+        assert!(matches!([watched.ready(), watched.ready()], [Next::Rest, Next::Keep]));
+        assert_eq!(connection.death(), None);
+        assert!(matches!(watched.expired(), Next::Done));
+        assert_eq!(connection.death(), Some(&death));
+    }
+
     /// The table of ARCHITECTURE.md: kind, from client, from server; each with call ids, blocks and lengths.
     #[test]
     fn a_frame_says_what_the_table_lets_it_say() {

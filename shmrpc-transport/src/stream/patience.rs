@@ -54,19 +54,26 @@ impl Patience {
             found.set(seen);
             is_there
         };
-        let seen =
-            (0..self.ladder.spins(self.waits)).any(|_| ready()) || self.ladder.climb(self.waits, ready);
-        found.take().filter(|_| seen)
+        if !(0..self.ladder.spins(self.waits)).any(|_| ready()) {
+            self.ladder.climb(self.waits, ready);
+        }
+        found.take()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::channel;
     use std::thread;
     use std::time::Duration;
 
     use super::*;
+    use crate::stream::Pipe;
+
+    /// Nothing here waits so long unless something is broken.
+    const BOUND: Duration = Duration::from_secs(30);
 
     fn pair() -> [Stream; 2] {
         let (near, far) = UnixStream::pair().unwrap();
@@ -90,23 +97,73 @@ mod tests {
         for number in 0..=255 {
             near.send(&[number], &mut Until::never()).unwrap();
             let mut room = [0; 8];
-            assert_eq!(patience.receive(&near, &mut room, &mut Until::never()).unwrap(), 1);
+            assert_eq!(patience.receive(&near, &mut room, &mut Until::after(BOUND)).unwrap(), 1);
             assert_eq!(room[0], number);
         }
         near.end_sending();
-        let end = patience.receive(&near, &mut [0; 8], &mut Until::never());
+        let end = patience.receive(&near, &mut [0; 8], &mut Until::after(BOUND));
         assert!(matches!(end, Err(Pause::Closed)), "{end:?}");
         answering.join().unwrap();
     }
 
     #[test]
     fn nobody_looks_beyond_the_deadline() {
-        let [near, _far] = pair();
+        let [near, far] = pair();
         let mut patience = Patience::default();
+        let (done, waiting) = channel::<()>();
+        let keeping = thread::spawn(move || {
+            let _ = waiting.recv_timeout(BOUND);
+            drop(far);
+        });
         for _ in 0..3 {
             let until = &mut Until::after(Duration::from_millis(1));
             let none = patience.receive(&near, &mut [0; 8], until);
             assert!(matches!(none, Err(Pause::TimedOut)), "{none:?}");
         }
+        drop(done);
+        keeping.join().unwrap();
+    }
+
+    #[test]
+    fn only_who_waits_for_somebody_of_this_host_looks() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let between_hosts = [near, far].map(|end| Stream::socket(end.into(), true).unwrap());
+        let inside = <[_; 2]>::from(Pipe::pair()).map(Stream::pipe);
+        let here = !cfg!(feature = "instrument");
+        for ([near, far], looks) in [(pair(), here), (between_hosts, false), (inside, here)] {
+            far.send(&[7], &mut Until::never()).unwrap();
+            let mut patience = Patience::default();
+            assert_eq!(patience.receive(&near, &mut [0; 8], &mut Until::after(BOUND)).unwrap(), 1);
+            assert_eq!(patience.waits, u32::from(looks), "{near:?}");
+        }
+    }
+
+    /// A further look would receive what follows into the same room.
+    #[test]
+    fn the_first_look_that_finds_something_is_the_last() {
+        let spin = Patience::default().ladder.spins(1);
+        assert!(spin > 0);
+        for finds in [1, spin, spin + 1] {
+            let mut looks = 0;
+            let found = Patience::default().look(|| {
+                looks += 1;
+                (looks >= finds).then_some(looks)
+            });
+            assert_eq!((found, looks), (Some(finds), finds));
+        }
+    }
+
+    #[test]
+    fn whoever_finds_nothing_stops_looking() {
+        let mut looks = 0;
+        let found = Patience::default().look(|| {
+            looks += 1;
+            // There is time for some ten thousand.
+            assert!(looks < 10_000_000, "it looks for ever");
+            None::<()>
+        });
+        assert_eq!(found, None);
     }
 }

@@ -71,6 +71,11 @@ impl Link {
         Ok(self.write_out(&mut session)? && !session.is_handshaking())
     }
 
+    /// Whether this side, a server, has said something in the handshake.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.session.lock().protocol_version().is_some()
+    }
+
     /// What the other end has shown of itself: its own certificate, as DER.
     pub(crate) fn certificate(&self) -> Option<Arc<[u8]>> {
         let session = self.session.lock();

@@ -52,6 +52,10 @@ impl Link {
         match self.0 {}
     }
 
+    pub(crate) fn has_answered(&self) -> bool {
+        match self.0 {}
+    }
+
     pub(crate) fn certificate(&self) -> Option<Arc<[u8]>> {
         match self.0 {}
     }

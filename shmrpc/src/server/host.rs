@@ -121,3 +121,89 @@ impl Events for Served {
         self.shared.state.lock().connections.remove(&connection.id());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::{Duration, Instant};
+
+    use shmrpc_transport::callers::{Callers, NoLane};
+    use shmrpc_transport::connection::Carrier;
+    use shmrpc_transport::rendezvous::net::{self, Ports};
+    use shmrpc_transport::rendezvous::{Listener, Met, Policy, connect};
+    use shmrpc_transport::sys::futex::Until;
+
+    use super::super::Limits;
+    use super::*;
+    use crate::dispatch::{Answered, Request};
+    use crate::schema::ServiceSchema;
+
+    const BOUND: Duration = Duration::from_secs(30);
+
+    struct Nothing;
+
+    impl Service for Nothing {
+        fn schema(&self) -> ServiceSchema {
+            ServiceSchema { name: "Nothing", methods: Vec::new() }
+        }
+        fn dispatch(&self, _: u16, request: Request<'_>) -> Answered {
+            request.unknown_method()
+        }
+    }
+
+    struct Client;
+
+    impl Events for Client {
+        fn lane_opened(&self, _: &Arc<Connection>, _: u32, _: Option<LaneStream>) -> Result<(), String> {
+            Err("a client serves nothing".into())
+        }
+        fn closed(&self, _: &Connection) {}
+    }
+
+    fn shared() -> Arc<Shared> {
+        Arc::new_cyclic(|this| Shared {
+            this: Weak::clone(this),
+            services: vec![Arc::new(Nothing)],
+            places: Limits::default().connections(),
+            lanes: Limits::default().lanes(),
+            streams: Limits::streams(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// In the moment between the two steps of a shutdown: nobody has told the client, and the server counts its lanes already.
+    fn asks_too_late(shared: &Shared, met: Met) {
+        let Met { connection, .. } = met;
+        let callers = Callers::new(Arc::clone(&connection), ());
+        // A server over a Unix socket answers the hello before it takes note of its client.
+        let end = Instant::now() + BOUND;
+        while shared.state.lock().connections.is_empty() {
+            assert!(Instant::now() < end, "the server knows of no client");
+            std::thread::yield_now();
+        }
+        assert_eq!(shared.close().len(), 1);
+        assert!(!connection.is_going_away());
+        let none = callers.lease(&mut Until::after(BOUND)).unwrap_err();
+        assert!(matches!(&*none, NoLane::Dead(death) if death.reason.contains("shutting down")), "{none:?}");
+        assert!(connection.is_going_away(), "it was not told");
+        assert_eq!(connection.death(), None);
+        assert_eq!(shared.lanes.wait_until_empty(Some(Instant::now())), 0);
+    }
+
+    #[test]
+    fn a_server_that_closes_opens_no_lane_and_says_goaway() {
+        let question = greeting::question(&Nothing.schema());
+        let path = std::env::temp_dir().join(format!("shmrpc-test-{}-host", std::process::id()));
+        for carrier in [Carrier::Rings, Carrier::Streams] {
+            let (shared, policy) = (shared(), Policy { carrier, ..Policy::default() });
+            let _listener = Listener::bind(&path, policy.clone(), Arc::clone(&shared) as _).unwrap();
+            asks_too_late(&shared, connect(&path, &policy, &question, BOUND, Box::new(Client)).unwrap());
+        }
+        let (shared, policy) = (shared(), Policy::default());
+        let ports = Ports::bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into(), &policy, None).unwrap();
+        let at = ports.addresses()[0].into();
+        let _listener = ports.start(policy.clone(), Arc::clone(&shared) as _).unwrap();
+        let met = net::connect(&at, &policy, None, &question, BOUND, Box::new(Client)).unwrap();
+        asks_too_late(&shared, met);
+    }
+}

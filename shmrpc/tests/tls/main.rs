@@ -17,6 +17,7 @@ use crate::support::{BOUND, Gate, Keeper, Place, gate, until};
 
 mod again;
 mod raw;
+mod room;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -194,6 +195,7 @@ fn a_peer_that_speaks_no_tls_is_told_so() {
     says(&text, "this port speaks TLS, and the client plain TCP; connect with `tls:`");
     let mut browser = TcpStream::connect(("127.0.0.1", port(&endpoint))).unwrap();
     browser.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    browser.set_read_timeout(Some(BOUND)).unwrap();
     says(&failure(&mut browser), "this port speaks TLS");
     assert_eq!(good.add(1, 2), Ok(3));
     assert_eq!(server.connections(), 1);

@@ -96,9 +96,8 @@ fn receive(from: &mut impl Read) -> (Kind, Vec<u8>) {
     (header.kind, payload)
 }
 
-/// Why a server has refused, without TLS.
-pub(crate) fn failure(socket: &mut TcpStream) -> String {
-    socket.set_read_timeout(Some(BOUND)).unwrap();
+/// Why a server has refused.
+pub(crate) fn failure(socket: &mut impl Read) -> String {
     let (kind, payload) = receive(socket);
     assert_eq!(kind, Kind::Failure);
     String::from_utf8(payload).unwrap()

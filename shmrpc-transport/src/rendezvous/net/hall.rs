@@ -27,7 +27,7 @@ use crate::sys::shortage::{explain, explain_thread};
 use crate::sys::socket::{FrameReader, MAX_CONTROL, Socket, clip, frame, keep_alive};
 use crate::tls::{Acceptor, Broken, Link};
 
-/// What a peer of TLS is told that there is no place for, before any handshake: the alert `internal_error` (RFC 8446, 6.2).
+/// What a peer of TLS is told that there is no place for, or that makes room, before any handshake: the alert `internal_error` (RFC 8446, 6.2).
 const NO_PLACE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// What all ports of one endpoint share.
@@ -175,6 +175,21 @@ impl Control {
     }
 }
 
+/// What can be said to a peer with which there is no session.
+fn refuse_handshake(link: &Link, pause: &Pause, seat: &Seat<Desk>) -> io::Result<()> {
+    let made_room = seat.leave().is_none();
+    let tls = "this port speaks TLS, and the client plain TCP; connect with `tls:`";
+    match pause {
+        Pause::Severed(Broken::Plain) => match bytes_of(&Refusal::lasting(tls.into())) {
+            Some(bytes) => link.say_plainly(&bytes),
+            None => Ok(()),
+        },
+        // Once this side has answered, the other one believes no alert that is not encrypted.
+        _ if made_room && !link.has_answered() => link.say_plainly(&NO_PLACE),
+        _ => Ok(()),
+    }
+}
+
 fn refuse(stream: &Stream, refusal: &Refusal) {
     if let Some(bytes) = bytes_of(refusal) {
         stream.send_now(&bytes);
@@ -219,11 +234,8 @@ impl Hall {
         let until = &mut Until::after(self.policy.hello_timeout);
         if let Err(pause) = control.shake_hands(seat, until) {
             tracing::debug!(%pause, %address, "a peer was refused");
-            if let (Pause::Severed(Broken::Plain), Control::Tls(link)) = (&pause, &control)
-                && let Some(bytes) = bytes_of(&Refusal::lasting(
-                    "this port speaks TLS, and the client plain TCP; connect with `tls:`".into(),
-                ))
-                && let Err(error) = link.say_plainly(&bytes)
+            if let Control::Tls(link) = &control
+                && let Err(error) = refuse_handshake(link, &pause, seat)
             {
                 tracing::debug!(%error, %address, "a peer was refused without a reason");
             }

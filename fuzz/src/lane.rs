@@ -203,6 +203,19 @@ fn make(client: &OddClient, call: &Call) -> Made {
         Call::Numbers(numbers) => client.numbers(numbers).map(Answer::Number).map_err(widen),
         Call::Note(text) => client.note(text).map(|()| Answer::None).map_err(widen),
         Call::Archived(shapes) => client.archived(shapes).map(Answer::Number).map_err(widen),
+        Call::Measure(frame) if frame.len() % 2 == 0 => {
+            client.measure(frame.clone()).map(Answer::Number).map_err(widen)
+        }
+        Call::Measure(frame) => client
+            .blob(frame.len())
+            .and_then(|mut blob| {
+                blob.copy_from_slice(frame);
+                client.measure(blob).map(Answer::Number)
+            })
+            .map_err(widen),
+        Call::Render(from, wanted) => {
+            client.render(from.clone(), *wanted).map(|frame| Answer::Frame(frame.to_vec())).map_err(widen)
+        }
     }
 }
 
@@ -241,7 +254,7 @@ fn judge(script: &mut Script, call: &Call, method: u16, sent: bool, due: Option<
     let right = match (&due, &result) {
         _ if !sent => outcome == Some(Outcome::NotRun),
         _ if method == ONEWAY => result == Ok(Answer::None),
-        (Some(due), result) => replied(method, due, result),
+        (Some(due), result) => replied(method, due, result) && !script.is_held(due),
         (None, Err(CallError::DeadlineExceeded { outcome, .. })) => {
             *outcome == Outcome::Unknown && script.end.is_none()
         }
@@ -257,7 +270,7 @@ fn judge(script: &mut Script, call: &Call, method: u16, sent: bool, due: Option<
 
 fn replied(method: u16, due: &Due, result: &Made) -> bool {
     let payload = due.payload.as_deref().unwrap_or_default();
-    let answer = |is_error| Answer::read(method, is_error, payload);
+    let answer = |is_error| Answer::read(method, is_error, payload, due.blob());
     match (due.header.kind, result) {
         (Kind::Reply, Ok(made)) => answer(false).as_ref() == Some(made),
         (Kind::Reply, Err(CallError::BadReply(_))) => answer(false).is_none(),

@@ -13,12 +13,13 @@ use shmrpc_transport::message::{Buffer, EncodeError, Grow, Loan, MAX_DEPTH, Mess
 use self::types::{Json, List, Make, Maps, Numbers, Shapes, Standard, Texts, Tree};
 use crate::input::Input;
 
+mod blobs;
 mod types;
 
 /// A type, and a payload for it: bytes as they are, or the archive of a value with some bytes changed.
 pub fn messages(data: &[u8]) {
     let mut input = Input(data);
-    match input.byte() % 10 {
+    match input.byte() % 11 {
         0 => probe::<Numbers>(input),
         1 => probe::<Texts>(input),
         2 => probe::<Shapes>(input),
@@ -28,7 +29,8 @@ pub fn messages(data: &[u8]) {
         6 => probe::<Tree>(input),
         7 => probe::<List>(input),
         8 => probe::<Json>(input),
-        _ => chain(input),
+        9 => chain(input),
+        _ => blobs::blobs(input),
     }
     crate::memory::assert_bounded();
 }
@@ -51,30 +53,41 @@ fn probe<T: Sample>(mut input: Input<'_>) {
     }
     // Above 4 KiB a payload is read in place, if its sender is trusted.
     let filler = if mode % 4 == 1 { SMALL } else { 0 };
-    let count = input.below(16);
-    let changes: Vec<(u16, u8, u8)> =
-        (0..count).map(|_| (input.short(), input.byte(), input.byte())).collect();
+    let changes = Changes::new(&mut input);
     let mut room = Room::default();
     let value = T::make(&mut input, 4);
     let Ok(length) = room.encode(&value) else { return };
-    if changes.is_empty() {
+    if changes.0.is_empty() {
         let back = check::<T>(room.bytes(length)).expect("what was encoded is valid");
         assert!(value.same(&back), "{value:?} came back as {back:?}");
     }
     let mut payload = vec![0; filler];
     payload.extend_from_slice(room.bytes(length));
-    for (at, how, with) in changes {
-        // Counted from the end, where the root is.
-        let at = payload.len().checked_sub(1 + usize::from(at));
-        let Some(byte) = at.and_then(|at| payload.get_mut(at)) else { continue };
-        *byte = match how % 4 {
-            0 => with,
-            1 => *byte ^ 1 << (with % 8),
-            2 => byte.wrapping_add(with),
-            _ => byte.wrapping_sub(with),
-        };
-    }
+    changes.make(&mut payload);
     check::<T>(&payload);
+}
+
+/// Bytes of a payload that are to be others: which, how, and with what.
+struct Changes(Vec<(u16, u8, u8)>);
+
+impl Changes {
+    fn new(input: &mut Input<'_>) -> Self {
+        Self((0..input.below(16)).map(|_| (input.short(), input.byte(), input.byte())).collect())
+    }
+
+    fn make(self, payload: &mut [u8]) {
+        for (at, how, with) in self.0 {
+            // Counted from the end, where the root is.
+            let at = payload.len().checked_sub(1 + usize::from(at));
+            let Some(byte) = at.and_then(|at| payload.get_mut(at)) else { continue };
+            *byte = match how % 4 {
+                0 => with,
+                1 => *byte ^ 1 << (with % 8),
+                2 => byte.wrapping_add(with),
+                _ => byte.wrapping_sub(with),
+            };
+        }
+    }
 }
 
 /// A chain of boxes, or of vectors, as long as the fuzzer likes: far deeper than any sender of ours lets pass.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shmrpc_transport::callers::Callers;
 use shmrpc_transport::connection::{Connection, Events, LaneStream};
-use shmrpc_transport::lane::{Incoming, Outgoing, ServingLane};
+use shmrpc_transport::lane::{Incoming, Outgoing, Reply, ServingLane};
 use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::rendezvous::{Host, Listener, Policy, Refusal, connect};
 use shmrpc_transport::slot::{Header, Kind};
@@ -35,12 +35,34 @@ struct Fetched {
 }
 
 impl Fetched {
-    /// Stamp, call id, route, room, and five words of payload, all in one line, each once; and no other word.
-    fn expect_one_slot(&self) {
-        assert_eq!(self.words.len(), 9, "{:?}", self.words);
-        let line = self.words.keys().min().unwrap() / 64;
-        let once = |(address, times): (&usize, &u32)| address / 64 == line && *times == 1;
-        assert!(self.words.iter().all(once), "{:?}", self.words);
+    /// Stamp, call id, route, room, and five words of payload, all in one line, each once; and `others` in no such line,
+    /// each once. The address of the slot.
+    fn expect_one_slot(&self, others: usize) -> usize {
+        assert!(self.words.values().all(|times| *times == 1), "{:?}", self.words);
+        let in_line = |line: usize| self.words.keys().filter(|address| **address / 64 == line).count();
+        let slot = self.words.keys().map(|address| address / 64).find(|line| in_line(*line) == 9);
+        assert_eq!(self.words.len(), 9 + others, "{:?}", self.words);
+        slot.unwrap_or_else(|| panic!("no slot: {:?}", self.words)) * 64
+    }
+
+    /// Where the one payload of `length` bytes lay that was copied, which is overwritten by now.
+    fn expect_one_copy(&self, length: usize) {
+        let [(source, copied)] = self.copies[..] else { panic!("{:?}", self.copies) };
+        assert_eq!(copied, length);
+        // SAFETY: the mapping is there as long as the connection, and nobody writes to it now.
+        let found =
+            unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(source), length) };
+        assert!(found.iter().all(|byte| *byte == OVERWRITTEN), "the source was not overwritten");
+    }
+}
+
+impl Counter {
+    fn begin(&self) {
+        *self.0.lock().unwrap() = Some(Fetched::default());
+    }
+
+    fn end(&self) -> Fetched {
+        self.0.lock().unwrap().take().unwrap()
     }
 }
 
@@ -126,47 +148,88 @@ fn every_word_and_every_byte_once() {
     let folder = std::env::temp_dir().join(format!("shmrpc-test-{}-fetches", std::process::id()));
     std::fs::create_dir(&folder).unwrap();
     let path = folder.join("s");
-    // Nobody is trusted, so every payload is copied.
+    // Nobody is trusted on either side, so every payload is copied.
     let policy = Policy { trust: Peers::Nobody, ..Policy::default() };
     let (connected, connections) = channel();
     let _listener = Listener::bind(&path, policy.clone(), Arc::new(Deaf(Mutex::new(connected)))).unwrap();
     let client = connect(&path, &policy, &[], BOUND, Box::new(Serving)).unwrap().connection;
     let server = connections.recv_timeout(BOUND).unwrap();
+    assert!(!client.is_trusted() && !server.is_trusted());
+    let callers = Callers::new(Arc::clone(&client), ());
+    let mut serving = ServingLane::new(&server, 0, None).unwrap();
 
+    requests(counter, [&client, &server], &callers, &mut serving);
+    replies(counter, &callers, &mut serving);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// What the server reads of its client.
+fn requests(
+    counter: &Counter,
+    [client, server]: [&Arc<Connection>; 2],
+    callers: &Callers,
+    serving: &mut ServingLane,
+) {
     // Inline: the ring alone.
     let (mut producer, _) = client.rings(5).unwrap();
     let (_, mut consumer) = server.rings(5).unwrap();
     producer.publish(Header::new(Kind::OneWay), &[1, 2, 3, 4, 5]);
-    *counter.0.lock().unwrap() = Some(Fetched::default());
+    counter.begin();
     let mut payload = [0; 5];
     assert!(consumer.ready());
     consumer.take(&mut payload).unwrap();
-    let inline = counter.0.lock().unwrap().take().unwrap();
+    let inline = counter.end();
     assert_eq!(payload, [1, 2, 3, 4, 5]);
-    inline.expect_one_slot();
+    inline.expect_one_slot(0);
 
     // In a block: one copy of its bytes, however often they are looked at afterwards.
-    let callers = Callers::new(Arc::clone(&client), ());
     let mut lease = callers.lease(&mut Until::after(BOUND)).unwrap();
-    let mut serving = ServingLane::new(&server, 0, None).unwrap();
     let data = vec![7_u8; 20_000];
     let request = Outgoing { method: 0, value: &data, recursive: false, descriptors: None };
     lease.seat().unwrap().lane.send(request, &mut Until::after(BOUND)).unwrap();
     lease.end();
-    *counter.0.lock().unwrap() = Some(Fetched::default());
+    counter.begin();
     let mut incoming = Incoming::empty();
     assert!(serving.next(&mut incoming));
     // By now its source is overwritten.
     assert_eq!(incoming.message.access::<Vec<u8>>().unwrap().as_slice(), data);
     assert_eq!(incoming.message.decode::<Vec<u8>>().unwrap(), data);
-    let block = counter.0.lock().unwrap().take().unwrap();
-    assert_eq!(block.copies.len(), 1, "{:?}", block.copies);
-    let (source, length) = block.copies[0];
-    assert_eq!(length, incoming.message.len());
-    block.expect_one_slot();
-    // SAFETY: the mapping is there as long as the connection, and nobody writes to it now.
-    let found =
-        unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(source), length) };
-    assert!(found.iter().all(|byte| *byte == OVERWRITTEN), "the source was not overwritten");
-    std::fs::remove_dir_all(&folder).unwrap();
+    let block = counter.end();
+    block.expect_one_slot(0);
+    block.expect_one_copy(incoming.message.len());
+    serving.finish();
+}
+
+/// What the client reads of its server. Each reply is there before its call, so that the first look finds it: whoever has to
+/// wait looks at the stamp as often as there is time for.
+fn replies(counter: &Counter, callers: &Callers, serving: &mut ServingLane) {
+    let mut lease = callers.lease(&mut Until::after(BOUND)).unwrap();
+    let lane = &mut lease.seat().unwrap().lane;
+    // The request before them was the first.
+    for (call_id, data) in [(1, vec![7_u8; 20]), (2, vec![8; 20_000])] {
+        serving.reply(call_id, Kind::Reply, &data, false).unwrap();
+        let request = Outgoing { method: 0, value: &call_id, recursive: false, descriptors: None };
+        let mut reply = Reply::empty();
+        counter.begin();
+        lane.call(request, 0, &mut reply, &mut Until::after(BOUND)).unwrap();
+        let fetched = counter.end();
+        assert_eq!(reply.kind, Kind::Reply);
+        // The other word says whether the server sleeps, and is looked at when the request is published.
+        let slot = fetched.expect_one_slot(1);
+        match data.len() {
+            20 => assert_eq!(fetched.copies, []),
+            _ => fetched.expect_one_copy(reply.message.len()),
+        }
+        // Whatever looks there again, and in whatever way, finds something else: the source of a block is overwritten already.
+        overwrite(slot, 64);
+        counter.begin();
+        assert_eq!(reply.message.access::<Vec<u8>>().unwrap().as_slice(), data);
+        assert_eq!(reply.message.decode::<Vec<u8>>().unwrap(), data);
+        let view = reply.message.into_view::<Vec<u8>>().unwrap();
+        assert!(!view.is_in_place());
+        assert_eq!(view.as_slice(), data);
+        let later = counter.end();
+        assert!(later.words.is_empty() && later.copies.is_empty(), "{:?}", later.words);
+    }
+    lease.end();
 }

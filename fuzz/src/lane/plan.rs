@@ -30,7 +30,7 @@ impl Plan {
             let (mut kind, mut payload) = if serves {
                 let oneway = method == ONEWAY || choice >= 196;
                 let kind = if oneway { Kind::OneWay } else { Kind::Request };
-                (kind as u8, Call::sample(method, input).payload())
+                (kind as u8, Call::sample(method, input).payload(input))
             } else {
                 reply(method, choice, input)
             };
@@ -112,7 +112,7 @@ fn reply(method: u16, choice: u8, input: &mut Input<'_>) -> (u8, Vec<u8>) {
         0..200 => {
             let answer = Answer::sample(method, input);
             let is_error = matches!(answer, Answer::Refused(_)) != (choice >= 190);
-            (if is_error { Kind::ServiceError } else { Kind::Reply } as u8, answer.payload())
+            (if is_error { Kind::ServiceError } else { Kind::Reply } as u8, answer.payload(input))
         }
         _ => (Kind::Failure as u8, sample_failure(input)),
     }

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use shmrpc_transport::message::SMALL;
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind};
 
+use self::blobs::{Borne, Lent};
 use self::reads::MARKS;
 pub(super) use self::reads::is_first_stamp;
 use super::plan::Plan;
 use super::service::{Answer, Call, METHODS, ONEWAY, failure};
 use crate::ground::Ground;
 use crate::input::Input;
-use crate::wire::{MAX_MESSAGE, Wire, base_len};
+use crate::service::is_block;
+use crate::wire::Wire;
 
+mod blobs;
 mod reads;
 
 /// The fuzzer's bytes.
@@ -113,13 +116,15 @@ pub(super) struct Due {
     /// `None` until it is copied.
     pub(super) payload: Option<Vec<u8>>,
     copy: Vec<u8>,
+    /// The blob in it.
+    blob: Option<Borne>,
     ran: bool,
     answered: bool,
 }
 
 impl Due {
     fn call(&self) -> Option<Call> {
-        Call::read(self.header.method, self.payload.as_ref()?)
+        Call::read(self.header.method, self.payload.as_ref()?, self.blob())
     }
 }
 
@@ -190,7 +195,7 @@ impl Script {
         };
         self.position = self.position.wrapping_add(1);
         self.stage = match self.due(header, plan) {
-            Some(due) if self.is_welcome(header) => Stage::Due(due),
+            Some(due) if self.is_welcome(header) => Stage::Due(self.looked_into(due)),
             // A server looks at the kind first, and at descriptors last.
             Some(_) => Stage::Refused {
                 may_copy: !self.serves || matches!(header.kind, Kind::Request | Kind::OneWay),
@@ -226,6 +231,7 @@ impl Script {
             in_place: false,
             payload: None,
             copy: plan.payload,
+            blob: None,
             ran: false,
             answered: false,
         };
@@ -235,13 +241,7 @@ impl Script {
             due.payload = Some(bytes.take(length).collect());
             return Some(due);
         }
-        let inside = offset.checked_add(length as u64).is_some_and(|end| end <= base_len());
-        if ids as u32 != 0
-            || header.block >= 4096
-            || length as u64 > MAX_MESSAGE
-            || !offset.is_multiple_of(64)
-            || !inside
-        {
+        if !is_block(header.block, ids as u32, header.length, offset) {
             return None;
         }
         due.generation = Some((ids >> 32) as u32);
@@ -256,18 +256,30 @@ impl Script {
     pub(super) fn copied(&mut self, copy: &mut [u8]) {
         let fresh = self.tape.read(|input| input.byte());
         copy.fill(fresh);
-        match &mut self.stage {
-            Stage::Due(due) if due.payload.is_none() && copy.len() == due.header.length as usize => {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Due(mut due) if due.payload.is_none() && copy.len() == due.header.length as usize => {
                 let both = copy.len().min(due.copy.len());
                 let (from, to) = (due.copy.len() - both, copy.len() - both);
                 copy[to..].copy_from_slice(&due.copy[from..]);
                 due.payload = Some(copy.to_vec());
+                Stage::Due(self.looked_into(due))
             }
-            Stage::Refused { may_copy: true } => {}
-            _ => {
-                self.blame(format!("{} bytes were copied that are no payload, or once too often", copy.len()))
+            Stage::Due(mut due) => {
+                match due.blob {
+                    Some(Borne::ToCopy(length, block)) if length == copy.len() => {
+                        due.blob = Some(Borne::Bytes(copy.to_vec(), Some(block)));
+                    }
+                    _ => self.blame(format!("{} bytes were copied of {due:?}", copy.len())),
+                }
+                Stage::Due(due)
             }
-        }
+            stage => {
+                if !matches!(stage, Stage::Refused { may_copy: true }) {
+                    self.blame(format!("{} bytes were copied that are no payload", copy.len()));
+                }
+                stage
+            }
+        };
     }
 
     /// A handler was called.
@@ -304,7 +316,9 @@ impl Script {
             // Further segments are not mapped here.
             if words[0] as u32 == 0 { self.product.read(words[1] as usize, length) } else { None }
         };
-        if self.end == Some(End::Poisoned) {
+        // Who sent a blob that is none gets an answer, though his connection has ended.
+        let refuses = matches!(&self.stage, Stage::Due(Due { blob: Some(Borne::Bad), .. }) if self.serves);
+        if self.end == Some(End::Poisoned) && !refuses {
             self.blame(format!("{header:?} after what no good peer writes"));
         } else if self.serves {
             self.replied(header, payload);
@@ -314,9 +328,13 @@ impl Script {
     }
 
     fn replied(&mut self, header: Header, payload: Option<Vec<u8>>) {
+        let blob = payload.as_ref().map(|payload| match &self.stage {
+            Stage::Due(due) if header.kind == Kind::Reply => Answer::blob(due.header.method, payload),
+            _ => None,
+        });
+        let blob = self.lent(blob.flatten());
+        let held = matches!(&self.stage, Stage::Due(due) if self.is_held(due));
         let Stage::Due(due) = &mut self.stage else { return self.blame(format!("{header:?} for nothing")) };
-        let held =
-            due.generation.is_some_and(|generation| self.product.released(due.header.block) != generation);
         let asked = due.header.kind == Kind::Request && !due.answered && header.call_id == due.header.call_id;
         due.answered = true;
         let right = match (due.call().map(|call| call.answer()), &payload) {
@@ -324,7 +342,10 @@ impl Script {
             (Some(answer), payload) => {
                 let is_error = matches!(answer, Answer::Refused(_));
                 let kind = if is_error { Kind::ServiceError } else { Kind::Reply };
-                let read = payload.as_ref().map(|payload| Answer::read(due.header.method, is_error, payload));
+                let read = payload
+                    .as_ref()
+                    .filter(|_| blob != Lent::Elsewhere)
+                    .map(|payload| Answer::read(due.header.method, is_error, payload, blob.bytes()));
                 due.ran && header.kind == kind && read.is_none_or(|read| read == Some(answer))
             }
             (None, payload) => {
@@ -341,7 +362,10 @@ impl Script {
 
     fn requested(&mut self, header: Header, payload: Option<Vec<u8>>) {
         let kind = if header.method == ONEWAY { Kind::OneWay } else { Kind::Request };
-        let is_call = payload.is_none_or(|payload| Call::read(header.method, &payload).is_some());
+        let blob = self.lent(payload.as_ref().and_then(|payload| Call::blob(header.method, payload)));
+        let is_call = payload
+            .filter(|_| blob != Lent::Elsewhere)
+            .is_none_or(|payload| Call::read(header.method, &payload, blob.bytes()).is_some());
         if header.kind != kind || !is_call {
             self.blame(format!("{header:?} is no call"));
         }
@@ -364,8 +388,7 @@ impl Script {
         let is_due = due.header.kind == Kind::Request && (due.header.method != ONEWAY || call.is_none());
         let answered = due.answered == is_due || self.end.is_some() && !due.answered;
         let done = self.product.done(0) == self.position;
-        let held =
-            due.generation.is_some_and(|generation| self.product.released(due.header.block) != generation);
+        let held = self.is_held(&due);
         if due.ran != call.is_some() || !answered || !done || held {
             self.blame(format!("{due:?} was not served; done: {done}, arguments held: {held}"));
         }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shmrpc::{Archived, Message as IsMessage};
-use shmrpc_transport::message::{Buffer, EncodeError, Grow, Loan, MAX_DEPTH, Message, Pool, SMALL, encode};
+use shmrpc_transport::message::{
+    Buffer, EncodeError, Grow, Loan, MAX_DEPTH, Message, Part, Pool, SMALL, encode,
+};
 
 use self::types::{Json, List, Make, Maps, Numbers, Shapes, Standard, Texts, Tree};
 use crate::input::Input;
@@ -132,7 +134,7 @@ fn check<T: Sample>(payload: &[u8]) -> Option<T> {
     let [untrusted, trusted] = [false, true].map(|trusted| {
         let mut message = Message::empty();
         let (loan, is_back) = Lent::new(payload);
-        message.admit(loan, trusted, &pool);
+        message.admit(loan, trusted, Part::Message, &pool);
         let in_place = trusted && payload.len() > SMALL;
         assert_eq!((message.is_in_place(), is_back.load(Ordering::Relaxed)), (in_place, !in_place));
         let value = message.access::<T>().map(|archived| {
@@ -166,7 +168,7 @@ fn check<T: Sample>(payload: &[u8]) -> Option<T> {
         match room.encode(value) {
             Ok(length) => {
                 let mut message = Message::empty();
-                message.admit(Lent::new(room.bytes(length)).0, true, &pool);
+                message.admit(Lent::new(room.bytes(length)).0, true, Part::Message, &pool);
                 let again = message.decode::<T>().expect("what was encoded is valid");
                 assert!(value.same(&again), "{value:?} was sent on as {again:?}");
             }
@@ -286,7 +288,7 @@ mod tests {
             let bucket = controls - (unused + 1) * BUCKET;
             forged[bucket..bucket + 8].copy_from_slice(&[0x88, 0, 0, 0, 0, 0, 0, 0x40]);
             let mut message = Message::empty();
-            message.admit(Lent::new(&forged).0, false, &Pool::new(1 << 30));
+            message.admit(Lent::new(&forged).0, false, Part::Message, &Pool::new(1 << 30));
             if let Ok(table) = message.access::<Table>() {
                 assert!(table.get("12345678").is_none());
                 accepted += 1;

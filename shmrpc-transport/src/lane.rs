@@ -57,7 +57,12 @@ pub struct Outgoing<'a, T> {
     /// What goes with them, and is taken once it is on its way. Most methods have none, and the compiler knows which: moved
     /// by value, an empty vector cost each call some 20 ns.
     pub descriptors: Option<&'a mut Vec<OwnedFd>>,
+    /// Gives back what the reply holds beyond its own memory, if it comes when nobody waits for it any more.
+    pub discard: Option<Discard>,
 }
+
+/// What becomes of a reply that came too late. It knows the reply's type.
+pub type Discard = fn(&Arc<Connection>, &Reply);
 
 /// What came back.
 #[derive(Debug)]

@@ -131,6 +131,24 @@ pub unsafe trait Loan: Send + Sync {
     fn bytes(&self) -> (*const u8, usize);
 }
 
+/// What a payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A frame's. A small one is copied in any case: it says what else came with it, and a lane has one at a time.
+    Message,
+    /// A blob's. Somebody may keep it.
+    Blob,
+}
+
+impl Part {
+    fn room(self, length: usize, pool: &Arc<Pool>) -> Result<Copied, Lost> {
+        match self {
+            Self::Message if length <= SMALL => pool.take_anyway(length),
+            Self::Message | Self::Blob => pool.take(length),
+        }
+    }
+}
+
 /// A payload that has arrived. Private memory, or a trusted peer's.
 pub struct Message {
     /// The payload, if it is [`Elsewhere::Nowhere`].
@@ -208,14 +226,14 @@ impl Message {
 
     /// Holds from now on a payload that lies in the peer's memory: read in place if it is large and the peer is
     /// trusted; else copied once and released at once.
-    pub fn admit(&mut self, loan: impl Loan + 'static, trusted: bool, pool: &Arc<Pool>) {
+    pub fn admit(&mut self, loan: impl Loan + 'static, trusted: bool, part: Part, pool: &Arc<Pool>) {
         let (from, length) = loan.bytes();
         self.length = length;
         if trusted && length > SMALL {
             self.elsewhere = Elsewhere::InPlace(Box::new(loan));
             return;
         }
-        let mut copied = match pool.take(length) {
+        let mut copied = match part.room(length, pool) {
             Ok(copied) => copied,
             Err(lost) => {
                 self.length = 0;

@@ -104,7 +104,8 @@ impl Pair {
         let mut reply = Reply::empty();
         let mut until = Until::after(BOUND);
         let mut lease = self.callers.lease(&mut until).unwrap();
-        let request = Outgoing { method: 0, value: &value, recursive: false, descriptors: None };
+        let request =
+            Outgoing { method: 0, value: &value, recursive: false, descriptors: None, discard: None };
         lease.seat().unwrap().lane.call(request, 0, &mut reply, &mut until).unwrap();
         lease.end();
         assert_eq!(reply.message.access::<Vec<u8>>().unwrap().as_slice(), value);
@@ -193,7 +194,8 @@ fn whoever_calls_while_the_connection_is_exchanged_gets_a_lane_of_the_next() {
             .ok()?;
         let seat = lease.seat().unwrap();
         let number = *seat.session.known();
-        let request = Outgoing { method: 0, value: &value, recursive: false, descriptors: None };
+        let request =
+            Outgoing { method: 0, value: &value, recursive: false, descriptors: None, discard: None };
         let mut reply = Reply::empty();
         let called = seat.lane.call(request, 0, &mut reply, &mut until);
         lease.end();

@@ -185,7 +185,7 @@ fn requests(
     // In a block: one copy of its bytes, however often they are looked at afterwards.
     let mut lease = callers.lease(&mut Until::after(BOUND)).unwrap();
     let data = vec![7_u8; 20_000];
-    let request = Outgoing { method: 0, value: &data, recursive: false, descriptors: None };
+    let request = Outgoing { method: 0, value: &data, recursive: false, descriptors: None, discard: None };
     lease.seat().unwrap().lane.send(request, &mut Until::after(BOUND)).unwrap();
     lease.end();
     counter.begin();
@@ -208,7 +208,8 @@ fn replies(counter: &Counter, callers: &Callers, serving: &mut ServingLane) {
     // The request before them was the first.
     for (call_id, data) in [(1, vec![7_u8; 20]), (2, vec![8; 20_000])] {
         serving.reply(call_id, Kind::Reply, &data, false).unwrap();
-        let request = Outgoing { method: 0, value: &call_id, recursive: false, descriptors: None };
+        let request =
+            Outgoing { method: 0, value: &call_id, recursive: false, descriptors: None, discard: None };
         let mut reply = Reply::empty();
         counter.begin();
         lane.call(request, 0, &mut reply, &mut Until::after(BOUND)).unwrap();

@@ -178,7 +178,8 @@ impl Client {
     fn call(&self) -> Result<(), Box<NoReply>> {
         let mut until = Until::after(BOUND);
         let mut lease = self.callers.lease(&mut until).unwrap();
-        let request = Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: None };
+        let request =
+            Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: None, discard: None };
         let called = lease.seat().unwrap().lane.call(request, 0, &mut Reply::empty(), &mut until);
         lease.end();
         called
@@ -188,7 +189,8 @@ impl Client {
     fn call_after(&self, oneways: u32) -> bool {
         let mut until = Until::after(BOUND);
         let mut lease = self.callers.lease(&mut until).unwrap();
-        let request = || Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: None };
+        let request =
+            || Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: None, discard: None };
         for _ in 0..oneways {
             lease.seat().unwrap().lane.send(request(), &mut until).unwrap();
         }

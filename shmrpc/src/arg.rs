@@ -22,6 +22,8 @@ pub trait Args: Encode {
     const RECURSIVE: bool;
     /// Whether any of them is a descriptor.
     const DESCRIPTORS: bool;
+    /// Whether any of them is a blob.
+    const BLOBS: bool;
 
     /// The descriptors among them, once. `None` if the method has none.
     fn descriptors(&self) -> Option<Vec<OwnedFd>>;
@@ -29,7 +31,7 @@ pub trait Args: Encode {
     /// Makes them ready to be encoded for `connection`. Once for each connection that is tried.
     fn prepare(&self, connection: &Arc<Connection>);
 
-    /// Says whether the message that they are in was published.
+    /// Says whether the message that they are in was published, and is the receiver's: he has not refused it.
     fn settle(&self, published: bool);
 }
 
@@ -39,6 +41,8 @@ pub trait Arg {
     const RECURSIVE: bool = false;
     /// Whether it is a descriptor.
     const DESCRIPTOR: bool = false;
+    /// Whether it is a blob.
+    const BLOB: bool = false;
 
     /// Gives its descriptor away, if it is one.
     #[inline(always)]
@@ -132,6 +136,7 @@ macro_rules! args {
         {
             const RECURSIVE: bool = false $(|| $name::RECURSIVE)*;
             const DESCRIPTORS: bool = false $(|| $name::DESCRIPTOR)*;
+            const BLOBS: bool = false $(|| $name::BLOB)*;
 
             #[inline(always)]
             #[allow(non_snake_case, unused_variables, reason = "there may be no arguments; they are named as their types")]

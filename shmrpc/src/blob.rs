@@ -31,6 +31,8 @@ impl<T: 'static + Schema + Number> Message for BlobWire<T> {}
 impl<T> Declared for BlobWire<T> {}
 
 impl<T: Number> Arg for Loan<T> {
+    const BLOB: bool = true;
+
     fn prepare(&self, connection: &Arc<Connection>) {
         self.0.prepare(connection);
     }

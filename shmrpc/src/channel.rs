@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shmrpc_transport::callers::{NoLane, Seat, Session};
-use shmrpc_transport::connection::{Blob, BlobMut, Connection, Death, Loaned};
+use shmrpc_transport::connection::{Blob, BlobMut, Death, Loaned};
 use shmrpc_transport::lane::{NoReply, Outgoing, Reply};
 use shmrpc_transport::message::Message as Payload;
 use shmrpc_transport::message::{EncodeError, Number, View};
@@ -14,7 +14,7 @@ use shmrpc_transport::slot::Kind;
 use shmrpc_transport::sys::futex::Until;
 
 use crate::arg::Args;
-use crate::blob::{BlobWire, Loan};
+use crate::blob::Loan;
 use crate::context::TransportInfo;
 use crate::descriptor::{DescriptorWire, not_among};
 use crate::dial::Known;
@@ -22,6 +22,10 @@ use crate::dispatch::Failure;
 use crate::error::{CallError, Outcome};
 use crate::link::Link;
 use crate::{Message, Schema};
+
+use awaited::{Awaited, BlobFrom, Owned};
+
+mod awaited;
 
 /// A connection to one service, with the options of this handle. Cheap to clone.
 #[derive(Clone)]
@@ -131,8 +135,10 @@ impl Channel {
         args.prepare(session.connection());
         let mut handed = args.descriptors();
         let descriptors = handed.as_mut();
-        let sent =
-            lane.send(Outgoing { method: id, value: args, recursive: A::RECURSIVE, descriptors }, until);
+        let sent = lane.send(
+            Outgoing { method: id, value: args, recursive: A::RECURSIVE, descriptors, discard: None },
+            until,
+        );
         let ended = sent.is_err() && session.end().is_some();
         if sent.is_ok() {
             lease.sent_oneway();
@@ -145,53 +151,53 @@ impl Channel {
     /// Errors are boxed here and below, so that the way of a call that succeeds moves a pointer at most.
     #[inline(always)]
     fn transact<A: Args>(&self, method: u16, args: &A, reply: &mut Reply) -> Result<(), Box<CallError>> {
-        self.transact_at(method, args, reply, |_| {})
+        self.transact_at(method, args, reply, &mut Owned)
     }
 
-    /// The same; `at` is told over which connection the reply came.
+    /// The same; `result` is told over which connection the reply came.
     #[inline(always)]
     fn transact_at<A: Args>(
         &self,
         method: u16,
         args: &A,
         reply: &mut Reply,
-        mut at: impl FnMut(&Arc<Connection>),
+        result: &mut impl Awaited,
     ) -> Result<(), Box<CallError>> {
         self.check_process()?;
         let mut until = Until::after(self.timeout);
-        let called = self.attempt(method, args, self.timeout_ms, reply, &mut until, &mut at);
+        let called = self.attempt(method, args, self.timeout_ms, reply, &mut until, result);
         match called {
             Ok(()) => Ok(()),
-            Err(failed) => self.transact_again(*failed, method, args, reply, &mut until, &mut at),
+            Err(failed) => self.transact_again(*failed, method, args, reply, &mut until, result),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn transact_again<A: Args>(
+    fn transact_again<A: Args, R: Awaited>(
         &self,
         failed: Failed,
         method: u16,
         args: &A,
         reply: &mut Reply,
         until: &mut Until,
-        at: &mut impl FnMut(&Arc<Connection>),
+        result: &mut R,
     ) -> Result<(), Box<CallError>> {
         self.again(failed, until, |until| {
             let left = until.left().map_or(0, timeout_ms);
-            self.attempt(method, args, left, reply, until, at)
+            self.attempt(method, args, left, reply, until, result)
         })
     }
 
     #[inline(always)]
-    fn attempt<A: Args>(
+    fn attempt<A: Args, R: Awaited>(
         &self,
         method: u16,
         args: &A,
         timeout_ms: u32,
         reply: &mut Reply,
         until: &mut Until,
-        at: &mut impl FnMut(&Arc<Connection>),
+        result: &mut R,
     ) -> Result<(), Box<Failed>> {
         let mut lease = self.link.callers.lease(until).map_err(|none| self.no_lane(*none))?;
         let Some(Seat { lane, session }) = lease.seat() else { return Err(nowhere()) };
@@ -199,19 +205,21 @@ impl Channel {
         args.prepare(session.connection());
         let mut handed = args.descriptors();
         let descriptors = handed.as_mut();
-        let request = Outgoing { method: id, value: args, recursive: A::RECURSIVE, descriptors };
+        let request =
+            Outgoing { method: id, value: args, recursive: A::RECURSIVE, descriptors, discard: R::DISCARD };
         let called = lane.call(request, timeout_ms, reply, until);
         let mut ended = false;
         match &called {
             Ok(()) => {
-                at(session.connection());
+                result.came_over(session.connection());
                 lease.got_reply();
             }
             Err(_) => ended = session.end().is_some(),
         }
         lease.end();
         args.settle(match &called {
-            Ok(()) => true,
+            // Whoever refuses a call has let go of its blobs.
+            Ok(()) => !(A::BLOBS && is_refused(reply)),
             Err(none) => none.was_published(),
         });
         called.map_err(|none| self.no_reply::<A>(*none, ended))
@@ -285,11 +293,11 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<Blob<T>, CallError> {
-        let (mut reply, mut from) = (Reply::empty(), None);
-        let at = |connection: &_| from = Some(Arc::clone(connection));
-        self.transact_at(method, args, &mut reply, at).map_err(|error| *error)?;
+        self.tidy();
+        let (mut reply, mut from) = (Reply::empty(), BlobFrom::<T>::new());
+        self.transact_at(method, args, &mut reply, &mut from).map_err(|error| *error)?;
         match reply.kind {
-            Kind::Reply => blob_in::<T>(&reply, from),
+            Kind::Reply => from.receive(&reply),
             _ => Err(failure(&reply)),
         }
     }
@@ -300,11 +308,11 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<Blob<T>, CallError<E>> {
-        let (mut reply, mut from) = (Reply::empty(), None);
-        let at = |connection: &_| from = Some(Arc::clone(connection));
-        self.transact_at(method, args, &mut reply, at).map_err(|error| error.widen())?;
+        self.tidy();
+        let (mut reply, mut from) = (Reply::empty(), BlobFrom::<T>::new());
+        self.transact_at(method, args, &mut reply, &mut from).map_err(|error| error.widen())?;
         match reply.kind {
-            Kind::Reply => blob_in::<T>(&reply, from).map_err(CallError::widen),
+            Kind::Reply => from.receive(&reply).map_err(CallError::widen),
             _ => Err(service_error(&reply)),
         }
     }
@@ -318,7 +326,7 @@ impl Channel {
         }
     }
 
-    /// Descriptors that came too late are closed, at the latest, when somebody asks for the next one.
+    /// Descriptors and blobs that came too late are given up, at the latest, when somebody asks for the next one.
     fn tidy(&self) {
         if self.link.process.is_current() {
             self.link.callers.tidy();
@@ -417,16 +425,6 @@ fn nowhere() -> Box<Failed> {
     Box::new(Failed::Again(Death { reason: "the lane was empty".into(), peer_closed: false }))
 }
 
-/// The blob in a reply that came over `connection`.
-fn blob_in<T: Number + Schema>(
-    reply: &Reply,
-    connection: Option<Arc<Connection>>,
-) -> Result<Blob<T>, CallError> {
-    let connection = connection.ok_or_else(|| bad_reply(&"it came over no connection"))?;
-    let wire = reply.message.access::<BlobWire<T>>().map_err(|invalid| bad_reply(&invalid))?;
-    connection.receive_blob(wire).map_err(|bad| bad_reply(&bad))
-}
-
 impl fmt::Debug for Channel {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Channel")
@@ -466,6 +464,11 @@ fn service_error<E: Message>(reply: &Reply) -> CallError<E> {
         };
     }
     failure(reply).widen()
+}
+
+/// Whether the server has said that it did not run the call.
+fn is_refused(reply: &Reply) -> bool {
+    reply.kind == Kind::Failure && failure(reply).outcome() == Outcome::NotRun
 }
 
 #[cold]

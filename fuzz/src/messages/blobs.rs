@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use shmrpc::Peers;
 use shmrpc::private::BlobWire;
 use shmrpc_transport::connection::{ArchivedOnWire, BadBlob, Connection, OnWire};
-use shmrpc_transport::message::{Message, Number, Pool, SMALL};
+use shmrpc_transport::message::{Message, Number, Part, Pool, SMALL};
 use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{Header, Kind};
@@ -45,7 +45,7 @@ fn check(payload: &[u8]) {
     let wires = decode::<Wires>(payload);
     for trusted in [false, true] {
         let mut message = Message::empty();
-        message.admit(Lent::new(payload).0, trusted, &Pool::new(1 << 30));
+        message.admit(Lent::new(payload).0, trusted, Part::Message, &Pool::new(1 << 30));
         match (message.access::<Arguments>(), &wires) {
             (Ok(arguments), Some(wires)) => {
                 let mut peer = Peer::of(trusted);

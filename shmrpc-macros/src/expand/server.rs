@@ -88,39 +88,64 @@ fn arm(
     let Method { index, name, cfgs, attrs: _, deprecated, refused: _, params, reply } = method;
     let (args, ctx) = (local("args"), local("ctx"));
     let wire = schema::arguments(&service.krate, method);
+    let blobs = blobs(service, method, &args, &ctx);
     let passed = passed(service, params, &args, &ctx);
     let args = if method.sent().next().is_none() { quote!(_) } else { quote!(#args) };
     let asks = |kind: &_| matches!(kind, ParamKind::Context | ParamKind::Blob(_) | ParamKind::Descriptor(_));
     let ctx = if params.iter().any(|param| asks(&param.kind)) { quote!(#ctx) } else { quote!(_) };
     let call = quote!(<#implementation as #trait_name>::#name(#implemented #(, #passed)*));
+    let body = match &blobs[..] {
+        [] => quote!(::core::result::Result::Ok(#call)),
+        blobs => quote!({
+            #(#blobs)*
+            ::core::result::Result::Ok(#call)
+        }),
+    };
     let answer = match reply {
         Reply::OneWay => quote! {
             #request.oneway::<#wire>(|#args, #ctx| {
+                #(#blobs)*
                 #call;
                 ::core::result::Result::Ok(())
             })
         },
         Reply::Plain(ok) => {
-            quote!(#request.unary::<#wire, #ok>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+            quote!(#request.unary::<#wire, #ok>(|#args, #ctx| #body))
         }
         Reply::Fallible { ok, err } => {
-            quote!(#request.fallible::<#wire, #ok, #err>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+            quote!(#request.fallible::<#wire, #ok, #err>(|#args, #ctx| #body))
         }
         Reply::Descriptor { err: None } => {
-            quote!(#request.descriptor::<#wire>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+            quote!(#request.descriptor::<#wire>(|#args, #ctx| #body))
         }
         Reply::Descriptor { err: Some(err) } => {
-            quote!(#request.descriptor_fallible::<#wire, #err>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+            quote!(#request.descriptor_fallible::<#wire, #err>(|#args, #ctx| #body))
         }
         Reply::Blob { number, err: None } => {
-            quote!(#request.blob::<#wire, #number>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+            quote!(#request.blob::<#wire, #number>(|#args, #ctx| #body))
         }
         Reply::Blob { number, err: Some(err) } => {
-            quote!(#request.blob_fallible::<#wire, #number, #err>(|#args, #ctx| ::core::result::Result::Ok(#call)))
+            quote!(#request.blob_fallible::<#wire, #number, #err>(|#args, #ctx| #body))
         }
     };
     let allow = deprecated.then(|| quote!(#[allow(deprecated, reason = "old callers still call it")]));
     quote!(#(#cfgs)* #allow #index => #answer,)
+}
+
+/// Receives all blobs of a call before any of them, or of the other arguments, may end it: each is to be given back.
+fn blobs(service: &Service, method: &Method, args: &Ident, ctx: &Ident) -> Vec<TokenStream> {
+    let krate = &service.krate;
+    let blobs = method.sent().enumerate().filter_map(|(position, param)| {
+        let ParamKind::Blob(number) = &param.kind else { return None };
+        let (name, index) = (blob(position), Index::from(position));
+        Some(quote!(let #name = #krate::private::blob::<#number>(&#args.#index, #ctx);))
+    });
+    blobs.collect()
+}
+
+/// What holds the blob that is this argument, or why it cannot be had.
+fn blob(position: usize) -> Ident {
+    local(&format!("blob_{position}"))
 }
 
 /// What the trait's method is given for each parameter.
@@ -143,7 +168,10 @@ fn passed<'a>(
             ParamKind::Text => quote!(#krate::private::arg::text(&#args.#index)),
             ParamKind::Numbers(_) => quote!(#krate::private::arg::slice(&#args.#index)),
             ParamKind::Archived(_) => quote!(&#args.#index),
-            ParamKind::Blob(number) => quote!(#krate::private::blob::<#number>(&#args.#index, #ctx)?),
+            ParamKind::Blob(_) => {
+                let blob = blob(position - 1);
+                quote!(#blob?)
+            }
             ParamKind::Descriptor(_) => quote!(#krate::private::descriptor(&#args.#index, #ctx)?),
             ParamKind::Owned => {
                 quote!(#krate::private::arg::owned::<#written>(&#args.#index)?)

@@ -12,7 +12,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Connection;
 use super::blocks::{BadBlock, OwnedBlock};
-use crate::message::{EncodeError, Filling, Message, Number, Recheck, SMALL};
+use crate::message::{EncodeError, Filling, Message, Number, Part, Recheck, SMALL};
 use crate::slot::BlockRef;
 use crate::sys::futex::Until;
 
@@ -207,14 +207,15 @@ impl Connection {
             ArchivedOnWire::Block { id, segment, generation, length, offset } => {
                 let (segment, generation) = (segment.to_native(), generation.to_native());
                 let at = BlockRef { segment, generation, offset: offset.to_native() };
-                let received = self.receive_block(id.to_native(), length.to_native(), at, &mut message);
+                let received =
+                    self.receive_block(id.to_native(), length.to_native(), at, Part::Blob, &mut message);
                 if let Err(bad) = received {
                     self.poison(&bad);
                     return Err(bad.into());
                 }
             }
             ArchivedOnWire::Bytes(bytes) => {
-                let mut filling = Filling::begin(bytes.len(), &self.pool);
+                let mut filling = Filling::begin(bytes.len(), Part::Blob, &self.pool);
                 let mut rest = bytes.as_slice();
                 while !filling.is_full() && !rest.is_empty() {
                     let room = filling.room();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Connection;
-use crate::message::{Buffer, Draft, Encode, EncodeError, Grow, Loan, Message, encode};
+use crate::message::{Buffer, Draft, Encode, EncodeError, Grow, Loan, Message, Part, encode};
 use crate::shm::arena::{Arena, BLOCKS, Block, UNIT};
 use crate::shm::segment::Segment;
 use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Slot};
@@ -73,7 +73,7 @@ impl Connection {
             0 => Ok(()),
             _ => {
                 let at = BlockRef::from_words(message.words_mut());
-                self.receive_block(header.block, header.length, at, message)
+                self.receive_block(header.block, header.length, at, Part::Message, message)
             }
         }
     }
@@ -95,6 +95,7 @@ impl Connection {
         id: u32,
         length: u32,
         at: BlockRef,
+        part: Part,
         message: &mut Message,
     ) -> Result<(), Box<BadBlock>> {
         let bad = |what| Box::new(BadBlock { what, id, at, length });
@@ -114,7 +115,7 @@ impl Connection {
         let process = self.process;
         let loan =
             BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at, process };
-        message.admit(loan, self.trusted, &self.pool);
+        message.admit(loan, self.trusted, part, &self.pool);
         if length > WARM && !message.is_in_place() {
             self.look_later();
         }

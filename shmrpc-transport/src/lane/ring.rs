@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors, not_encoded,
+    Discard, Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors,
+    not_encoded,
 };
 use crate::connection::{BadBlock, Connection, Death, Encoded, LaneAnswer};
 use crate::descriptors::{BadDescriptors, Descriptors};
@@ -42,9 +43,16 @@ pub(super) struct Caller {
     consumer: Consumer<Side>,
     next_call: u32,
     /// The call whose reply nobody waited for. The lane is set aside until it comes.
-    overdue: Option<u32>,
+    overdue: Option<Overdue>,
     /// The position of the last message that had descriptors.
     handed: Option<u32>,
+}
+
+/// A call whose reply nobody waits for.
+#[derive(Debug, Clone, Copy)]
+struct Overdue {
+    call_id: u32,
+    discard: Option<Discard>,
 }
 
 impl Caller {
@@ -80,8 +88,14 @@ impl Caller {
         while let Some(overdue) = self.overdue
             && self.consumer.ready()
         {
-            match self.take(overdue, &mut Reply::empty()) {
-                Ok(()) => self.overdue = None,
+            let mut late = Reply::empty();
+            match self.take(overdue.call_id, &mut late) {
+                Ok(()) => {
+                    self.overdue = None;
+                    if let Some(discard) = overdue.discard {
+                        discard(&self.connection, &late);
+                    }
+                }
                 Err(broken) => {
                     self.connection.poison(&broken);
                     return false;
@@ -123,6 +137,7 @@ impl Caller {
         reply: &mut Reply,
         until: &mut Until,
     ) -> Result<(), Box<NoReply>> {
+        let discard = request.discard;
         let call_id = self.publish(Kind::Request, request, timeout_ms, until)?;
         let wait = match self.connection.stop(self.lane) {
             Some(stop) => self.consumer.wait(stop, until),
@@ -130,7 +145,7 @@ impl Caller {
         };
         match wait {
             Ok(Wait::Ready) => self.take(call_id, reply).map_err(|broken| self.broken(&broken)),
-            other => Err(self.no_reply(call_id, other)),
+            other => Err(self.no_reply(Overdue { call_id, discard }, other)),
         }
     }
 
@@ -157,7 +172,7 @@ impl Caller {
         if !matches!(self.producer.try_claim(), Ok(true)) {
             self.wait_for_credit(until)?;
         }
-        let Outgoing { method, value, recursive, descriptors } = request;
+        let Outgoing { method, value, recursive, descriptors, discard: _ } = request;
         let count = match given(&descriptors) {
             [] => 0,
             some => self.may_hand_over(some, until)?,
@@ -248,15 +263,15 @@ impl Caller {
     }
 
     #[cold]
-    fn no_reply(&mut self, call_id: u32, wait: Result<Wait, BadHeader>) -> Box<NoReply> {
+    fn no_reply(&mut self, call: Overdue, wait: Result<Wait, BadHeader>) -> Box<NoReply> {
         match wait {
             Ok(Wait::TimedOut) => {
-                self.overdue = Some(call_id);
+                self.overdue = Some(call);
                 Box::new(NoReply::TimedOut { published: true })
             }
             Ok(_) => {
                 // A reply may still come, and no other call may take it for its own.
-                self.overdue = Some(call_id);
+                self.overdue = Some(call);
                 let request = self.producer.position().wrapping_sub(1);
                 let death = self.connection.last_words();
                 if self.connection.death().is_some() {

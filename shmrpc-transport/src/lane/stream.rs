@@ -7,10 +7,12 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 pub(super) use self::server::Server;
-use super::{NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors, not_encoded};
+use super::{
+    Discard, NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors, not_encoded,
+};
 use crate::connection::{BadBlock, Connection, Death, LaneStream, NoStream, shutting_down};
 use crate::descriptors::{BadDescriptors, Descriptors};
-use crate::message::{Draft, Encode, EncodeError, Message};
+use crate::message::{Draft, Encode, EncodeError, Message, Part};
 use crate::slot::{BlockRef, FLAG_BLOCK, Header, Kind};
 use crate::stream::{Cut, Patience, Pause, Reader};
 use crate::sys::futex::Until;
@@ -48,6 +50,8 @@ pub(super) struct Caller {
     next_call: u32,
     /// The call whose reply nobody waited for. The lane is set aside until it comes.
     overdue: Option<u32>,
+    /// What becomes of that reply.
+    discard: Option<Discard>,
     /// When somebody last asked for the lane.
     asked: Duration,
     /// When the last call went out, or the stream was last looked at.
@@ -83,8 +87,18 @@ impl Caller {
         let connection = Arc::clone(connection);
         let (line, patience, now) = (Line::Closed, Patience::default(), coarse_now());
         let (asked, used) = (now, now);
-        let mut caller =
-            Self { connection, lane, line, patience, draft, next_call: 0, overdue: None, asked, used };
+        let mut caller = Self {
+            connection,
+            lane,
+            line,
+            patience,
+            draft,
+            next_call: 0,
+            overdue: None,
+            discard: None,
+            asked,
+            used,
+        };
         caller.reopen(until).map_err(|none| match none {
             NoStream::Refused(reason) => NotOpened::Refused(reason),
             NoStream::Unreachable(reason) => NotOpened::Unreachable(reason),
@@ -153,8 +167,14 @@ impl Caller {
     #[cold]
     fn drop_overdue(&mut self) -> bool {
         let Some(overdue) = self.overdue else { return true };
-        match self.receive(overdue, &mut Reply::empty(), None) {
-            Ok(()) => self.overdue = None,
+        let mut late = Reply::empty();
+        match self.receive(overdue, &mut late, None) {
+            Ok(()) => {
+                self.overdue = None;
+                if let Some(discard) = self.discard {
+                    discard(&self.connection, &late);
+                }
+            }
             Err(none) => match *none {
                 NoReply::TimedOut { .. } => return false,
                 // The line is closed, or the connection is dead.
@@ -194,6 +214,7 @@ impl Caller {
         reply: &mut Reply,
         until: &mut Until,
     ) -> Result<(), Box<NoReply>> {
+        self.discard = request.discard;
         let call_id = self.publish(Kind::Request, request, timeout_ms, until)?;
         self.receive(call_id, reply, Some(until))
     }
@@ -220,7 +241,7 @@ impl Caller {
         let Line::Open(open) = &mut self.line else {
             return Err(Box::new(NoReply::TimedOut { published: false }));
         };
-        let Outgoing { method, value, recursive, mut descriptors } = request;
+        let Outgoing { method, value, recursive, mut descriptors, discard: _ } = request;
         let count = may_send(given(&descriptors), &open.stream).map_err(not_encoded)?;
         let encoded = self.connection.encode_frame(value, recursive, &mut self.draft);
         let encoded = encoded.map_err(not_encoded)?;
@@ -443,19 +464,9 @@ fn claim(stream: &LaneStream, reader: &Reader, header: Header) -> Result<Descrip
     }
 }
 
-/// Pieces of what is of no use to anybody that are read at once: more than a socket holds.
-const USELESS: u32 = 256;
-
 /// Pieces that are read to see whether an overdue reply has come. A caller who has another call to make does that, and
 /// they may be nothing but pings, some hundred in each.
 const GLANCE: u32 = 4;
-
-/// How the other end has closed the stream, if it has. What it still says is dropped.
-fn has_closed(stream: &LaneStream) -> Option<Pause> {
-    let mut scratch = [0; 4096];
-    let pause = (0..USELESS).find_map(|_| stream.receive_now(&mut scratch).err());
-    pause.filter(|pause| !matches!(pause, Pause::TimedOut))
-}
 
 /// Under TLS a stream that was cut proves nothing about what the other end did: the connection ends, and not the lane alone.
 fn end_if_severed(connection: &Connection, pause: &Pause) {
@@ -477,7 +488,7 @@ fn receive_block(
         }
         _ => {
             let at = BlockRef::from_words(message.words_mut());
-            connection.receive_block(header.block, header.length, at, message)
+            connection.receive_block(header.block, header.length, at, Part::Message, message)
         }
     }
 }

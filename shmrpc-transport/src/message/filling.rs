@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::pool::{Copied, Lost};
-use super::{Elsewhere, Message, Pool};
+use super::{Elsewhere, Message, Part, Pool};
 
 /// Bytes that are asked for at once. Memory is written to no faster than bytes arrive.
 const PIECE: usize = 256 << 10;
@@ -25,8 +25,8 @@ enum Target {
 
 impl Filling {
     /// Room for `length` bytes. If there is none, they are dropped as they come, and the message says so.
-    pub fn begin(length: usize, pool: &Arc<Pool>) -> Self {
-        let target = match pool.take(length) {
+    pub fn begin(length: usize, part: Part, pool: &Arc<Pool>) -> Self {
+        let target = match part.room(length, pool) {
             Ok(copied) => Target::Buffer(Box::new(copied)),
             Err(lost) => Target::Nowhere(Box::new(lost), Box::new([0; 4096])),
         };
@@ -97,7 +97,7 @@ mod tests {
         let pool = Pool::new(1 << 20);
         let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(&(0..10_000_u32).collect::<Vec<_>>()).unwrap();
         for step in [1, 63, 4096, usize::MAX] {
-            let message = fill(Filling::begin(bytes.len(), &pool), &bytes, step);
+            let message = fill(Filling::begin(bytes.len(), Part::Message, &pool), &bytes, step);
             assert_eq!(message.decode::<Vec<u32>>().unwrap().len(), 10_000);
         }
     }
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_dropped_and_says_so() {
         let pool = Pool::new(1000);
-        let message = fill(Filling::begin(10_000, &pool), &[7; 10_000], 100);
+        let message = fill(Filling::begin(10_000, Part::Message, &pool), &[7; 10_000], 100);
         assert!(matches!(
             message.access::<Vec<u8>>(),
             Err(Invalid::NoRoomHere { length: 10_000, cap: 1000 })

@@ -110,12 +110,21 @@ impl Pool {
     /// A buffer for `length` bytes: the warmest that is large enough and not much larger, since all of it counts; else a
     /// new one. A peer says how much is needed, so that there is no memory may not end the process.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> Result<Copied, Lost> {
+        self.take_within(self.cap, length)
+    }
+
+    /// The same for what has room in any case. It counts all the same.
+    pub(super) fn take_anyway(self: &Arc<Self>, length: usize) -> Result<Copied, Lost> {
+        self.take_within(u64::MAX, length)
+    }
+
+    fn take_within(self: &Arc<Self>, cap: u64, length: usize) -> Result<Copied, Lost> {
         let needed = whole(length);
         let mut stock = self.stock.lock();
         let right = needed..=needed.saturating_mul(2);
         let fits = stock.buffers.iter().rposition(|buffer| right.contains(&bytes(buffer)));
         let warm = fits.map(|at| stock.buffers.remove(at));
-        while warm.is_none() && !self.room.take(needed, self.cap) {
+        while warm.is_none() && !self.room.take(needed, cap) {
             // What nobody uses makes room, the coldest first.
             if stock.buffers.is_empty() {
                 let lack = if self.shared { Lack::OfProcess } else { Lack::OfConnection };

@@ -133,7 +133,7 @@ impl Ports {
     pub fn bind(at: &HostPort, policy: &Policy, tls: Option<Acceptor>) -> io::Result<Self> {
         let wanted = at.resolve(&mut Until::never())?;
         at.check(&wanted, policy.plain_tcp || tls.is_some())?;
-        let bound = bind_all(&wanted, |address| TcpListener::bind(address))?;
+        let bound = bind_all(&wanted, TcpListener::bind)?;
         let addresses = bound.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         bound.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
         Ok(Self { listeners: bound.into_iter().map(Inherited::new).collect(), addresses, tls })

@@ -1,7 +1,7 @@
 //! Frames, cut out of a stream of bytes. Keeps its place between calls, so a wait that ended can go on.
 
 use super::{Pause, Stream};
-use crate::message::{Filling, Message, Pool};
+use crate::message::{Filling, Message, Part, Pool};
 use crate::slot::{BLOCK_REF, BadHeader, FLAG_BLOCK, HEADER, Header, INLINE};
 use crate::sys::futex::Until;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ impl Reader {
             }
             self.start += HEADER;
             let large = body(header) > INLINE;
-            let filling = large.then(|| Filling::begin(body(header), pool));
+            let filling = large.then(|| Filling::begin(body(header), Part::Message, pool));
             self.partial = Some(Partial { header, filling });
         }
         let arrived = self.bytes.get(self.start..self.end).unwrap_or_default();

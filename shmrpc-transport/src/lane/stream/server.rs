@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{Incoming, given};
-use super::{Broken, claim, end, end_if_severed, has_closed, lacking, may_send, receive_block};
+use super::{Broken, claim, end, end_if_severed, lacking, may_send, receive_block};
 use crate::connection::{Connection, LaneStream};
 use crate::message::{Draft, Encode, EncodeError};
 use crate::slot::{HEADER, Header, Kind};
@@ -17,6 +17,9 @@ use crate::sys::shortage::is_shortage;
 /// not to take our cores from others.
 const PINGS: u32 = 64;
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// Pieces of what is of no use to anybody that are read at once: more than a socket holds.
+const USELESS: u32 = 256;
 
 /// One-way calls between two turns for others: they come many at a time, and nothing makes their lane wait.
 const TURN_EVERY: u32 = 16;
@@ -137,6 +140,7 @@ impl Drop for Server {
         self.stream.send_now(&bytes);
         self.stream.end_sending();
         // What was not taken must not make the system reset the connection, which could overtake the goaway.
-        has_closed(&self.stream);
+        let mut scratch = [0; 4096];
+        (0..USELESS).any(|_| self.stream.receive_now(&mut scratch).is_err());
     }
 }

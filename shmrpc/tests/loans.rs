@@ -1,0 +1,129 @@
+//! Memory that is lent comes back whatever becomes of the call that it was lent for.
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
+
+mod support;
+
+use std::iter::from_fn;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use shmrpc::prelude::*;
+use support::{BOUND, Gate, Place, gate, until};
+
+/// Numbers of a blob: 1 MiB.
+const LENGTH: u32 = 1 << 18;
+/// Bytes of blobs that there may be at once, and one that has no room.
+const LENT: u64 = 8 << 20;
+
+#[shmrpc::service]
+pub trait Loans {
+    /// Waits at the gate.
+    fn late(&self, ctx: &Context) -> Result<Blob<f32>, u32>;
+    fn render(&self, ctx: &Context) -> Blob<f32>;
+    fn keep(&self, blob: Blob<f32>);
+    fn give_up(&self);
+    /// With a long text the message itself is copied, and with a longer one that needs room.
+    fn take(&self, one: Blob<f32>, text: &str, other: Blob<f32>) -> u32;
+    #[oneway]
+    fn tell(&self, one: Blob<f32>, other: Blob<f32>);
+}
+
+struct Here(Gate, Mutex<Vec<Blob<f32>>>);
+
+fn rendered(ctx: &Context) -> Blob<f32> {
+    let mut blob = ctx.blob(LENGTH as usize);
+    blob.fill(0.5);
+    blob.into()
+}
+
+impl Loans for Here {
+    fn late(&self, ctx: &Context) -> Result<Blob<f32>, u32> {
+        self.0.pass();
+        Ok(rendered(ctx))
+    }
+    fn render(&self, ctx: &Context) -> Blob<f32> {
+        rendered(ctx)
+    }
+    fn keep(&self, blob: Blob<f32>) {
+        self.1.lock().unwrap().push(blob);
+    }
+    fn give_up(&self) {
+        self.1.lock().unwrap().clear();
+    }
+    fn take(&self, one: Blob<f32>, text: &str, other: Blob<f32>) -> u32 {
+        u32::try_from(one.len() + text.len() + other.len()).unwrap()
+    }
+    fn tell(&self, one: Blob<f32>, other: Blob<f32>) {
+        assert_eq!(one.len(), other.len());
+    }
+}
+
+fn grounds(place: &Place) -> [String; 2] {
+    ["shm", "uds"].map(|scheme| format!("{scheme}:{}", place.socket().display()))
+}
+
+#[test]
+fn a_blob_that_comes_too_late_goes_back() {
+    let place = Place::new();
+    for endpoint in grounds(&place) {
+        let (gate, keeper) = gate();
+        let server = Server::builder().service(LoansServer::new(Here(gate, Mutex::default())));
+        let _server = server.listen(&endpoint).max_lent(LENT).start().unwrap();
+        let client = LoansClient::builder().timeout(BOUND).connect(&endpoint).unwrap();
+        let hasty = client.with_timeout(Duration::from_millis(5));
+        for round in 0..LENT >> 20 {
+            until("a call is on its way and late", || {
+                let error = hasty.late().unwrap_err();
+                assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error}");
+                error.outcome() == Outcome::Unknown
+            });
+            keeper.entered();
+            keeper.release();
+            // Its result is lent, and was not asked for by this call.
+            until(&format!("{endpoint}, round {round}: a blob finds room"), || {
+                client.render().is_ok_and(|blob| blob.is_in_place())
+            });
+        }
+    }
+}
+
+/// How many blobs there can be at once.
+fn most(client: &LoansClient) -> usize {
+    let now = client.with_timeout(Duration::from_millis(1));
+    let all: Vec<_> = from_fn(|| now.blob::<f32>(LENGTH as usize).ok()).take(64).collect();
+    all.len()
+}
+
+#[test]
+fn blobs_of_a_call_that_is_refused_go_back() {
+    let place = Place::new();
+    for endpoint in grounds(&place) {
+        let (gate, _keeper) = gate();
+        let server = Server::builder().service(LoansServer::new(Here(gate, Mutex::default())));
+        // So all is copied, and there is room for two messages and a bit.
+        let server = server.listen(&endpoint).trust(Peers::Nobody).max_message(2 << 20);
+        let _server = server.start().unwrap();
+        let client = LoansClient::builder().max_lent(LENT).timeout(BOUND).connect(&endpoint).unwrap();
+        let blob = || client.blob::<f32>(LENGTH as usize).unwrap();
+        let before = most(&client);
+        assert!((4..=8).contains(&before), "{before}");
+        while client.keep(blob()).is_ok() {}
+        for text in [1, 50, 10_000].map(|length| "x".repeat(length)) {
+            for _ in 0..before {
+                let refused = client.take(blob(), &text, blob()).unwrap_err();
+                assert!(matches!(refused, CallError::Overloaded(_)), "{refused}");
+                assert_eq!(most(&client), before, "{endpoint}");
+            }
+        }
+        for _ in 0..before {
+            client.tell(blob(), blob()).unwrap();
+            // Behind it on the same lane.
+            assert_eq!(client.keep(blob()).unwrap_err().outcome(), Outcome::NotRun);
+            assert_eq!(most(&client), before, "{endpoint}");
+        }
+        client.give_up().unwrap();
+        assert_eq!(client.take(blob(), "x", blob()), Ok(2 * LENGTH + 1));
+        assert_eq!(most(&client), before, "{endpoint}");
+    }
+}

@@ -122,7 +122,7 @@ fn a_lane_that_is_left_with_something_under_way_says_its_last() {
     let (left, control) = server.meet();
     let callers = Callers::new(Arc::clone(&left), ());
     let (mut lease, mut lane) = server.lane(&callers);
-    let request = Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: None };
+    let request = Outgoing { method: 0, value: &7_u32, recursive: false, descriptors: None, discard: None };
     lease.seat().unwrap().lane.send(request, &mut Until::after(BOUND)).unwrap();
     lease.end();
     drop(control);

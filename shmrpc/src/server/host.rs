@@ -164,9 +164,9 @@ mod tests {
         Arc::new_cyclic(|this| Shared {
             this: Weak::clone(this),
             services: vec![Arc::new(Nothing)],
-            places: Limits::default().connections(),
-            lanes: Limits::default().lanes(),
-            streams: Limits::streams(),
+            places: Places::new(Limits::default().connections()),
+            lanes: Places::new(Limits::default().lanes()),
+            streams: Places::new(Limits::streams()),
             state: Mutex::default(),
         })
     }

@@ -335,8 +335,9 @@ impl Connection {
         if self.peer_is_client || !self.process.is_current() || !self.streams.may_say_more() {
             return self.die(death);
         }
-        self.left.get_or_init(|| (death, Instant::now() + LAST_WORDS));
+        // First: whoever sees that it has ended, and lets go of what is left of it, has to find that its lanes take no calls.
         self.goes_away();
+        self.left.get_or_init(|| (death, Instant::now() + LAST_WORDS));
         // A server that lives, and has lost this connection only, says goaway when it has served what came.
         self.streams.end_sending();
         self.socket.shutdown();

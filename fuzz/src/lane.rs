@@ -263,6 +263,11 @@ fn judge(script: &mut Script, call: &Call, method: u16, sent: bool, due: Option<
         }
         _ => false,
     };
+    if let (Some(Due { header: Header { kind: Kind::Failure, .. }, .. }), Some(Outcome::NotRun)) =
+        (&due, outcome)
+    {
+        script.refused();
+    }
     if !right {
         script.blame(format!("{call:?}, sent: {sent}, after {due:?} came to {result:?}"));
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use shmrpc_transport::message::SMALL;
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, INLINE, Kind};
 
-use self::blobs::{Borne, Lent};
+use self::blobs::{Block, Borne, Lent, block_of};
 use self::reads::MARKS;
 pub(super) use self::reads::is_first_stamp;
 use super::plan::Plan;
@@ -93,6 +93,8 @@ pub(super) struct Script {
     wants_credit: bool,
     /// Blocks of the product that the fuzzer has: their generations.
     lent: BTreeMap<u32, u32>,
+    /// The block of the blob in the call that was made last.
+    borne: Option<Block>,
 }
 
 enum Stage {
@@ -159,6 +161,7 @@ impl Script {
             claims: true,
             wants_credit: false,
             lent: BTreeMap::new(),
+            borne: None,
         }
     }
 
@@ -362,7 +365,9 @@ impl Script {
 
     fn requested(&mut self, header: Header, payload: Option<Vec<u8>>) {
         let kind = if header.method == ONEWAY { Kind::OneWay } else { Kind::Request };
-        let blob = self.lent(payload.as_ref().and_then(|payload| Call::blob(header.method, payload)));
+        let wire = payload.as_ref().and_then(|payload| Call::blob(header.method, payload));
+        self.borne = wire.as_ref().and_then(block_of);
+        let blob = self.lent(wire);
         let is_call = payload
             .filter(|_| blob != Lent::Elsewhere)
             .is_none_or(|payload| Call::read(header.method, &payload, blob.bytes()).is_some());

@@ -40,6 +40,13 @@ impl Lent {
 /// An id and a generation.
 pub(super) type Block = (u32, u32);
 
+pub(super) fn block_of(wire: &OnWire) -> Option<Block> {
+    match wire {
+        OnWire::Bytes(_) => None,
+        OnWire::Block { id, generation, .. } => Some((*id, *generation)),
+    }
+}
+
 impl Due {
     /// What its blob holds.
     pub(in crate::lane) fn blob(&self) -> Option<&[u8]> {
@@ -95,6 +102,15 @@ impl Script {
         let blocks = due.blocks();
         let is_alone = |id| blocks.clone().filter(|(other, _)| *other == id).count() == 1;
         blocks.clone().any(|(id, generation)| is_alone(id) && self.product.released(id) != generation)
+    }
+
+    /// The peer has said that it did not run the call: the product takes back what it lent with it.
+    pub(in crate::lane) fn refused(&mut self) {
+        if let Some((id, generation)) = self.borne.take()
+            && self.lent.get(&id) == Some(&generation)
+        {
+            self.lent.remove(&id);
+        }
     }
 
     /// The product sends a blob.

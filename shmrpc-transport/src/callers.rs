@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::mem;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub struct Callers<T = ()> {
     lanes: Box<[Padded<T>]>,
     sessions: Mutex<Sessions<T>>,
     waiting: AtomicU32,
+    /// Whether a reply that nobody waits for may lie on some lane, and hold what came with it.
+    overdue: AtomicBool,
     queue: Mutex<()>,
     freed: Condvar,
 }
@@ -170,6 +172,7 @@ impl<T> Callers<T> {
             lanes: (0..MAX_LANES).map(|_| Padded(Exclusive::new(None))).collect(),
             sessions: Mutex::new(Sessions { current: Session::new(connection, known), left: Vec::new() }),
             waiting: AtomicU32::new(0),
+            overdue: AtomicBool::new(false),
             queue: Mutex::new(()),
             freed: Condvar::new(),
         }
@@ -221,7 +224,9 @@ impl<T> Callers<T> {
         let mut guard = self.lanes.get(index as usize)?.0.take()?;
         let seat = guard.as_mut()?;
         // So it is of the current session: a session is left only when it takes no more calls.
-        if seat.session.connection.is_going_away() || !seat.lane.is_free() {
+        let connection = &seat.session.connection;
+        // What is read there may be the end.
+        if connection.is_going_away() || !seat.lane.is_free() || connection.is_going_away() {
             return None;
         }
         Some(Lease { callers: self, index, guard })
@@ -238,11 +243,17 @@ impl<T> Callers<T> {
 
     /// Takes replies off the lanes that were set aside, as far as they have come. For those who must not let them lie there:
     /// what came with them is open as long.
-    pub fn tidy(&self) {
+    /// The time that is left is the caller's.
+    pub fn tidy(&self, until: &mut Until) {
+        if !self.overdue.swap(false, Ordering::Relaxed) {
+            return;
+        }
         let open = self.session().open.load(Ordering::Acquire);
         for index in (0..MAX_LANES).filter(|lane| open & (1 << lane) != 0) {
-            if let Some(lease) = self.try_lane(index) {
-                lease.end();
+            match self.try_lane(index) {
+                Some(lease) if !until.is_over() => lease.end(),
+                // Somebody is on it, or it still waits; or the time is over. Somebody else will look.
+                _ => self.overdue.store(true, Ordering::Relaxed),
             }
         }
     }
@@ -443,6 +454,12 @@ impl<T> Lease<'_, T> {
         if HAS_TRAILS.get() && self.callers.trail().is_some_and(|trail| trail.lane == self.index) {
             self.callers.forget_trail();
         }
+    }
+
+    /// The lane is set aside: a reply is to come that nobody waits for any more.
+    #[cold]
+    pub fn set_aside(&self) {
+        self.callers.overdue.store(true, Ordering::Relaxed);
     }
 
     /// Leaves the lane to others.

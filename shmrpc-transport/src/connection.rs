@@ -341,6 +341,8 @@ impl Connection {
         // A server that lives, and has lost this connection only, says goaway when it has served what came.
         self.streams.end_sending();
         self.socket.shutdown();
+        // The last lane may have gone meanwhile.
+        self.settle();
     }
 
     /// Ends the connection if the peer has left, and no lane is there any more to say its last.

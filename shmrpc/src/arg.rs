@@ -54,7 +54,7 @@ pub trait Arg {
     #[inline(always)]
     fn prepare(&self, _connection: &Arc<Connection>) {}
 
-    /// Says whether the message that it is in was published.
+    /// Says whether the message that it is in was published, and not refused.
     #[inline(always)]
     fn settle(&self, _published: bool) {}
 }

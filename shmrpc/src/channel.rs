@@ -23,7 +23,7 @@ use crate::error::{CallError, Outcome};
 use crate::link::Link;
 use crate::{Message, Schema};
 
-use awaited::{Awaited, BlobFrom, Owned};
+use awaited::{Awaited, BlobFrom, Handed, Owned};
 
 mod awaited;
 
@@ -156,18 +156,28 @@ impl Channel {
 
     /// The same; `result` is told over which connection the reply came.
     #[inline(always)]
-    fn transact_at<A: Args>(
+    fn transact_at<A: Args, R: Awaited>(
         &self,
         method: u16,
         args: &A,
         reply: &mut Reply,
-        result: &mut impl Awaited,
+        result: &mut R,
     ) -> Result<(), Box<CallError>> {
         self.check_process()?;
         let mut until = Until::after(self.timeout);
+        if R::HOLDS {
+            // What came too late is given up, at the latest, when somebody asks for the next one.
+            self.link.callers.tidy(&mut until);
+        }
         let called = self.attempt(method, args, self.timeout_ms, reply, &mut until, result);
         match called {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if reply.kind == Kind::Failure {
+                    // The server may have lacked what late replies hold.
+                    self.link.callers.tidy(&mut until);
+                }
+                Ok(())
+            }
             Err(failed) => self.transact_again(*failed, method, args, reply, &mut until, result),
         }
     }
@@ -214,7 +224,12 @@ impl Channel {
                 result.came_over(session.connection());
                 lease.got_reply();
             }
-            Err(_) => ended = session.end().is_some(),
+            Err(none) => {
+                ended = session.end().is_some();
+                if none.was_published() {
+                    lease.set_aside();
+                }
+            }
         }
         lease.end();
         args.settle(match &called {
@@ -293,7 +308,6 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<Blob<T>, CallError> {
-        self.tidy();
         let (mut reply, mut from) = (Reply::empty(), BlobFrom::<T>::new());
         self.transact_at(method, args, &mut reply, &mut from).map_err(|error| *error)?;
         match reply.kind {
@@ -308,7 +322,6 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<Blob<T>, CallError<E>> {
-        self.tidy();
         let (mut reply, mut from) = (Reply::empty(), BlobFrom::<T>::new());
         self.transact_at(method, args, &mut reply, &mut from).map_err(|error| error.widen())?;
         match reply.kind {
@@ -326,18 +339,10 @@ impl Channel {
         }
     }
 
-    /// Descriptors and blobs that came too late are given up, at the latest, when somebody asks for the next one.
-    fn tidy(&self) {
-        if self.link.process.is_current() {
-            self.link.callers.tidy();
-        }
-    }
-
     /// Calls a method that returns a descriptor and has no error of its own.
     pub fn call_descriptor<A: Args>(&self, method: u16, args: &A) -> Result<OwnedFd, CallError> {
-        self.tidy();
         let mut reply = Reply::empty();
-        self.transact(method, args, &mut reply).map_err(|error| *error)?;
+        self.transact_at(method, args, &mut reply, &mut Handed).map_err(|error| *error)?;
         match reply.kind {
             Kind::Reply => descriptor_in(&mut reply),
             _ => Err(failure(&reply)),
@@ -350,9 +355,8 @@ impl Channel {
         method: u16,
         args: &A,
     ) -> Result<OwnedFd, CallError<E>> {
-        self.tidy();
         let mut reply = Reply::empty();
-        self.transact(method, args, &mut reply).map_err(|error| error.widen())?;
+        self.transact_at(method, args, &mut reply, &mut Handed).map_err(|error| error.widen())?;
         match reply.kind {
             Kind::Reply => descriptor_in(&mut reply).map_err(CallError::widen),
             _ => Err(service_error(&reply)),

@@ -1,4 +1,4 @@
-//! Memory that is lent comes back whatever becomes of the call that it was lent for.
+//! Memory that is lent comes back, also from calls that were refused and from results that came too late.
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests; their helpers too")]
 
@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use shmrpc::prelude::*;
-use support::{BOUND, Gate, Place, gate, until};
+use support::{BOUND, Gate, Keeper, Place, gate, until};
 
 /// Numbers of a blob: 1 MiB.
 const LENGTH: u32 = 1 << 18;
@@ -21,6 +21,7 @@ pub trait Loans {
     /// Waits at the gate.
     fn late(&self, ctx: &Context) -> Result<Blob<f32>, u32>;
     fn render(&self, ctx: &Context) -> Blob<f32>;
+    fn bytes(&self) -> Vec<u8>;
     fn keep(&self, blob: Blob<f32>);
     fn give_up(&self);
     /// With a long text the message itself is copied, and with a longer one that needs room.
@@ -45,6 +46,9 @@ impl Loans for Here {
     fn render(&self, ctx: &Context) -> Blob<f32> {
         rendered(ctx)
     }
+    fn bytes(&self) -> Vec<u8> {
+        vec![7; 4 * LENGTH as usize]
+    }
     fn keep(&self, blob: Blob<f32>) {
         self.1.lock().unwrap().push(blob);
     }
@@ -63,28 +67,49 @@ fn grounds(place: &Place) -> [String; 2] {
     ["shm", "uds"].map(|scheme| format!("{scheme}:{}", place.socket().display()))
 }
 
+fn start(endpoint: &str) -> (ServerHandle, LoansClient, Keeper) {
+    let (gate, keeper) = gate();
+    let server = Server::builder().service(LoansServer::new(Here(gate, Mutex::default())));
+    let server = server.listen(endpoint).max_lent(LENT).start().unwrap();
+    (server, LoansClient::builder().timeout(BOUND).connect(endpoint).unwrap(), keeper)
+}
+
+/// One call waits at the gate, and nobody waits for it.
+fn be_late(client: &LoansClient, keeper: &Keeper) {
+    let hasty = client.with_timeout(Duration::from_millis(5));
+    until("a call is on its way and late", || {
+        let error = hasty.late().unwrap_err();
+        assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error}");
+        error.outcome() == Outcome::Unknown
+    });
+    keeper.entered();
+}
+
 #[test]
 fn a_blob_that_comes_too_late_goes_back() {
     let place = Place::new();
     for endpoint in grounds(&place) {
-        let (gate, keeper) = gate();
-        let server = Server::builder().service(LoansServer::new(Here(gate, Mutex::default())));
-        let _server = server.listen(&endpoint).max_lent(LENT).start().unwrap();
-        let client = LoansClient::builder().timeout(BOUND).connect(&endpoint).unwrap();
-        let hasty = client.with_timeout(Duration::from_millis(5));
+        let (_server, client, keeper) = start(&endpoint);
         for round in 0..LENT >> 20 {
-            until("a call is on its way and late", || {
-                let error = hasty.late().unwrap_err();
-                assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error}");
-                error.outcome() == Outcome::Unknown
-            });
-            keeper.entered();
+            be_late(&client, &keeper);
             keeper.release();
             // Its result is lent, and was not asked for by this call.
             until(&format!("{endpoint}, round {round}: a blob finds room"), || {
                 client.render().is_ok_and(|blob| blob.is_in_place())
             });
         }
+    }
+}
+
+/// Whoever asks for something else looks at no other lane than its own.
+#[test]
+fn late_blobs_on_other_lanes_make_room_for_any_result() {
+    let place = Place::new();
+    for endpoint in grounds(&place) {
+        let (_server, client, keeper) = start(&endpoint);
+        (0..LENT >> 20).for_each(|_| be_late(&client, &keeper));
+        (0..LENT >> 20).for_each(|_| keeper.release());
+        until(&format!("{endpoint}: a result finds room"), || client.bytes().is_ok());
     }
 }
 

@@ -106,7 +106,7 @@ impl<T: Number> Loaned<T> {
         self.wire.borrow()
     }
 
-    /// Whether the message was published.
+    /// Whether the message was published, and not refused by who got it.
     pub fn settle(&self, published: bool) {
         if published
             && let Some(Blob { from: Origin::Own(BlobMut { store: Store::Block { block, .. }, .. }) }) =
@@ -195,6 +195,17 @@ impl Connection {
         block.shrink(length);
         let (id, BlockRef { segment, generation, offset }) = block.place()?;
         Some(OnWire::Block { id, segment, generation, length, offset })
+    }
+
+    /// Gives back what a blob lies in that has arrived and that nobody wants.
+    ///
+    /// # Errors
+    /// [`BadBlock`]: memory that the peer does not have, which ends the connection.
+    pub fn return_blob(self: &Arc<Self>, wire: &ArchivedOnWire) -> Result<(), Box<BadBlock>> {
+        let ArchivedOnWire::Block { id, segment, generation, length, offset } = wire else { return Ok(()) };
+        let (segment, generation) = (segment.to_native(), generation.to_native());
+        let at = BlockRef { segment, generation, offset: offset.to_native() };
+        self.loan(id.to_native(), length.to_native(), at).map(drop).inspect_err(|bad| drop(self.poison(bad)))
     }
 
     /// A blob that has arrived.

@@ -98,6 +98,50 @@ impl Connection {
         part: Part,
         message: &mut Message,
     ) -> Result<(), Box<BadBlock>> {
+        let loan = self.loan(id, length, at)?;
+        message.admit(loan, self.trusted, part, &self.pool);
+        if length > WARM && !message.is_in_place() {
+            self.look_later();
+        }
+        Ok(())
+    }
+
+    /// Gives back, unread, what a message of the peer's lies in, if that is a block; else it is all there.
+    ///
+    /// # Errors
+    /// As [`Connection::receive_block`].
+    pub(crate) fn receive_late(
+        self: &Arc<Self>,
+        header: Header,
+        message: &mut Message,
+    ) -> Result<(), Box<BadBlock>> {
+        message.set_inline(header.length);
+        self.receive_late_frame(header, message)
+    }
+
+    /// The same of a frame whose payload is in the message, if it is not in a block.
+    ///
+    /// # Errors
+    /// As [`Connection::receive_block`].
+    pub(crate) fn receive_late_frame(
+        self: &Arc<Self>,
+        header: Header,
+        message: &mut Message,
+    ) -> Result<(), Box<BadBlock>> {
+        if header.flags & FLAG_BLOCK != 0 {
+            let at = BlockRef::from_words(message.words_mut());
+            drop(self.loan(header.block, header.length, at)?);
+        }
+        Ok(())
+    }
+
+    /// A block of the peer's, given back when the loan is dropped.
+    pub(super) fn loan(
+        self: &Arc<Self>,
+        id: u32,
+        length: u32,
+        at: BlockRef,
+    ) -> Result<BlockLoan, Box<BadBlock>> {
         let bad = |what| Box::new(BadBlock { what, id, at, length });
         if id >= BLOCKS {
             return Err(bad("id"));
@@ -113,13 +157,7 @@ impl Connection {
         let start = segment.range(at.offset, u64::from(length)).ok_or_else(|| bad("offset and length"))?;
         let release_to = Arc::clone(&shared.own_base);
         let process = self.process;
-        let loan =
-            BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at, process };
-        message.admit(loan, self.trusted, part, &self.pool);
-        if length > WARM && !message.is_in_place() {
-            self.look_later();
-        }
-        Ok(())
+        Ok(BlockLoan { start, length: length as usize, _segment: segment, release_to, id, at, process })
     }
 
     /// Encodes a value for a stream: into `draft`; or, if it is large and memory is shared, into lent memory.
@@ -382,7 +420,7 @@ unsafe impl Grow for Spill<'_> {
 }
 
 /// A block of the peer that a message of ours lies in.
-struct BlockLoan {
+pub(super) struct BlockLoan {
     start: NonNull<u8>,
     length: usize,
     _segment: Arc<Segment>,

@@ -89,7 +89,7 @@ impl Caller {
             && self.consumer.ready()
         {
             let mut late = Reply::empty();
-            match self.take(overdue.call_id, &mut late) {
+            match self.take_late(overdue.call_id, &mut late) {
                 Ok(()) => {
                     self.overdue = None;
                     if let Some(discard) = overdue.discard {
@@ -248,6 +248,19 @@ impl Caller {
         self.producer.expect_to_publish();
         let header = self.consumer.take(reply.message.words_mut())?;
         self.connection.receive(header, &mut reply.message)?;
+        self.taken(header, call_id, reply)
+    }
+
+    /// The same of a reply that nobody waits for: a large one is not looked at.
+    #[cold]
+    fn take_late(&mut self, call_id: u32, reply: &mut Reply) -> Result<(), Broken> {
+        let header = self.consumer.take(reply.message.words_mut())?;
+        self.connection.receive_late(header, &mut reply.message)?;
+        self.taken(header, call_id, reply)
+    }
+
+    #[inline(always)]
+    fn taken(&mut self, header: Header, call_id: u32, reply: &mut Reply) -> Result<(), Broken> {
         if header.descriptors() > 0 {
             reply.descriptors = take_descriptors(&self.connection, self.lane, header)?;
         }

@@ -238,6 +238,19 @@ mod tests {
         assert_eq!((pool.room.taken(), kept(&pool)), (0, 0));
     }
 
+    #[test]
+    fn what_has_room_in_any_case_counts_and_goes_back() {
+        let pool = Pool::new(1024);
+        let full = pool.take(1024).unwrap();
+        let more = [pool.take_anyway(64).unwrap(), pool.take_anyway(4096).unwrap()];
+        assert_eq!(pool.room.taken(), 1024 + 64 + 4096);
+        assert!(pool.take(1).is_err());
+        drop((full, more));
+        pool.trim();
+        pool.trim();
+        assert_eq!(pool.room.taken(), 0);
+    }
+
     /// Large buffers become warm, and then small messages come and stay.
     #[test]
     fn what_is_held_is_what_counts() {

@@ -109,7 +109,8 @@ impl Arena {
         }
     }
 
-    /// Gives back a block that was never sent.
+    /// Gives back a block that nobody has: it was never sent, or its receiver has said that he is done with it. A word that he wrote for it
+    /// before is of a generation that nobody waits for.
     pub fn free(&mut self, block: Block) {
         self.put_back(block.segment, Run { start: block.offset, end: block.offset + block.capacity });
         self.spare_ids.push(block.id);

@@ -78,9 +78,8 @@ fn start(endpoint: &str) -> (ServerHandle, LoansClient, Keeper) {
 fn be_late(client: &LoansClient, keeper: &Keeper) {
     let hasty = client.with_timeout(Duration::from_millis(5));
     until("a call is on its way and late", || {
-        let error = hasty.late().unwrap_err();
-        assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error}");
-        error.outcome() == Outcome::Unknown
+        // A busy machine may not open a lane in that time, and then nothing was sent.
+        hasty.late().unwrap_err().outcome() == Outcome::Unknown
     });
     keeper.entered();
 }

@@ -106,7 +106,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Gives back, unread, what a message of the peer's lies in, if that is a block; else it is all there.
+    /// Gives back, unread, what a message of the peer's lies in, if that is a block. Else its payload is in the message.
     ///
     /// # Errors
     /// As [`Connection::receive_block`].
@@ -115,24 +115,12 @@ impl Connection {
         header: Header,
         message: &mut Message,
     ) -> Result<(), Box<BadBlock>> {
-        message.set_inline(header.length);
-        self.receive_late_frame(header, message)
-    }
-
-    /// The same of a frame whose payload is in the message, if it is not in a block.
-    ///
-    /// # Errors
-    /// As [`Connection::receive_block`].
-    pub(crate) fn receive_late_frame(
-        self: &Arc<Self>,
-        header: Header,
-        message: &mut Message,
-    ) -> Result<(), Box<BadBlock>> {
-        if header.flags & FLAG_BLOCK != 0 {
-            let at = BlockRef::from_words(message.words_mut());
-            drop(self.loan(header.block, header.length, at)?);
+        if header.flags & FLAG_BLOCK == 0 {
+            self.received(header.length);
+            return Ok(());
         }
-        Ok(())
+        let at = BlockRef::from_words(message.words_mut());
+        self.loan(header.block, header.length, at).map(drop)
     }
 
     /// A block of the peer's, given back when the loan is dropped.

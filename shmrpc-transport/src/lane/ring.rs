@@ -255,6 +255,7 @@ impl Caller {
     #[cold]
     fn take_late(&mut self, call_id: u32, reply: &mut Reply) -> Result<(), Broken> {
         let header = self.consumer.take(reply.message.words_mut())?;
+        reply.message.set_inline(header.length);
         self.connection.receive_late(header, &mut reply.message)?;
         self.taken(header, call_id, reply)
     }

@@ -409,7 +409,7 @@ impl Caller {
     fn take(&self, header: Header, call_id: u32, reply: &mut Reply) -> Result<(), Broken> {
         if self.overdue == Some(call_id) {
             // Nobody waits for it: a large one is not looked at.
-            self.connection.receive_late_frame(header, &mut reply.message)?;
+            self.connection.receive_late(header, &mut reply.message)?;
         } else {
             receive_block(&self.connection, header, &mut reply.message)?;
         }

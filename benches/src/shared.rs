@@ -1,7 +1,7 @@
 //! Memory that both processes map, for the limits: a few words on cache lines of their own, then room for payloads.
 //!
 //! ```text
-//! 0                     4096                 4096 + 16 MiB
+//! 0                     16384                16384 + 16 MiB
 //! +----+----+-- ... --+--------------------+
 //! | line 0 | line 1 ...|  payload           |
 //! +----+----+-- ... --+--------------------+
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Bytes of the words, before the payload.
-const WORDS: usize = 4096;
+const WORDS: usize = 16 * 1024;
 
 /// Memory that both processes map.
 pub(crate) struct Shared {

@@ -7,7 +7,10 @@ use crate::{
     batch::{self, ns_each},
     error::Result,
     figures::{Figures, Goal},
-    limit::{spin, tcp, uds},
+    limit::{
+        spin::{self, Lines},
+        tcp, uds,
+    },
     peer::Peer,
     samples::{Samples, interleave, median},
     setup::Setup,
@@ -22,7 +25,7 @@ const STREAM_WARM: u64 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Column {
-    Spin,
+    Spin(Lines),
     Awake,
     Untrusted,
     Default,
@@ -38,7 +41,14 @@ enum Column {
 }
 
 /// Over shared memory, each limit before its subjects.
-const RINGS: [Column; 4] = [Column::Spin, Column::Awake, Column::Untrusted, Column::Default];
+const RINGS: [Column; 6] = [
+    Column::Spin(Lines::One),
+    Column::Spin(Lines::Two),
+    Column::Spin(Lines::Ring),
+    Column::Awake,
+    Column::Untrusted,
+    Column::Default,
+];
 
 /// For streams a round is cut into so many. What a wake-up costs here changes within milliseconds, so the two numbers of a
 /// ratio have to be taken close to each other, and often: with 164 rounds the median of a limit against itself was off
@@ -71,7 +81,7 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let count = setup.count(600) / FINER as u64;
     let warmed = STREAM_WARM + count;
     let mut measure = |column| match column {
-        Column::Spin => fastest_spin(&mut peer, setup.count(10_000)),
+        Column::Spin(lines) => fastest_spin(&mut peer, lines, setup.count(10_000)),
         Column::Awake => calls(setup, &trusting),
         Column::Untrusted => calls(setup, &wary),
         Column::Default => setup.unpinned(|| calls(setup, &default)),
@@ -111,8 +121,13 @@ fn add(rings: &Samples<Column>, streams: &Samples<Column>, figures: &mut Figures
     let raw_uds = fastest(streams, [blocking_uds, Column::PollingUds]);
     let raw_tcp = fastest(streams, uds::PAUSES.map(Column::RawTcp));
 
+    let [one_line, two_lines, ring] = Lines::ALL.map(|lines| rings.of(Column::Spin(lines)));
+    let spin: Vec<f64> = one_line.iter().zip(two_lines).map(|(one, two)| one.min(*two)).collect();
+
+    figures.add("limit.spin_ns", "ns", &spin, Goal::None);
     let mut ns = |key, column| figures.add(key, "ns", of(column).of(column), Goal::None);
-    ns("limit.spin_ns", Column::Spin);
+    ns("limit.spin.two_lines_ns", Column::Spin(Lines::Two));
+    ns("limit.spin.ring_ns", Column::Spin(Lines::Ring));
     ns("limit.uds_ns", raw_uds);
     ns("limit.uds.blocking_ns", blocking_uds);
     ns("limit.tcp_ns", raw_tcp);
@@ -123,19 +138,22 @@ fn add(rings: &Samples<Column>, streams: &Samples<Column>, figures: &mut Figures
     ns("call.tcp_ns", Column::Tcp);
     ns("call.tls_ns", Column::Tls);
     ns("call.inproc_ns", Column::Inproc);
-    let mut ratio = |key, unit, subject, limit, most| {
-        figures.add(key, unit, &of(limit).ratios(subject, limit), Goal::AtMost(most));
+    let mut ratio = |key, unit, subject, limit: &[f64], goal| {
+        let ratios: Vec<f64> =
+            of(subject).of(subject).iter().zip(limit).map(|(over, under)| over / under).collect();
+        figures.add(key, unit, &ratios, goal);
     };
-    ratio("ratio.call.shm.awake", "x spin", Column::Awake, Column::Spin, 1.25);
-    ratio("ratio.call.shm.untrusted", "x spin", Column::Untrusted, Column::Spin, 1.3);
-    ratio("ratio.call.uds", "x raw", Column::Uds, raw_uds, 1.15);
-    ratio("ratio.call.tcp", "x raw", Column::Tcp, raw_tcp, 1.15);
+    ratio("ratio.call.shm.awake", "x spin", Column::Awake, &spin, Goal::AtMost(1.25));
+    ratio("ratio.call.shm.untrusted", "x spin", Column::Untrusted, &spin, Goal::AtMost(1.3));
+    ratio("ratio.call.shm.awake.to_ring", "x ring", Column::Awake, ring, Goal::None);
+    ratio("ratio.call.uds", "x raw", Column::Uds, streams.of(raw_uds), Goal::AtMost(1.15));
+    ratio("ratio.call.tcp", "x raw", Column::Tcp, streams.of(raw_tcp), Goal::AtMost(1.15));
 }
 
-/// The round trip of the variant that is fastest now.
-fn fastest_spin(peer: &mut Peer<'_>, count: u64) -> Result<f64> {
+/// The round trip of the variant that is fastest now, of those with these lines.
+fn fastest_spin(peer: &mut Peer<'_>, lines: Lines, count: u64) -> Result<f64> {
     let mut fastest = f64::INFINITY;
-    for variant in 0..spin::VARIANTS {
+    for variant in lines.variants() {
         let time = peer.batch(&format!("spin {variant} {}", WARM + count), |shared| {
             spin::call(shared, variant, 0, WARM);
             let start = Instant::now();

@@ -27,7 +27,7 @@ pub(super) const MADE_ROOM: &str = "it said no hello yet, and its place was want
 
 /// The limit, if so many descriptors are all that there are: each peer takes up to four, and together they may have a
 /// quarter.
-fn limit(descriptors: usize) -> Limit {
+pub(super) fn limit(descriptors: usize) -> Limit {
     let of_all = (descriptors / 16).clamp(2, MOST.of_all);
     Limit { of_all, of_one: (of_all / 2).min(MOST.of_one) }
 }
@@ -62,15 +62,16 @@ pub(super) struct Seat<D> {
 }
 
 impl<D> Arrivals<D> {
-    /// Peers that have `hello_timeout` to say hello.
-    pub(super) fn new(hello_timeout: Duration) -> Arc<Self> {
+    /// Peers that have `hello_timeout` to say hello. `places` says who they are: [`Places::new`] or
+    /// [`Places::of_networks_alone`].
+    pub(super) fn new(places: fn(Limit) -> Arc<Places>, hello_timeout: Duration) -> Arc<Self> {
         let patience = (hello_timeout / 5).min(PATIENCE);
-        Self::within(limit(descriptor_limit()), patience)
+        Self::within(places(limit(descriptor_limit())), patience)
     }
 
-    pub(super) fn within(limit: Limit, patience: Duration) -> Arc<Self> {
+    pub(super) fn within(places: Arc<Places>, patience: Duration) -> Arc<Self> {
         let seats = Mutex::new(Seats { taken: Vec::new(), last: 0 });
-        Arc::new(Self { places: Places::new(limit), patience, seats })
+        Arc::new(Self { places, patience, seats })
     }
 
     /// A place for one more of `party`. If there is none, somebody who is silent for long makes room, and it is said who.
@@ -188,7 +189,8 @@ mod tests {
     /// A handshake takes a round trip. Who has just come would never get in if others could take his place meanwhile.
     #[test]
     fn whoever_has_just_come_makes_no_room() {
-        let arrivals = Arrivals::within(Limit { of_all: 6, of_one: 2 }, Duration::from_secs(3600));
+        let arrivals =
+            Arrivals::within(Places::new(Limit { of_all: 6, of_one: 2 }), Duration::from_secs(3600));
         let party = Party::new(&PeerCredentials::own(), None);
         let mut inside = Vec::new();
         for _ in 0..2 {
@@ -206,7 +208,7 @@ mod tests {
     /// Its bytes were taken from the socket, or nobody has looked for them yet.
     #[test]
     fn whoever_is_being_heard_makes_no_room() {
-        let arrivals = Arrivals::within(Limit { of_all: 6, of_one: 1 }, Duration::ZERO);
+        let arrivals = Arrivals::within(Places::new(Limit { of_all: 6, of_one: 1 }), Duration::ZERO);
         let party = Party::new(&PeerCredentials::own(), None);
         let (place, _) = arrivals.room(party).unwrap();
         let (_far, near) = UnixStream::pair().unwrap();
@@ -222,7 +224,7 @@ mod tests {
     #[test]
     fn whoever_has_most_places_and_says_nothing_makes_room() {
         let own = PeerCredentials::own().uid;
-        let arrivals = Arrivals::within(Limit { of_all: 6, of_one: 3 }, Duration::ZERO);
+        let arrivals = Arrivals::within(Places::new(Limit { of_all: 6, of_one: 3 }), Duration::ZERO);
         let party = |pid| Party::new(&PeerCredentials::said(pid, own, 0), None);
         let mut inside = Vec::new();
         let mut enter = |pid, name: &'static str, says: &[u8]| {

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::connection::{self, Bases, Carrier, Connection, Dial, Events, Limits, Parts};
 use crate::peers::PeerInfo;
+use crate::places::Places;
 use crate::shm::ledger::Route;
 use crate::shm::memory::MemoryError;
 use crate::shm::segment::{BASE_LEN, Handout, MAX_LANES, Segment};
@@ -58,7 +59,7 @@ impl Listener {
         bound.keep()?;
         let Bound { socket, name } = bound;
         let route = Route { path: name.path().to_owned(), listening: true };
-        let arrivals = Arrivals::new(policy.hello_timeout);
+        let arrivals = Arrivals::new(Places::new, policy.hello_timeout);
         let entrance = Entrance { socket, route, policy, host, arrivals };
         let token = watch(Arc::new(Door::new(entrance)?))?;
         Ok(Self { token, process: Generation::current(), name })

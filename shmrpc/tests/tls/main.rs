@@ -16,6 +16,7 @@ use crate::support::relay::Relay;
 use crate::support::{BOUND, Gate, Keeper, Place, gate, until};
 
 mod again;
+mod choice;
 mod raw;
 mod room;
 #[path = "../support/mod.rs"]

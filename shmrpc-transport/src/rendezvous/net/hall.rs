@@ -18,6 +18,7 @@ use super::super::{Hello, Host, LARGEST, Policy, Refusal, read_hello};
 use crate::connection::{self, Carrier, Connection, Dial, Limits, Parts};
 use crate::message::{Message, Pool};
 use crate::peers::{Party, PeerInfo};
+use crate::places::Places;
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{BadHeader, Header, Kind};
 use crate::stream::{Cut, Pause, Reader, Stream, wait};
@@ -203,7 +204,8 @@ fn bytes_of(refusal: &Refusal) -> Option<Vec<u8>> {
 
 impl Hall {
     pub(super) fn new(policy: Policy, host: Arc<dyn Host>, tls: Option<Acceptor>) -> Arc<Self> {
-        let arrivals = Arrivals::new(policy.hello_timeout);
+        // Whoever comes to another endpoint of the server has places there: nobody else needs half of these.
+        let arrivals = Arrivals::new(Places::of_networks_alone, policy.hello_timeout);
         Arc::new(Self { policy, host, tls, arrivals, connections: Mutex::default() })
     }
 
@@ -364,13 +366,16 @@ fn looks_like_tls(first: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
+    use super::super::super::arrivals;
     use super::super::super::door::Entrance as _;
     use super::*;
     use crate::connection::Events;
     use crate::places::Limit;
+    use crate::sys::shortage::descriptor_limit;
 
     struct Nobody;
 
@@ -381,12 +386,22 @@ mod tests {
         fn connected(&self, _: &Arc<Connection>) {}
     }
 
+    /// Other endpoints of the server have places of their own.
+    #[test]
+    fn peers_of_networks_have_all_places() {
+        let hall = Hall::new(Policy::default(), Arc::new(Nobody), None);
+        let hosts = (1..).map(|host| Party::at(Ipv4Addr::from_bits(host).into()));
+        let inside: Vec<_> = hosts.map_while(|host| hall.arrivals.room(host).ok()).collect();
+        assert_eq!(inside.len(), arrivals::limit(descriptor_limit()).of_all);
+    }
+
     /// Else whoever comes next would find no chair there, and the one who made room would have done so for nobody.
     #[test]
     fn whoever_waits_at_a_desk_makes_no_room() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
-        let arrivals = Arrivals::within(Limit { of_all: 4, of_one: 1 }, Duration::ZERO);
+        let arrivals =
+            Arrivals::within(Places::of_networks_alone(Limit { of_all: 4, of_one: 1 }), Duration::ZERO);
         let (policy, host) = (Policy::default(), Arc::new(Nobody));
         let hall = Arc::new(Hall { policy, host, tls: None, arrivals, connections: Mutex::default() });
         let entrance = Entrance::new(Inherited::new(listener), &hall);

@@ -250,10 +250,12 @@ impl<T> Callers<T> {
         }
         let open = self.session().open.load(Ordering::Acquire);
         for index in (0..MAX_LANES).filter(|lane| open & (1 << lane) != 0) {
-            match self.try_lane(index) {
-                Some(lease) if !until.is_over() => lease.end(),
-                // Somebody is on it, or it still waits; or the time is over. Somebody else will look.
-                _ => self.overdue.store(true, Ordering::Relaxed),
+            // To look at a lane takes time already.
+            let lane = if until.is_over() { None } else { self.try_lane(index) };
+            match lane {
+                Some(lease) => lease.end(),
+                // The time is over; or somebody is on it, or it still waits. Somebody else will look.
+                None => self.overdue.store(true, Ordering::Relaxed),
             }
         }
     }

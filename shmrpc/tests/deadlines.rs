@@ -1,6 +1,7 @@
 //! Deadlines under attack (promise 2): a real server process does all it can so that its clients wait for ever, and each
-//! of their waits ends within 100 ms after its deadline. For clients that trust it and that do not, on a kernel that has
-//! `futex_waitv` and on one that has not; and over TCP.
+//! of their waits ends within 100 ms after its deadline; and so do their next calls, when replies come that nobody waits for
+//! any more. For clients that trust it and that do not, on a kernel that has `futex_waitv` and on one that has not; and
+//! over TCP.
 //!
 //! This is about time, so it measures time: beside each attempt a thread that only sleeps tells how late the machine
 //! was. An attempt fails only if the machine was not late, and the test only if three attempts do.
@@ -17,6 +18,7 @@ mod raw;
 mod target;
 
 mod deadlines {
+    pub(crate) mod late;
     pub(crate) mod streams;
     pub(crate) mod hostile;
     pub(crate) mod kernel;
@@ -24,14 +26,17 @@ mod deadlines {
 }
 
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use deadlines::hostile::{self, Attack, Door};
 use deadlines::kernel::forget_waitv;
+use deadlines::late;
 use deadlines::pulse::in_time;
 use deadlines::streams;
+use shmrpc::ClientBuilder;
 use shmrpc::prelude::*;
 use support::process::{ENDPOINT, Process, say, until_orphaned};
 use support::{BOUND, Place};
@@ -47,7 +52,7 @@ const TIME: Duration = Duration::from_millis(100);
 type Wait = fn(&mut Scene) -> Duration;
 
 /// What the server does, and what waits.
-const ATTACKS: [(&str, Attack, Wait); 25] = [
+const ATTACKS: [(&str, Attack, Wait); 32] = [
     ("full_backlog", hostile::full_backlog, connecting),
     ("unanswered_hello", hostile::unanswered_hello, connecting),
     ("frozen_hello", hostile::frozen_hello, connecting),
@@ -73,10 +78,17 @@ const ATTACKS: [(&str, Attack, Wait); 25] = [
     ("stream_of_pings", streams::pings, calling_twice),
     ("stream_with_a_trickled_reply", streams::trickled_reply, calling_twice),
     ("stream_that_is_slow", streams::slow_reader, sending_half),
+    ("late_in_new_segments", late::in_new_segments, calling_late),
+    ("late_blobs_in_new_segments", late::blobs_in_new_segments, rendering_late),
+    ("late_and_large", late::large, calling_late),
+    ("stream_late_in_new_segments", late::stream_in_new_segments, calling_late),
+    ("stream_late_blobs_in_new_segments", late::stream_blobs_in_new_segments, rendering_late),
+    ("stream_late_and_large", late::stream_large, calling_late),
+    ("stream_late_and_endless", streams::endless_reply, calling_meanwhile),
 ];
 
 /// The same over TCP, where nobody is trusted and all waiting is the kernel's.
-const TCP_ATTACKS: [(&str, Attack, Wait); 14] = [
+const TCP_ATTACKS: [(&str, Attack, Wait); 15] = [
     ("tcp_with_a_full_backlog", hostile::full_backlog, connecting),
     ("tcp_without_a_hello", hostile::unanswered_hello, connecting),
     ("tcp_with_a_frozen_hello", hostile::frozen_hello, connecting),
@@ -91,6 +103,7 @@ const TCP_ATTACKS: [(&str, Attack, Wait); 14] = [
     ("tcp_with_a_trickled_reply", streams::trickled_reply, calling_twice),
     ("tcp_without_a_lane_left", streams::silent, calling_on_every_lane),
     ("tcp_that_is_slow", streams::slow_reader, sending_half_of_much),
+    ("tcp_late_and_endless", streams::endless_reply, calling_meanwhile),
 ];
 
 /// Descriptors whose closing takes long.
@@ -102,7 +115,7 @@ struct Scene {
     endpoint: String,
     server: Process,
     trusts: bool,
-    _place: Place,
+    place: Place,
 }
 
 impl Scene {
@@ -113,13 +126,21 @@ impl Scene {
         let mut server = Process::start_with("child_server", &door, |command| command.env(ATTACK, attack));
         let endpoint = server.tells("at ").split_off("at ".len());
         server.says("ready");
-        Self { endpoint, server, trusts, _place: place }
+        Self { endpoint, server, trusts, place }
+    }
+
+    fn builder(&self) -> ClientBuilder<TargetClient> {
+        let trust = if self.trusts { Peers::SameUser } else { Peers::Nobody };
+        TargetClient::builder().trust(trust).reconnect(false).timeout(TIME)
     }
 
     fn connect(&self, connect_timeout: Duration) -> Result<TargetClient, ConnectError> {
-        let trust = if self.trusts { Peers::SameUser } else { Peers::Nobody };
-        let builder = TargetClient::builder().trust(trust).connect_timeout(connect_timeout).reconnect(false);
-        builder.timeout(TIME).connect(&self.endpoint)
+        self.builder().connect_timeout(connect_timeout).connect(&self.endpoint)
+    }
+
+    /// Comes to the server's socket, and goes.
+    fn knock(&self) {
+        drop(UnixStream::connect(self.place.socket()).unwrap());
     }
 
     fn client(&self) -> TargetClient {
@@ -317,6 +338,51 @@ fn sending_half_of(scene: &mut Scene, length: usize) -> Duration {
     let (answer, second) = over(TIME, || client.add(1, 2));
     assert!(answer.is_err());
     first.max(second)
+}
+
+/// A client that has given up a call on each lane that it may have.
+fn giving_up(scene: &Scene, call: impl Fn(&TargetClient) -> Result<(), CallError>) -> TargetClient {
+    let client = scene.builder().max_message(late::LARGEST.into()).connect(&scene.endpoint).unwrap();
+    let hasty = client.with_timeout(Duration::from_millis(2));
+    let (end, mut given_up) = (Instant::now() + BOUND, 0);
+    while given_up < raw::LANES {
+        match call(&hasty) {
+            Err(CallError::DeadlineExceeded { outcome: Outcome::Unknown, .. }) => given_up += 1,
+            // The lane was not opened in time.
+            Err(error) if error.outcome() == Outcome::NotRun && Instant::now() < end => {}
+            other => panic!("{other:?} after {given_up}"),
+        }
+    }
+    client
+}
+
+/// A call that looks at all lanes, and one that does not.
+fn calling_again(client: &TargetClient) -> Duration {
+    let (answer, rendered) = over(TIME, || client.render(1));
+    assert!(answer.is_err());
+    let (answer, added) = over(TIME, || client.add(1, 2));
+    assert!(answer.is_err());
+    rendered.max(added)
+}
+
+/// Replies come when nobody waits for them any more.
+fn calling_late(scene: &mut Scene) -> Duration {
+    let client = giving_up(scene, |client| client.add(1, 2).map(drop));
+    scene.knock();
+    scene.server.says("late");
+    calling_again(&client)
+}
+
+fn rendering_late(scene: &mut Scene) -> Duration {
+    let client = giving_up(scene, |client| client.render(1).map(drop));
+    scene.knock();
+    scene.server.says("late");
+    calling_again(&client)
+}
+
+/// Replies come, and never to their end.
+fn calling_meanwhile(scene: &mut Scene) -> Duration {
+    calling_again(&giving_up(scene, |client| client.add(1, 2).map(drop)))
 }
 
 fn every_wait_ends(trusts: bool) {

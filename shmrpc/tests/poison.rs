@@ -2,11 +2,9 @@
 //!
 //! All memory that is taken from the heap or given back is filled with a poison, and so is the stack before each call
 //! and each reply. Then everything is looked at that a peer can see: every byte on the socket, kept by a tap between
-//! client and server, every segment, whole, and every byte that goes over TCP. The same calls are made with several
-//! poisons: where each run shows its own, something private got out.
-//!
-//! Frames of descriptors are not among the calls: they may not be late, as a tap would make them, and are 24 bytes that
-//! safe code makes.
+//! client and server, every segment, whole, every byte that goes over TCP, and every byte inside the encrypted streams
+//! of TLS (with the feature `tls`). The same calls are made with several poisons: where each run shows its own,
+//! something private got out.
 //!
 //! What earlier messages to the same peer left behind, in slots, in the tails of blocks and where a message moved to a
 //! larger block, may be seen by that peer: it has had it before.
@@ -16,9 +14,12 @@
 mod support;
 
 mod poison {
+    mod handed;
+    #[cfg(feature = "tls")]
+    mod sealed;
     pub(crate) mod service;
     pub(crate) mod tap;
-    mod wire;
+    pub(crate) mod wire;
 }
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -31,6 +32,7 @@ use std::sync::{Mutex, PoisonError};
 
 use poison::service::{Here, PaddedClient, PaddedServer, Poisoned, Uneven, UnknownClient, holes, many};
 use poison::tap::Tap;
+use shmrpc::ClientBuilder;
 use shmrpc::prelude::*;
 use support::{BOUND, Place, until};
 
@@ -77,20 +79,24 @@ fn poison_stack() {
     black_box(&mut below);
 }
 
-fn serve(place: &Place) -> ServerHandle {
-    let server = Server::builder().service(Poisoned(PaddedServer::new(Here))).listen(place.endpoint());
-    server.start().unwrap()
+fn serve(place: &Place, scheme: &str) -> ServerHandle {
+    let endpoint = format!("{scheme}:{}", place.socket().display());
+    Server::builder().service(Poisoned(PaddedServer::new(Here))).listen(endpoint).start().unwrap()
 }
 
-fn tap(place: &Place, name: &str) -> (Tap, String) {
+fn tap(place: &Place, scheme: &str, name: &str) -> (Tap, String) {
     let at: PathBuf = place.path().join(name);
-    let endpoint = format!("shm:{}", at.display());
-    (Tap::new(at, place.socket()), endpoint)
+    let endpoint = format!("{scheme}:{}", at.display());
+    (Tap::new(at, place.socket(), scheme == "uds"), endpoint)
 }
 
 fn connect(endpoint: &str) -> PaddedClient {
+    connect_by(PaddedClient::builder(), endpoint)
+}
+
+fn connect_by(builder: ClientBuilder<PaddedClient>, endpoint: &str) -> PaddedClient {
     poison_stack();
-    PaddedClient::builder().timeout(BOUND).max_message(8 << 20).connect(endpoint).unwrap()
+    builder.timeout(BOUND).max_message(8 << 20).connect(endpoint).unwrap()
 }
 
 /// One call of every shape and size.
@@ -176,17 +182,17 @@ const LARGE: [u32; 3] = [100_001, 1_000_003, 3_000_001];
 
 /// Runs `part` as a client behind a tap, and a client that is refused. Returns all that the two sides could see of
 /// each other.
-fn tapped(part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
+fn tapped(scheme: &str, part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
     let place = Place::new();
-    let server = serve(&place);
-    let (tapped, endpoint) = tap(&place, "t");
+    let server = serve(&place, scheme);
+    let (tapped, endpoint) = tap(&place, scheme, "t");
     let client = connect(&endpoint);
     part(&client);
     server.shutdown(BOUND).unwrap();
     drop(client);
 
-    let server = serve(&place);
-    let (refused, endpoint) = tap(&place, "r");
+    let server = serve(&place, scheme);
+    let (refused, endpoint) = tap(&place, scheme, "r");
     poison_stack();
     UnknownClient::connect(&endpoint).unwrap_err();
     drop(server);
@@ -196,7 +202,7 @@ fn tapped(part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
 /// Runs `part` as a client without a tap. Returns the memory that the two sides share: each maps its own to write.
 fn mapped(part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
     let place = Place::new();
-    let server = serve(&place);
+    let server = serve(&place, "shm");
     let client = connect(&place.endpoint());
     part(&client);
     let memory = shared_memory();
@@ -245,22 +251,21 @@ fn leaks(shown: impl Fn() -> Vec<Vec<u8>>) -> Vec<(usize, usize)> {
     found
 }
 
+#[track_caller]
+fn assert_none(found: &[(usize, usize)]) {
+    let some = &found[..found.len().min(20)];
+    assert!(found.is_empty(), "{} bytes (piece, offset): {some:?}", found.len());
+}
+
 #[test]
 fn nothing_private_is_shown_to_a_peer() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     for part in [call_all, lend] {
-        let found = leaks(|| tapped(part));
-        let some = &found[..found.len().min(20)];
-        assert!(found.is_empty(), "{} bytes (piece, offset): {some:?}", found.len());
+        assert_none(&leaks(|| tapped("shm", part)));
+        assert_none(&leaks(|| tapped("uds", part)));
     }
     for large in [send_large, receive_large, lend_large] {
-        let found = leaks(|| mapped(large));
-        assert!(
-            found.is_empty(),
-            "{} bytes (segment, offset): {:?}",
-            found.len(),
-            &found[..found.len().min(20)]
-        );
+        assert_none(&leaks(|| mapped(large)));
     }
 }
 
@@ -269,8 +274,8 @@ fn nothing_private_is_shown_to_a_peer() {
 fn a_leak_would_be_seen() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let leak = |length: u32| move |client: &PaddedClient| drop(client.leaks(length).unwrap());
-    for length in [1, 500] {
-        assert!(leaks(|| tapped(leak(length))).len() >= length as usize, "{length}");
+    for (scheme, length) in [("shm", 1), ("shm", 500), ("uds", 1), ("uds", 5000)] {
+        assert!(leaks(|| tapped(scheme, leak(length))).len() >= length as usize, "{scheme}, {length}");
     }
     assert!(leaks(|| mapped(leak(2_000_000))).len() >= 2_000_000);
 }
@@ -285,9 +290,9 @@ fn secret(name: char, round: usize) -> String {
 fn nothing_of_another_connection_is_shown_to_a_peer() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
-    let server = serve(&place);
+    let server = serve(&place, "shm");
     let start = |name: char| {
-        let (tap, endpoint) = tap(&place, &name.to_string());
+        let (tap, endpoint) = tap(&place, "shm", &name.to_string());
         (name, tap, connect(&endpoint))
     };
     let talk = |(name, _, client): &(char, Tap, PaddedClient)| {

@@ -88,7 +88,7 @@ impl Door {
     }
 
     /// The same, and serves its lanes from now on, as far as saying so.
-    fn guest_with_lanes(&self) -> Peer {
+    pub(super) fn guest_with_lanes(&self) -> Peer {
         let guest = self.guest();
         let socket = guest.socket.try_clone().unwrap();
         std::thread::spawn(move || while answer_lane(&socket) {});

@@ -1,6 +1,6 @@
 //! The same server, whose lanes are streams: a server may choose them, whatever its client asked for.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::slot::{HEADER, Header, Kind};
 
 use super::hostile::{Door, answer};
+use super::late::LARGEST;
 use crate::raw::{frame, receive, send};
 use crate::support::process::say;
 
@@ -60,28 +61,28 @@ pub(crate) fn signs_of_life(door: &Door) {
     thread::spawn(move || ping(&socket));
     let lane = door.accept();
     receive(&lane).unwrap();
-    serve(&lane);
+    serve(&lane).unwrap();
     for_ever(lane)
 }
 
 /// Freezes in the middle of a call.
 pub(crate) fn frozen(door: &Door) {
     lanes(door, |stream| {
-        serve(&stream);
+        serve(&stream).unwrap();
         request(&stream);
         raise(Signal::SIGSTOP).unwrap();
     });
 }
 
-fn serve(mut stream: &UnixStream) {
-    stream.write_all(&Header { call_id: 1, ..Header::new(Kind::LaneOpen) }.to_frame()).unwrap();
+pub(super) fn serve(mut stream: &UnixStream) -> io::Result<()> {
+    stream.write_all(&Header { call_id: 1, ..Header::new(Kind::LaneOpen) }.to_frame())
 }
 
 fn request(mut stream: &UnixStream) {
     stream.read_exact(&mut [0; HEADER]).unwrap();
 }
 
-fn for_ever<T>(_held: T) -> ! {
+pub(super) fn for_ever<T>(_held: T) -> ! {
     loop {
         thread::park();
     }
@@ -114,14 +115,14 @@ pub(crate) fn trickled_answer(door: &Door) {
 
 pub(crate) fn silent(door: &Door) {
     lanes(door, |stream| {
-        serve(&stream);
+        serve(&stream).unwrap();
         for_ever(stream)
     });
 }
 
 pub(crate) fn pings(door: &Door) {
     lanes(door, |stream| {
-        serve(&stream);
+        serve(&stream).unwrap();
         request(&stream);
         ping(&stream);
     });
@@ -129,16 +130,31 @@ pub(crate) fn pings(door: &Door) {
 
 pub(crate) fn trickled_reply(door: &Door) {
     lanes(door, |stream| {
-        serve(&stream);
+        serve(&stream).unwrap();
         request(&stream);
         trickle(&stream, Kind::Reply);
+    });
+}
+
+/// Replies by a message without an end, as fast as it is taken.
+pub(crate) fn endless_reply(door: &Door) {
+    lanes(door, |mut stream| {
+        let header = Header { length: LARGEST, ..Header::new(Kind::Reply) }.to_frame();
+        // Whoever has lost patience asks for the lane again.
+        if serve(&stream).is_err() || stream.read_exact(&mut [0; HEADER]).is_err() {
+            return;
+        }
+        let mut sent = stream.write_all(&header);
+        while sent.is_ok() {
+            sent = stream.write_all(&[0; 65_536]);
+        }
     });
 }
 
 /// Takes what is sent bit by bit, so that there is always room for a little more, and pings meanwhile and afterwards.
 pub(crate) fn slow_reader(door: &Door) {
     lanes(door, |stream| {
-        serve(&stream);
+        serve(&stream).unwrap();
         let other = stream.try_clone().unwrap();
         thread::spawn(move || ping(&other));
         let mut some = [0; 4096];

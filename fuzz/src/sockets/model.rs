@@ -91,8 +91,7 @@ pub(super) enum Fate {
 /// What comes of all that was said on a lane: replies, with the ids of their calls, and how it ends.
 pub(super) fn lane(said: &[u8], own: Option<&Shared>) -> (Vec<(u32, Reply)>, Fate) {
     let (mut rest, mut replies, mut taken, mut may) = (said, Vec::new(), 0, false);
-    loop {
-        let Some((head, behind)) = rest.split_first_chunk::<HEADER>() else { break };
+    while let Some((head, behind)) = rest.split_first_chunk::<HEADER>() {
         let Ok(header) = Header::from_frame(head) else { return (replies, Fate::Dies) };
         if u64::from(header.length) > MAX_MESSAGE {
             return (replies, Fate::Dies);

@@ -49,7 +49,7 @@ trait Sample: IsMessage + Make + Debug {
 
 fn probe<T: Sample>(mut input: Input<'_>) {
     let mode = input.byte();
-    if mode % 4 == 0 {
+    if mode.is_multiple_of(4) {
         check::<T>(input.0);
         return;
     }

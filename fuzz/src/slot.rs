@@ -1,7 +1,7 @@
 //! Slots, frames and hellos, without a connection: a producer and a consumer over memory that the fuzzer writes to.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use shmrpc_transport::rendezvous::Hello;
@@ -14,10 +14,10 @@ use crate::input::Input;
 
 /// Slots, frames and hellos that a hostile peer wrote: nothing panics, and what is taken is within bounds.
 pub fn slot(data: &[u8]) {
-    if let Some(head) = data.first_chunk::<HEADER>() {
-        if let Ok(header) = Header::from_frame(head) {
-            assert_eq!(&header.to_frame(), head);
-        }
+    if let Some(head) = data.first_chunk::<HEADER>()
+        && let Ok(header) = Header::from_frame(head)
+    {
+        assert_eq!(&header.to_frame(), head);
     }
     drop(Hello::from_bytes(data));
 
@@ -80,7 +80,7 @@ pub fn slot(data: &[u8]) {
 
 /// One side of a lane in plain memory that the fuzzer may write to, as a hostile peer writes to its own.
 #[derive(Clone)]
-struct Side(Arc<Memory>);
+struct Side(Rc<Memory>);
 
 struct Memory(*mut u64);
 
@@ -104,7 +104,7 @@ impl Side {
         // SAFETY: a lane side is not of size zero.
         let memory = unsafe { std::alloc::alloc_zeroed(Memory::layout()) };
         assert!(!memory.is_null());
-        Self(Arc::new(Memory(memory.cast())))
+        Self(Rc::new(Memory(memory.cast())))
     }
 
     /// What a hostile owner does: any bytes, anywhere.

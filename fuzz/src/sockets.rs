@@ -9,6 +9,8 @@ mod caller;
 mod end;
 mod guest;
 mod host;
+mod house;
+mod lane;
 mod model;
 mod plan;
 mod service;

@@ -41,7 +41,7 @@ pub fn stream(data: &[u8]) {
             }
             // It goes on where it was.
             (Due::Frame(header, payload), Err(Cut::Pause(Pause::TimedOut))) => {
-                rest = &rest_before(data, rest, header, payload)[..];
+                rest = rest_before(data, rest, header, payload);
             }
             (_, Err(Cut::Pause(Pause::TimedOut))) => {}
             (Due::End, Err(Cut::Pause(Pause::Closed))) => break,
@@ -89,7 +89,7 @@ fn assert_holds(message: &Message, payload: &[u8]) {
         assert!(error.contains("room"), "{error}");
         return;
     }
-    if let Some(last) = payload.last_chunk().filter(|_| payload.len() % 8 == 0) {
+    if let Some(last) = payload.last_chunk().filter(|_| payload.len().is_multiple_of(8)) {
         assert_eq!(message.decode::<u64>().unwrap(), u64::from_le_bytes(*last));
     }
 }

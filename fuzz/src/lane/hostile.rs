@@ -46,7 +46,9 @@ impl Drop for Role {
 }
 
 /// The session whose lane a server's thread is to serve next: the one whose first look is at that session's memory.
-static NEXT: Mutex<Option<(Arc<Mutex<Script>>, Sender<PathBuf>)>> = Mutex::new(None);
+static NEXT: Mutex<Option<Cast>> = Mutex::new(None);
+
+type Cast = (Arc<Mutex<Script>>, Sender<PathBuf>);
 
 /// The next thread that serves a lane plays in `script`; `ended` hears when it is about to end, and where it is in
 /// /proc until it has.

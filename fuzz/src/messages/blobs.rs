@@ -26,7 +26,7 @@ type Wires = (OnWire, OnWire, u32, OnWire);
 
 pub(super) fn blobs(mut input: Input<'_>) {
     let mode = input.byte();
-    if mode % 4 == 0 {
+    if mode.is_multiple_of(4) {
         check(input.0);
         return;
     }

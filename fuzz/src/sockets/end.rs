@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, UnixCredentials, recvmsg, sendmsg, setsockopt,
     shutdown, sockopt,
@@ -153,6 +154,24 @@ impl End {
 impl AsFd for End {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Hears all that is said on `main` and on others, until the product has closed `main`.
+pub(super) fn hear_until_over(main: &mut End, mut others: Vec<&mut End>) {
+    while !main.over {
+        let ends = others.iter().map(|end| &**end).chain([&*main]).filter(|end| !end.over);
+        let mut fds: Vec<_> = ends.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut fds, PollTimeout::try_from(BOUND).unwrap()) {
+            // The fuzzer's own alarm.
+            Err(Errno::EINTR) => continue,
+            ready => assert!(ready.unwrap() > 0, "the product hangs"),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
+        let ends = others.iter_mut().map(|end| &mut **end).chain([&mut *main]).filter(|end| !end.over);
+        for (end, _) in ends.zip(ready).filter(|(_, is_ready)| *is_ready) {
+            end.hear();
+        }
     }
 }
 

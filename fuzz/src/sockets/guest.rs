@@ -1,24 +1,25 @@
 //! The fuzzer as a client of a real server.
 
-use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::PoisonError;
+use std::thread::JoinHandle;
 
-use shmrpc::{Endpoint, Server, ServerHandle};
+use shmrpc::ServeError;
 use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{FLAG_BLOCK, HEADER, Header, Kind};
 
 use super::Ground;
-use super::end::{End, frame};
+use super::end::{self, End, frame};
+use super::house::{HOUSE, House};
+use super::lane::{Lane, NO_CONNECTION};
 use super::model::{self, Due, Fate};
-use super::service::{Call, Here, METHODS, MixClient, MixServer, ONEWAY, QUESTION};
+use super::service::{Call, METHODS, ONEWAY, QUESTION};
 use crate::ground::Ground as Shared;
 use crate::input::Input;
-use crate::wire::{Address, BOUND, GIFTS, MAX_MESSAGE};
+use crate::wire::{GIFTS, MAX_MESSAGE};
 
 /// Steps of one session.
 const STEPS: usize = 40;
@@ -27,52 +28,13 @@ const LANES: usize = 6;
 /// Bytes that are said on one lane, at most: what is not read yet must fit into the sockets.
 const SAID: usize = 40_000;
 
-/// A real server, and its honest clients.
-struct House {
-    server: ServerHandle,
-    unix: Address,
-    tcp: SocketAddr,
-    honest: [MixClient; 2],
-    /// One guest at a time.
-    one: Mutex<()>,
-}
-
-static HOUSE: LazyLock<House> = LazyLock::new(|| {
-    let (unix, server) = Address::hidden(|path| {
-        let server = Server::builder().service(MixServer::new(Here)).max_message(MAX_MESSAGE);
-        server.listen(format!("uds:{}", path.display())).listen("tcp:127.0.0.1:0").start().unwrap()
-    });
-    let tcp = server.endpoints().iter().find_map(|endpoint| match endpoint {
-        Endpoint::Tcp(at) => Some(SocketAddr::new(at.host.parse().unwrap(), at.port)),
-        _ => None,
-    });
-    let tcp = tcp.unwrap();
-    let ways = [format!("uds:{}", unix.path().display()), format!("tcp:{tcp}")];
-    let honest = ways.map(|way| MixClient::builder().timeout(BOUND).connect(way).unwrap());
-    House { server, unix, tcp, honest, one: Mutex::default() }
-});
-
-impl House {
-    /// The honest clients lose nothing.
-    fn serves(&self, with: u32) {
-        for client in &self.honest {
-            assert_eq!(client.add(with, 7), Ok(u64::from(with) + 7));
-            assert_eq!(client.text("honest").as_deref(), Ok("honest"));
-        }
-    }
-
-    fn dial(&self, ground: Ground) -> End {
-        match ground {
-            Ground::Tcp => TcpStream::connect(self.tcp).unwrap().into(),
-            _ => UnixStream::connect(self.unix.path()).unwrap().into(),
-        }
-    }
-}
+/// What is said to whoever says hello to a server that drains.
+const SHUTS_DOWN: &[u8] = b"the server is shutting down";
 
 pub(super) fn visit(input: &mut Input<'_>) {
-    let _one = HOUSE.one.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut house = HOUSE.lock().unwrap_or_else(PoisonError::into_inner);
     let ground = Ground::of(input);
-    if let Some(mut session) = Session::begin(ground, input) {
+    if let Some(mut session) = Session::begin(&mut house, ground, input) {
         for _ in 0..STEPS {
             if input.is_empty() || session.fate == Fate::Dies {
                 break;
@@ -81,15 +43,14 @@ pub(super) fn visit(input: &mut Input<'_>) {
         }
         session.end();
     }
-    HOUSE.serves(input.half() >> 1);
-    let end = Instant::now() + BOUND;
-    while HOUSE.server.connections() > HOUSE.honest.len() {
-        assert!(Instant::now() < end, "a connection stays");
-        std::thread::yield_now();
-    }
+    house.serves(input.half() >> 1);
+    house.is_left();
 }
 
-struct Session {
+struct Session<'a> {
+    house: &'a mut House,
+    /// The server, if it has begun to drain.
+    drains: Option<JoinHandle<Result<(), ServeError>>>,
     ground: Ground,
     main: End,
     token: [u8; 16],
@@ -105,28 +66,17 @@ struct Session {
     fate: Fate,
 }
 
-struct Lane {
-    end: End,
-    number: u32,
-    said: Vec<u8>,
-    /// Whether nothing more can be said.
-    finished: bool,
-}
-
-impl Session {
+impl<'a> Session<'a> {
     /// Says hello. None if that comes to nothing, as it has to.
-    fn begin(ground: Ground, input: &mut Input<'_>) -> Option<Self> {
-        let mut main = HOUSE.dial(ground);
+    fn begin(house: &'a mut House, ground: Ground, input: &mut Input<'_>) -> Option<Self> {
+        let mut main = house.dial(ground);
         let shared = (ground == Ground::Memory).then(Shared::own);
         let (own, fds): (_, Vec<RawFd>) = match &shared {
             Some((_, fd)) => (true, vec![fd.as_raw_fd()]),
             None => (false, vec![]),
         };
         let small = input.below(8) == 1;
-        let mut good = Hello::new(if small { 100 } else { MAX_MESSAGE }, 0, Memory::Memfd, QUESTION.clone());
-        good.carrier = Carrier::Streams;
-        good.base_len = if own { good.base_len } else { 0 };
-        let bytes = spoiled(good, input);
+        let bytes = spoiled(good(if small { 100 } else { MAX_MESSAGE }, own), input);
         let mut due = model::hello(&bytes, ground);
         for (turn, piece) in pieces(&bytes, input).into_iter().enumerate() {
             main.send(piece, if turn == 0 { &fds } else { &[] });
@@ -166,7 +116,8 @@ impl Session {
         let small = asked.max_message != MAX_MESSAGE;
         let own = shared.map(|(own, _)| own);
         let (lanes, fate) = (Vec::new(), Fate::Lives(0));
-        Some(Self { ground, main, token, own, small, lanes, blocks: 0, strays: false, fate })
+        let (drains, blocks, strays) = (None, 0, false);
+        Some(Self { house, drains, ground, main, token, own, small, lanes, blocks, strays, fate })
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -191,9 +142,45 @@ impl Session {
                 self.say(input, &ping, &[gift; 2][..count]);
             }
             13 => self.control(input),
-            14 => HOUSE.serves(input.short().into()),
+            14 => match input.short() {
+                with if with % 4 == 3 => self.drain(with.into()),
+                with => self.house.serves(with.into()),
+            },
             _ => self.block(input),
         }
+    }
+
+    /// The server begins to drain: it serves what has come, and lets in nobody and nothing more.
+    fn drain(&mut self, with: u32) {
+        if self.drains.is_some() {
+            return;
+        }
+        for lane in &mut self.lanes {
+            // The answer to its opening, if it is opened.
+            while lane.end.heard.len() < HEADER && lane.end.hear() {}
+            // What was sent over TCP may still be on its way.
+            if self.ground != Ground::Tcp
+                && let (_, Fate::Lives(said)) = model::lane(&lane.said, self.own.as_ref())
+            {
+                lane.kept = said;
+            }
+        }
+        let late = self.house.dial(self.ground);
+        self.drains = Some(self.house.drain(with));
+        let mut frames = std::iter::from_fn(|| self.main.frame());
+        let is_told = frames.any(|(header, _)| header.kind == Kind::GoAway);
+        // Over Unix sockets a hello is answered before its client is known: then the connection ends without a word.
+        let is_known = self.lanes.iter().any(|lane| !lane.end.heard.is_empty());
+        if let Fate::Lives(_) = self.fate {
+            assert!(is_told || self.strays || !is_known, "it is not told that the server drains");
+            self.fate = if is_told { Fate::Drains } else { Fate::May };
+        }
+        says_hello_late(late, self.ground);
+    }
+
+    /// The connection ends; or not, if the server drains, since nobody knows what it still reads.
+    fn dies(&mut self) {
+        self.fate = if self.drains.is_some() { Fate::May } else { Fate::Dies };
     }
 
     fn open(&mut self, number: u32) {
@@ -202,7 +189,7 @@ impl Session {
         }
         let (end, number) = match self.ground {
             Ground::Tcp => {
-                let mut end = HOUSE.dial(Ground::Tcp);
+                let mut end = self.house.dial(Ground::Tcp);
                 end.send(&self.join(self.token, number), &[]);
                 // Nothing may be said before the answer.
                 while end.heard.len() < HEADER && end.hear() {}
@@ -216,7 +203,16 @@ impl Session {
                 (ours.into(), number)
             }
         };
-        self.lanes.push(Lane { end, number, said: Vec::new(), finished: false });
+        let late = self.drains.is_some();
+        self.lanes.push(Lane {
+            end,
+            number,
+            said: Vec::new(),
+            kept: 0,
+            late,
+            forgets: false,
+            finished: false,
+        });
     }
 
     fn join(&self, token: [u8; 16], lane: u32) -> Vec<u8> {
@@ -230,20 +226,21 @@ impl Session {
         if self.ground == Ground::Tcp {
             let mut token = self.token;
             token[input.below(16)] ^= input.byte().max(1);
-            let mut end = HOUSE.dial(Ground::Tcp);
+            let mut end = self.house.dial(Ground::Tcp);
             end.send(&self.join(token, 0), &[]);
             let (header, text) = end.frame().expect("a reason");
-            assert_eq!(
-                (header.kind, text.as_slice()),
-                (Kind::Failure, &b"there is no such connection any more"[..])
-            );
+            assert_eq!((header.kind, text.as_slice()), (Kind::Failure, NO_CONNECTION));
             return end.hear_all();
         }
         let open = Header { block: input.byte().into(), ..Header::new(Kind::LaneOpen) };
         let gifts: Vec<RawFd> =
             (0..input.below(3)).map(|_| GIFTS[input.below(GIFTS.len())].fd.as_raw_fd()).collect();
         self.main.send(&frame(open, &[]), &gifts);
-        self.fate = if gifts.len() == 1 && open.block < 64 { Fate::May } else { Fate::Dies };
+        if gifts.len() == 1 && open.block < 64 {
+            self.fate = Fate::May;
+        } else {
+            self.dies();
+        }
     }
 
     /// A frame on the first socket, where hardly any has a place.
@@ -259,7 +256,7 @@ impl Session {
             Kind::Ping if plain => {}
             // The last words of a client, and what depends on segments that there are.
             Kind::Failure | Kind::SegmentRetire => self.fate = Fate::May,
-            _ => self.fate = Fate::Dies,
+            _ => self.dies(),
         }
     }
 
@@ -329,13 +326,18 @@ impl Session {
             return;
         }
         lane.said.extend_from_slice(bytes);
+        lane.forgets = self.drains.is_some() && self.ground == Ground::Tcp;
         for (turn, piece) in pieces(bytes, input).into_iter().enumerate() {
             lane.end.send(piece, if turn == 0 { fds } else { &[] });
         }
+        if lane.late {
+            // Nobody reads it.
+            return;
+        }
         let (_, fate) = model::lane(&lane.said, self.own.as_ref());
         match (self.fate, fate) {
-            (_, Fate::Dies) => self.fate = Fate::Dies,
-            (Fate::Lives(_), Fate::May) => self.fate = Fate::May,
+            (_, Fate::Dies) => self.dies(),
+            (Fate::Lives(_) | Fate::Drains, Fate::May) => self.fate = Fate::May,
             _ => {}
         }
     }
@@ -358,12 +360,12 @@ impl Session {
 
     /// All that the server must have said is there, and it ends what it must.
     fn end(self) {
-        let Self { mut main, own, lanes, mut fate, small, strays, .. } = self;
+        let Self { mut main, own, mut lanes, mut fate, small, strays, drains, .. } = self;
         if fate == Fate::Dies {
-            // By itself, whatever the fuzzer still holds.
-            main.hear_all();
+            // By itself, whatever the fuzzer still holds. Replies that nobody reads may be in the way of what ends it.
+            end::hear_until_over(&mut main, lanes.iter_mut().map(|lane| &mut lane.end).collect());
         }
-        if strays && matches!(fate, Fate::Lives(_)) {
+        if strays && matches!(fate, Fate::Lives(_) | Fate::Drains) {
             fate = Fate::May;
         }
         for mut lane in lanes {
@@ -371,46 +373,38 @@ impl Session {
             lane.end.hear_all();
             lane.check(fate, own.as_ref(), small, strays);
         }
-        main.finish();
+        let Some(drains) = drains else {
+            main.finish();
+            return main.hear_all();
+        };
+        // By itself, when all lanes have ended.
         main.hear_all();
+        let mut frames = std::iter::from_fn(|| main.cut());
+        let failed = frames.find(|(header, _)| header.kind == Kind::Failure);
+        assert!(failed.is_none() || fate != Fate::Drains, "{failed:?}");
+        assert!(drains.join().unwrap().is_ok(), "the server is still busy");
     }
 }
 
-impl Lane {
-    fn check(mut self, fate: Fate, own: Option<&Shared>, small: bool, strays: bool) {
-        let (due, fate) = match (fate, model::lane(&self.said, own)) {
-            (Fate::Lives(_), due) => due,
-            (cut_short, (due, _)) => (due, cut_short),
-        };
-        let opened = self.end.cut();
-        let Some((header, _)) = opened else {
-            assert!(!matches!(fate, Fate::Lives(_)), "the lane was not opened");
-            return;
-        };
-        if header.kind == Kind::Failure && !matches!(fate, Fate::Lives(_)) {
-            // The connection was not there any more.
-            return;
-        }
-        assert_eq!((header.kind, header.call_id, header.block), (Kind::LaneOpen, 1, self.number));
-        let mut due = due.into_iter();
-        while let Some((header, payload)) = self.end.cut() {
-            if header.kind == Kind::GoAway {
-                assert!(self.end.heard.is_empty() && header.length == 0);
-                match fate {
-                    Fate::Lives(taken) => assert_eq!((header.call_id, due.next()), (taken, None)),
-                    Fate::May | Fate::Dies => {}
-                }
-                return;
-            }
-            let Some((call_id, reply)) = due.next() else { panic!("{header:?} to nothing") };
-            let loose = (strays || small && payload.len() <= 100) && header.call_id == call_id;
-            assert!(
-                loose || model::is_reply(header, &payload, call_id, &reply, own.is_some()),
-                "{header:?} came where {reply:?} to {call_id} was due"
-            );
-        }
-        assert!(!matches!(fate, Fate::Lives(_)), "it ended without goaway, with {:?} due", due.next());
+/// A hello that comes when nobody is let in any more.
+fn says_hello_late(mut end: End, ground: Ground) {
+    let shared = (ground == Ground::Memory).then(Shared::own);
+    let fds: Vec<RawFd> = shared.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+    let hello = good(MAX_MESSAGE, !fds.is_empty());
+    end.send(&frame(Header::new(Kind::Hello), &hello.to_bytes()), &fds);
+    end.hear_all();
+    // Or it was not even heard.
+    if let Some((header, text)) = end.cut() {
+        assert_eq!((header.kind, text.as_slice()), (Kind::Failure, SHUTS_DOWN));
     }
+}
+
+/// The hello of a client, with memory beside it or without.
+fn good(max_message: u64, shares: bool) -> Hello {
+    let mut good = Hello::new(max_message, 0, Memory::Memfd, QUESTION.clone());
+    good.carrier = Carrier::Streams;
+    good.base_len = if shares { good.base_len } else { 0 };
+    good
 }
 
 /// A hello with something wrong, or with nothing.

@@ -82,17 +82,27 @@ pub(super) enum Reply {
 pub(super) enum Fate {
     /// It goes on, after so many messages.
     Lives(u32),
+    /// The server drains: it serves what has come before, and maybe more.
+    Drains,
     /// It goes on, or not.
     May,
     /// The connection ends.
     Dies,
 }
 
-/// What comes of all that was said on a lane: replies, with the ids of their calls, and how it ends.
-pub(super) fn lane(said: &[u8], own: Option<&Shared>) -> (Vec<(u32, Reply)>, Fate) {
+/// What a server says on a lane.
+#[derive(Debug, PartialEq)]
+pub(super) struct Said {
+    /// To which message: the first is 1.
+    pub(super) to: u32,
+    pub(super) call_id: u32,
+    pub(super) reply: Reply,
+}
+
+/// What comes of all that was said on a lane, and how it ends.
+pub(super) fn lane(said: &[u8], own: Option<&Shared>) -> (Vec<Said>, Fate) {
     let (mut rest, mut replies, mut taken, mut may) = (said, Vec::new(), 0, false);
-    loop {
-        let Some((head, behind)) = rest.split_first_chunk::<HEADER>() else { break };
+    while let Some((head, behind)) = rest.split_first_chunk::<HEADER>() {
         let Ok(header) = Header::from_frame(head) else { return (replies, Fate::Dies) };
         if u64::from(header.length) > MAX_MESSAGE {
             return (replies, Fate::Dies);
@@ -129,7 +139,7 @@ pub(super) fn lane(said: &[u8], own: Option<&Shared>) -> (Vec<(u32, Reply)>, Fat
         let silent =
             header.kind == Kind::OneWay || header.method == ONEWAY && matches!(reply, Reply::Answer(..));
         if !silent {
-            replies.push((header.call_id, reply));
+            replies.push(Said { to: taken, call_id: header.call_id, reply });
         }
     }
     (replies, if may { Fate::May } else { Fate::Lives(taken) })

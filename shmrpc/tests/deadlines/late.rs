@@ -89,14 +89,14 @@ impl Answer {
 
 /// The lanes of a client that opens all that it may.
 enum Lanes {
-    Rings(Peer),
+    Rings(Box<Peer>),
     Streams(UnixStream, Arc<Mutex<BTreeMap<u32, UnixStream>>>),
 }
 
 impl Lanes {
     fn rings(door: &Door) -> Self {
         say("ready");
-        Self::Rings(door.guest_with_lanes())
+        Self::Rings(Box::new(door.guest_with_lanes()))
     }
 
     /// Streams, with memory besides.

@@ -142,8 +142,11 @@ fn take_markers(function: &mut TraitItemFn, errors: &Errors) -> bool {
             );
             return false;
         }
-        if !attr.path().is_ident("oneway") {
+        if attr.path().segments.last().is_none_or(|last| last.ident != "oneway") {
             return true;
+        }
+        if !attr.path().is_ident("oneway") {
+            errors.refuse(attr.path(), "a marker of `#[shmrpc::service]` has no path: write `#[oneway]`");
         }
         if let Err(error) = attr.meta.require_path_only() {
             errors.refuse(attr, format!("`#[oneway]` takes no arguments ({error})"));

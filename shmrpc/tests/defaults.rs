@@ -124,8 +124,10 @@ fn arguments_of_64_mib_pass_and_one_byte_more_is_refused() {
     assert_eq!(client.count(&bytes[..most]), Ok(most as u64));
     let error = client.count(&bytes[..=most]).unwrap_err();
     let CallError::NotEncoded(text) = &error else { panic!("{error:?}") };
-    assert!(text.contains("larger than the 67108864 bytes the peer takes"), "{text}");
-    assert!(text.contains("send less or raise max_message"), "{text}");
+    assert!(text.contains("larger than the 67108864 bytes that its receiver takes"), "{text}");
+    let whose =
+        "send less, or raise max_message there: of the server for arguments, of the client for results";
+    assert!(text.ends_with(whose), "{text}");
     assert_eq!(error.outcome(), Outcome::NotRun);
     assert_eq!(client.count(&bytes[..3]), Ok(3));
     assert_eq!(client.count(&bytes[..most]), Ok(most as u64));
@@ -139,7 +141,7 @@ fn results_of_64_mib_pass_and_one_byte_more_is_refused() {
     assert_eq!(client.text(most as u64).unwrap().len(), most);
     let error = client.text(most as u64 + 1).unwrap_err();
     let CallError::BadReply(text) = &error else { panic!("{error:?}") };
-    assert!(text.contains("larger than the 67108864 bytes the peer takes"), "{text}");
+    assert!(text.contains("larger than the 67108864 bytes that its receiver takes"), "{text}");
     assert_eq!(error.outcome(), Outcome::Ran);
     assert_eq!(client.text(3), Ok("777".into()));
 }

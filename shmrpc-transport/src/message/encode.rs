@@ -22,7 +22,8 @@ pub type Encoder<'a> = Strategy<Sink<'a>, Refusal>;
 pub enum EncodeError {
     /// The value needs more bytes than the peer takes.
     #[error(
-        "the message is larger than the {max} bytes the peer takes (at least {needed}); send less or raise max_message"
+        "the message is larger than the {max} bytes that its receiver takes (at least {needed}); send less, or raise \
+         max_message there: of the server for arguments, of the client for results"
     )]
     TooLarge {
         /// Bytes known to be needed.

@@ -9,6 +9,8 @@ pub trait OneWay {
     #[oneway]
     #[oneway]
     fn twice(&self);
+    #[shmrpc::oneway]
+    fn with_path(&self);
     #[oneway]
     fn fine(&self) -> ();
 }

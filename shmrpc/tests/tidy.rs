@@ -1,6 +1,7 @@
 //! The rules of the layout: who may use whom, how long a file may be, where unsafe code may stand.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -169,6 +170,13 @@ impl<'ast> Visit<'ast> for Said {
         self.function(&function.sig, &function.block);
         visit::visit_impl_item_fn(self, function);
     }
+
+    fn visit_trait_item_fn(&mut self, function: &'ast syn::TraitItemFn) {
+        if let Some(block) = &function.default {
+            self.function(&function.sig, block);
+        }
+        visit::visit_trait_item_fn(self, function);
+    }
 }
 
 /// Looks for uses against the order of the modules that `declaring` declares. `home` is the path of that file's module
@@ -176,12 +184,14 @@ impl<'ast> Visit<'ast> for Said {
 fn check_order(root: &Path, declaring: &Path, home: &[String], wrong: &mut Vec<String>) {
     let folder = home.iter().fold(root.to_owned(), |folder, name| folder.join(name));
     let order = modules(declaring);
+    let passed_on = passed_on(&Said::of(declaring).paths, home, &order);
     for (at, module) in order.iter().enumerate() {
         for file in sources_of(&folder, module) {
             let inside = module_of(root, &file);
             for path in Said::of(&file).paths {
                 let Some(path) = from_the_root(&path, &inside) else { continue };
                 let Some(used) = path.strip_prefix(home).and_then(<[String]>::first) else { continue };
+                let used = passed_on.get(used).unwrap_or(used);
                 if order[..at].contains(used) {
                     wrong.push(format!(
                         "{} uses {}, declared before {module}",
@@ -198,6 +208,16 @@ fn check_order(root: &Path, declaring: &Path, home: &[String], wrong: &mut Vec<S
             check_order(root, declares, &own, wrong);
         }
     }
+}
+
+/// The names that a module has from those that it declares, by `use`, and whose they are.
+fn passed_on(paths: &[Vec<String>], home: &[String], order: &[String]) -> HashMap<String, String> {
+    let paths = paths.iter().filter_map(|path| {
+        let path = from_the_root(path, home).unwrap_or_else(|| [home, path].concat());
+        let [module, .., name] = path.strip_prefix(home)? else { return None };
+        order.contains(module).then(|| (name.clone(), module.clone()))
+    });
+    paths.collect()
 }
 
 /// The path of a file's module from the crate's root.
@@ -278,6 +298,18 @@ fn the_order_is_checked_however_a_path_is_written() {
             "sync"
         ]
     );
+}
+
+#[test]
+fn a_name_that_is_passed_on_is_its_module_s() {
+    let mut said = Said::default();
+    said.visit_file(
+        &syn::parse_str("pub use error::{CallError, Outcome}; use self::server::S; use other::X;").unwrap(),
+    );
+    let names = passed_on(&said.paths, &[], &["server", "error"].map(str::to_owned));
+    let [error, server] = ["error", "server"].map(str::to_owned);
+    let expected = [("CallError", &error), ("Outcome", &error), ("S", &server)];
+    assert_eq!(names, expected.map(|(name, module)| (name.to_owned(), module.clone())).into());
 }
 
 #[test]

@@ -74,17 +74,20 @@ impl Figures {
 
     /// The ratios that say that their limit is wrong.
     pub(crate) fn wrong_limits(&self) -> Vec<String> {
-        let to_limits = ["ratio.call.", "ratio.payload."];
-        let ratios = self.rows.iter().filter(|row| to_limits.iter().any(|start| row.key.starts_with(start)));
-        ratios
-            .filter_map(|row| Some((&row.key, row.summary?.median)))
-            .filter(|(_, median)| *median < WRONG_LIMIT)
+        let wrong = self.rows.iter().filter_map(|row| Some((&row.key, row.wrong()?)));
+        wrong
             .map(|(key, median)| format!("{key} is {median:.3}: below {WRONG_LIMIT}, so its limit is wrong"))
             .collect()
     }
 }
 
 impl Row {
+    /// The ratio, if its limit cannot be one.
+    fn wrong(&self) -> Option<f64> {
+        let is_to_a_limit = ["ratio.call.", "ratio.payload."].iter().any(|start| self.key.starts_with(start));
+        Some(self.summary?.median).filter(|median| is_to_a_limit && *median < WRONG_LIMIT)
+    }
+
     fn verdict(&self) -> String {
         let Some(summary) = self.summary else { return String::new() };
         let met = match self.goal {
@@ -97,7 +100,12 @@ impl Row {
             Goal::EachAtLeast(_) => format!(" (worst {})", number(summary.min)),
             _ => String::new(),
         };
-        format!("{}{worst}", if met { "met" } else { "MISSED" })
+        let verdict = match met {
+            _ if self.wrong().is_some() => "WRONG LIMIT",
+            true => "met",
+            false => "MISSED",
+        };
+        format!("{verdict}{worst}")
     }
 }
 
@@ -143,6 +151,7 @@ mod tests {
         figures.add("ratio.call.shm.asleep", "x", &[0.98], Goal::AtMost(1.2));
         figures.add("ratio.contended.total", "x", &[0.5], Goal::EachAtLeast(3.0));
         assert_eq!(figures.wrong_limits().len(), 1);
+        assert!(figures.table().contains("<= 1.250     WRONG LIMIT"), "{}", figures.table());
         assert!(figures.table().contains("MISSED (worst 0.500)"));
     }
 }

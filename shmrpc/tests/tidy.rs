@@ -449,7 +449,7 @@ fn the_figures_of_security_are_those_of_the_record() {
         let name = format!("`{name}` ");
         let said = security.match_indices(&name).map(|(at, _)| {
             let rest = &security[at + name.len()..];
-            rest.split([' ', ';', ',', '\n']).next().unwrap()
+            rest.split([' ', ';', ',', ')', '\n']).next().unwrap()
         });
         let said: Vec<&str> = said.collect();
         assert!(!said.is_empty(), "SECURITY.md does not say {line}");

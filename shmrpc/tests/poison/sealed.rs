@@ -13,14 +13,10 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
 use shmrpc::prelude::*;
 
-use crate::poison::service::{Here, PaddedClient, PaddedServer, Poisoned, UnknownClient};
-use crate::poison::wire::{Way, Wiretap};
-use crate::support::BOUND;
+use crate::poison::service::{PaddedClient, UnknownClient};
+use crate::poison::wire::{Way, talk};
 use crate::support::authority::{Authority, Identity};
-use crate::{
-    ONE_AT_A_TIME, assert_none, call_all, connect_by, leaks, lend, lend_large, poison_stack, receive_large,
-    send_large,
-};
+use crate::{ONE_AT_A_TIME, assert_none, call_all, leaks, lend, lend_large, receive_large, send_large};
 
 /// Who the tap is to either side.
 struct Keys {
@@ -130,23 +126,14 @@ fn pass(from: &Leg, to: &Leg) -> Vec<u8> {
     }
 }
 
-/// Runs `part` as a client, and a client that is refused. Returns all that the two sides said.
+/// The same as [`talk`], and what is kept is what the encrypted streams have inside.
 fn sealed(authority: &Authority, part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
-    let server = Server::builder().service(Poisoned(PaddedServer::new(Here))).listen("tls:127.0.0.1:0");
-    let server = server.tls(authority.tls("127.0.0.1")).start().unwrap();
-    let at = server.endpoints()[0].to_string();
     let keys = Keys::of(authority);
     let carry = move |client, server| keys.carry(client, server);
-    let tap = Wiretap::new(at.strip_prefix("tls:").unwrap().parse().unwrap(), carry);
-    let endpoint = format!("tls:{}", tap.at);
-    let client = connect_by(PaddedClient::builder().tls(authority.tls("alice")), &endpoint);
-    part(&client);
+    let server = Server::builder().tls(authority.tls("127.0.0.1"));
+    let padded = PaddedClient::builder().tls(authority.tls("alice"));
     let unknown = UnknownClient::builder().tls(authority.tls("alice"));
-    poison_stack();
-    unknown.connect(&endpoint).unwrap_err();
-    server.shutdown(BOUND).unwrap();
-    drop(client);
-    tap.shown()
+    talk("tls", server, carry, (padded, unknown), part)
 }
 
 #[test]

@@ -8,11 +8,12 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{JoinHandle, spawn};
 
 use shmrpc::prelude::*;
+use shmrpc::{ClientBuilder, ServerBuilder};
 
 use crate::poison::service::{Here, PaddedClient, PaddedServer, Poisoned, UnknownClient};
 use crate::support::BOUND;
 use crate::{
-    ONE_AT_A_TIME, assert_none, call_all, connect, leaks, lend, lend_large, poison_stack, receive_large,
+    ONE_AT_A_TIME, assert_none, call_all, connect_by, leaks, lend, lend_large, poison_stack, receive_large,
     send_large,
 };
 
@@ -20,7 +21,7 @@ use crate::{
 pub(crate) type Way = JoinHandle<Vec<u8>>;
 
 /// Passes on all connections to a server, and keeps what goes over them.
-pub(crate) struct Wiretap {
+struct Wiretap {
     pub(crate) at: SocketAddr,
     is_over: Arc<AtomicBool>,
     passing: JoinHandle<Vec<Vec<u8>>>,
@@ -79,20 +80,31 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream) -> Vec<u8> {
     shown
 }
 
-/// Runs `part` as a client, and a client that is refused. Returns all that the two sides said.
-fn wired(part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
-    let server = Server::builder().service(Poisoned(PaddedServer::new(Here))).listen("tcp:127.0.0.1:0");
+/// Runs `part` as a client of `server` behind a tap, and a client that is refused. Returns all that the two sides said.
+pub(crate) fn talk(
+    scheme: &str,
+    server: ServerBuilder,
+    carry: impl Fn(TcpStream, TcpStream) -> [Way; 2] + Send + 'static,
+    clients: (ClientBuilder<PaddedClient>, ClientBuilder<UnknownClient>),
+    part: impl FnOnce(&PaddedClient),
+) -> Vec<Vec<u8>> {
+    let server = server.service(Poisoned(PaddedServer::new(Here))).listen(format!("{scheme}:127.0.0.1:0"));
     let server = server.start().unwrap();
     let at = server.endpoints()[0].to_string();
-    let tap = Wiretap::new(at.strip_prefix("tcp:").unwrap().parse().unwrap(), plain);
-    let endpoint = format!("tcp:{}", tap.at);
-    let client = connect(&endpoint);
+    let (_, at) = at.split_once(':').unwrap();
+    let tap = Wiretap::new(at.parse().unwrap(), carry);
+    let endpoint = format!("{scheme}:{}", tap.at);
+    let client = connect_by(clients.0, &endpoint);
     part(&client);
     poison_stack();
-    UnknownClient::connect(&endpoint).unwrap_err();
+    clients.1.connect(&endpoint).unwrap_err();
     server.shutdown(BOUND).unwrap();
     drop(client);
     tap.shown()
+}
+
+fn wired(part: impl FnOnce(&PaddedClient)) -> Vec<Vec<u8>> {
+    talk("tcp", Server::builder(), plain, (PaddedClient::builder(), UnknownClient::builder()), part)
 }
 
 #[test]

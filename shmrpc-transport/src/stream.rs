@@ -20,6 +20,7 @@ pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
 use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::peers::Party;
+use crate::sys::beside::urgent_bytes_too;
 use crate::sys::closing::Facing;
 use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
@@ -88,6 +89,9 @@ impl Stream {
         }
         let address = getsockname::<SockaddrStorage>(fd.as_raw_fd());
         let is_unix = address.is_ok_and(|address| address.family() == Some(AddressFamily::Unix));
+        if is_unix {
+            urgent_bytes_too(&*fd)?;
+        }
         Ok(Self::over(Medium::Socket { fd, sliced, beside: is_unix.then(Mutex::default) }))
     }
 

@@ -107,8 +107,10 @@ const TCP_ATTACKS: [(&str, Attack, Wait); 15] = [
 ];
 
 /// Descriptors whose closing takes long.
-const LINGERING: (&str, Attack, Wait) =
-    ("lingering_descriptor", hostile::lingering_descriptor, being_refused);
+const LINGERING: [(&str, Attack, Wait); 2] = [
+    ("lingering_descriptor", hostile::lingering_descriptor, being_refused),
+    ("urgent_descriptor", hostile::urgent_descriptor, being_cut_off),
+];
 
 /// A hostile server, and where to connect to.
 struct Scene {
@@ -181,6 +183,13 @@ fn being_refused(scene: &mut Scene) -> Duration {
     let (connected, late) = over(TIME, || scene.connect(TIME));
     let error = connected.unwrap_err().to_string();
     assert!(error.contains("memory"), "{error}");
+    late
+}
+
+/// The server's first byte is none that a frame begins with.
+fn being_cut_off(scene: &mut Scene) -> Duration {
+    let (connected, late) = over(TIME, || scene.connect(TIME));
+    assert!(connected.is_err());
     late
 }
 
@@ -406,7 +415,7 @@ fn child_server() {
     });
     let door = Door::at(&endpoint);
     say(&format!("at {}", door.endpoint()));
-    let all = ATTACKS.iter().chain(&TCP_ATTACKS).chain([&LINGERING]);
+    let all = ATTACKS.iter().chain(&TCP_ATTACKS).chain(&LINGERING);
     let (_, attack, _) = all.into_iter().find(|(known, ..)| *known == name).unwrap();
     attack(&door);
 }
@@ -453,5 +462,5 @@ fn every_wait_on_a_server_over_tcp_ends_in_time() {
 
 #[test]
 fn a_descriptor_that_lingers_holds_nobody_up() {
-    each_ends(&[LINGERING], false);
+    each_ends(&LINGERING, false);
 }

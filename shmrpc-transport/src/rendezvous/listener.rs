@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{Shutdown, shutdown};
 use parking_lot::Mutex;
 
 use super::arrivals::{Arrivals, MADE_ROOM, Seat};
@@ -101,7 +102,10 @@ struct Entrance {
 
 impl Drop for Entrance {
     fn drop(&mut self) {
-        // With them goes what they have sent already.
+        // Nobody more comes, and with those who did goes what they have sent already.
+        if let Err(error) = shutdown(self.socket.as_raw_fd(), Shutdown::Read) {
+            tracing::debug!(%error, "the listening socket stays open for a moment");
+        }
         while let Ok((stream, _)) = self.socket.accept() {
             drop(Facing::new(stream));
         }

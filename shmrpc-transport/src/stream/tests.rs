@@ -76,3 +76,21 @@ fn a_pipe_inside_the_process_moves_them() {
     drop((near, far));
     assert!(is_closed(reader));
 }
+
+/// Where nobody asks for urgent bytes the kernel skips them, and closes what is beside them.
+#[test]
+fn urgent_bytes_are_skipped_no_more_than_others() {
+    let (near, far) = pair();
+    let (mut reader, writer) = io::pipe().unwrap();
+    let fds = [writer.as_raw_fd()];
+    let beside = [ControlMessage::ScmRights(&fds)];
+    let socket = near.as_socket().unwrap().as_raw_fd();
+    sendmsg::<()>(socket, &[IoSlice::new(b"x")], &beside, MsgFlags::MSG_OOB, None).unwrap();
+    drop(writer);
+    near.send(b"more", &mut Until::never()).unwrap();
+    assert_eq!(receive(&far).unwrap(), 1);
+    let came = far.claim(1, true).unwrap();
+    assert_eq!(receive(&far).unwrap(), 4);
+    drop(came);
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+}

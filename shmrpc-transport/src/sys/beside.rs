@@ -1,10 +1,11 @@
 //! What comes beside the bytes of a Unix socket: descriptors, and who sends.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::MsgFlags;
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
 use super::closing::{self, Foreign};
 use super::process;
@@ -32,6 +33,15 @@ pub(crate) struct Received {
     pub(crate) length: usize,
     /// Whether something beside them was lost.
     pub(crate) lost: bool,
+}
+
+/// Has a Unix socket deliver urgent bytes (MSG_OOB) in their place. Else the kernel skips one that nobody asks for, and closes the
+/// descriptors beside it, on the thread that reads: closing may block for as long as their sender likes.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn urgent_bytes_too(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::OobInline, &true)?)
 }
 
 #[repr(C, align(16))]

@@ -18,7 +18,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::beside::LOST;
+use super::beside::{LOST, urgent_bytes_too};
 use super::closing::{self, Facing};
 use super::inside::Inside;
 use super::process;
@@ -177,6 +177,7 @@ impl Socket {
         let stream = Facing::new(stream);
         stream.set_nonblocking(true)?;
         setsockopt(&*stream, sockopt::PassCred, &true)?;
+        urgent_bytes_too(&*stream)?;
         if !process::pass_pidfd(stream.as_fd(), true) {
             tracing::trace!("the kernel knows no SO_PASSPIDFD");
         }

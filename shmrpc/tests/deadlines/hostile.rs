@@ -1,6 +1,6 @@
 //! A server whose clients are to wait for ever. It speaks the protocol as far as it must to be waited for.
 
-use std::io::Write;
+use std::io::{IoSlice, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use nix::libc;
 use nix::sys::signal::{Signal, raise};
-use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
+use nix::sys::socket::{Backlog, ControlMessage, MsgFlags, listen, sendmsg, setsockopt, sockopt};
 use shmrpc::Client;
 use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::slot::{FLAG_BLOCK, Header, Kind};
@@ -163,9 +163,34 @@ pub(crate) fn trickled_hello(door: &Door) {
     while (&socket).write_all(&[0]).is_ok() {}
 }
 
-/// Answers with a socket whose last holder waits, as he closes it, until all is sent, for a minute at most; and nobody
-/// reads what is to be sent.
+/// Answers with a socket whose closing takes long.
 pub(crate) fn lingering_descriptor(door: &Door) {
+    let (stream, _listener) = lingering();
+    say("ready");
+    let socket = door.accept();
+    receive(&socket).unwrap();
+    send(&socket, &hello(), &[stream.as_raw_fd()]).unwrap();
+    drop(stream);
+    for_ever()
+}
+
+/// Sends one beside an urgent byte, which the kernel skips where nobody asks for it. What is beside it is closed then.
+pub(crate) fn urgent_descriptor(door: &Door) {
+    let (stream, _listener) = lingering();
+    say("ready");
+    let socket = door.accept();
+    let fds = [stream.as_raw_fd()];
+    let beside = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"x")], &beside, MsgFlags::MSG_OOB, None).unwrap();
+    drop(stream);
+    receive(&socket).unwrap();
+    send(&socket, &hello(), &[]).unwrap();
+    for_ever()
+}
+
+/// A socket whose last holder waits, as he closes it, until all is sent, for a minute at most; and nobody reads what is to
+/// be sent.
+fn lingering() -> (TcpStream, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -173,12 +198,7 @@ pub(crate) fn lingering_descriptor(door: &Door) {
     let linger = libc::linger { l_onoff: 1, l_linger: 60 };
     setsockopt(&stream, sockopt::Linger, &linger).unwrap();
     stream.set_nonblocking(false).unwrap();
-    say("ready");
-    let socket = door.accept();
-    receive(&socket).unwrap();
-    send(&socket, &hello(), &[stream.as_raw_fd()]).unwrap();
-    drop(stream);
-    for_ever()
+    (stream, listener)
 }
 
 // While a lane is opened.

@@ -207,9 +207,11 @@ impl FrameReader {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::io::{self, IoSlice};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
+
+    use nix::sys::socket::{ControlMessage, sendmsg};
 
     use super::super::frame;
     use super::*;
@@ -254,6 +256,20 @@ mod tests {
             assert_eq!(io::Read::read(&mut ours, &mut [0]).unwrap(), 0, "{kind:?} with {count}");
             drop(reader);
         }
+    }
+
+    /// Where nobody asks for urgent bytes the kernel skips them, and closes what is beside them, which may take an hour.
+    #[test]
+    fn urgent_bytes_are_read_with_what_is_beside_them() {
+        let (a, b) = pair();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let fds = [file.as_raw_fd()];
+        let beside = [ControlMessage::ScmRights(&fds)];
+        let urgent = MsgFlags::MSG_OOB;
+        sendmsg::<()>(a.as_fd().as_raw_fd(), &[IoSlice::new(&[0])], &beside, urgent, None).unwrap();
+        let mut reader = FrameReader::default();
+        assert!(reader.next(&b).unwrap().is_none());
+        assert_eq!((reader.bytes.len(), reader.fds.len()), (1, 1));
     }
 
     /// A frame that never comes whole keeps its own descriptor and no other.

@@ -148,6 +148,11 @@ impl Descriptors {
         }
     }
 
+    /// The one that came, if it is the only one.
+    pub(crate) fn only(mut self) -> Option<OwnedFd> {
+        if self.len() == 1 { self.take(&ArchivedNth(0.into())) } else { None }
+    }
+
     /// Closes those that nobody took.
     #[inline(always)]
     pub fn clear(&mut self) {

@@ -61,6 +61,9 @@ pub struct Policy {
     pub memory_from: u64,
     /// What lanes are to be made of, if it can be had.
     pub carrier: Carrier,
+    /// Whether messages may have descriptors (client). If not, lanes over Unix sockets are faster where the kernel can refuse
+    /// them (Linux 6.16).
+    pub descriptors: bool,
     /// Whether plain TCP may leave this host.
     pub plain_tcp: bool,
     /// How long another host may be silent until it counts as gone.
@@ -84,6 +87,7 @@ impl Default for Policy {
             memory: Memory::default(),
             memory_from: MEMORY_FROM,
             carrier: Carrier::Rings,
+            descriptors: true,
             plain_tcp: false,
             max_silence: MAX_SILENCE,
             max_message: 64 << 20,
@@ -368,7 +372,7 @@ impl Attempt<'_> {
         };
         let dial = match theirs.carrier {
             Carrier::Rings => Dial::No,
-            Carrier::Streams => Dial::Pair,
+            Carrier::Streams => Dial::Pair { descriptors: policy.descriptors },
         };
         Ok((Parts { limits, peer, peer_is_client: false, trusted, bases, dial, socket, reader }, theirs))
     }

@@ -2,19 +2,20 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getsockname, send,
-    sendmsg, setsockopt, shutdown, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockaddrLike, SockaddrStorage, getsockname, recv,
+    send, sendmsg, setsockopt, shutdown, sockopt,
 };
 use nix::sys::time::TimeVal;
 use parking_lot::Mutex;
 
 use self::beside::{Beside, receive_some};
+pub(crate) use self::each_way::pair_of_own;
 pub(crate) use self::patience::Patience;
 pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
@@ -27,6 +28,7 @@ use crate::sys::futex::Until;
 use crate::sys::socket::{broken, failed};
 use crate::tls::{Broken, Link};
 
+mod each_way;
 mod patience;
 mod reader;
 mod beside;
@@ -48,6 +50,8 @@ pub struct Stream {
 enum Medium {
     Socket {
         fd: Facing<OwnedFd>,
+        /// Another one that is sent over, if each way has its own. Then no descriptors come.
+        sending: OnceLock<Facing<OwnedFd>>,
         /// Whether those who wait have a deadline.
         sliced: bool,
         /// What came beside the bytes, if it is a Unix socket.
@@ -92,7 +96,8 @@ impl Stream {
         if is_unix {
             urgent_bytes_too(&*fd)?;
         }
-        Ok(Self::over(Medium::Socket { fd, sliced, beside: is_unix.then(Mutex::default) }))
+        let beside = is_unix.then(Mutex::default);
+        Ok(Self::over(Medium::Socket { fd, sending: OnceLock::new(), sliced, beside }))
     }
 
     /// A TCP connection under TLS, whose waits end now and then, so that deadlines are looked at.
@@ -125,9 +130,18 @@ impl Stream {
         }
     }
 
-    /// Whether descriptors can go over it. Then it stays in this host, where nobody but the other end can end it.
-    pub(crate) fn carries_descriptors(&self) -> bool {
+    /// Whether it stays in this host, where nobody but the other end can end it.
+    pub(crate) fn is_local(&self) -> bool {
         matches!(&self.medium, Medium::Pipe(_) | Medium::Socket { beside: Some(_), .. })
+    }
+
+    /// Whether descriptors can go over it.
+    pub(crate) fn carries_descriptors(&self) -> bool {
+        match &self.medium {
+            Medium::Pipe(_) => true,
+            Medium::Socket { sending, beside, .. } => beside.is_some() && sending.get().is_none(),
+            Medium::Tls(_) => false,
+        }
     }
 
     /// Those of the frame that was received last, which announces so many. With `more`, the next one has begun.
@@ -138,7 +152,7 @@ impl Stream {
         let claimed = match &self.medium {
             Medium::Pipe(_) if announced == 0 => return Ok(Descriptors::default()),
             Medium::Pipe(pipe) => Descriptors::own(pipe.claim(announced)),
-            Medium::Socket { beside: Some(beside), .. } => {
+            Medium::Socket { beside: Some(beside), sending, .. } if sending.get().is_none() => {
                 let came = &mut beside.lock().came;
                 let claimed = came.split_off(announced);
                 if !more && !came.is_empty() {
@@ -147,7 +161,7 @@ impl Stream {
                 }
                 claimed
             }
-            Medium::Socket { beside: None, .. } | Medium::Tls(_) => Descriptors::default(),
+            Medium::Socket { .. } | Medium::Tls(_) => Descriptors::default(),
         };
         match claimed.len() {
             found if found == announced => Ok(claimed),
@@ -241,7 +255,7 @@ impl Stream {
         until: &mut Until,
     ) -> Result<usize, Pause> {
         let (fd, sliced) = match &self.medium {
-            Medium::Socket { fd, sliced, .. } => (fd, *sliced),
+            Medium::Socket { fd, sending, sliced, .. } => (sending.get().unwrap_or(fd), *sliced),
             Medium::Pipe(pipe) => return pipe.send(bytes, descriptors, until),
             Medium::Tls(link) => loop {
                 match link.send(bytes)? {
@@ -254,15 +268,7 @@ impl Stream {
         // The kernel's own limit would count anew for each piece of what is large.
         flags.set(MsgFlags::MSG_DONTWAIT, sliced);
         loop {
-            let sent = match descriptors.is_empty() {
-                true => send(fd.as_raw_fd(), bytes, flags),
-                false => {
-                    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-                    let rights = [ControlMessage::ScmRights(&raw)];
-                    sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], &rights, flags, None)
-                }
-            };
-            match sent {
+            match send_once(fd, bytes, descriptors, flags) {
                 Ok(sent) => {
                     descriptors.clear();
                     return Ok(sent);
@@ -277,10 +283,15 @@ impl Stream {
 
     /// Sends what the stream takes now, for a few bytes that nobody waits for.
     pub fn send_now(&self, bytes: &[u8]) {
+        self.send_now_with(bytes, &[]);
+    }
+
+    /// The same, with descriptors beside the first byte; over a Unix socket.
+    pub(crate) fn send_now_with(&self, bytes: &[u8], descriptors: &[OwnedFd]) {
         match &self.medium {
-            Medium::Socket { fd, .. } => {
+            Medium::Socket { fd, sending, .. } => {
                 let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-                if let Err(error) = send(fd.as_raw_fd(), bytes, flags) {
+                if let Err(error) = send_once(sending.get().unwrap_or(fd), bytes, descriptors, flags) {
                     tracing::debug!(%error, "a last frame did not go");
                 }
             }
@@ -299,7 +310,7 @@ impl Stream {
     /// [`Pause`].
     pub fn receive(&self, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {
         let (fd, beside) = match &self.medium {
-            Medium::Socket { fd, beside, .. } => (fd, beside.as_ref()),
+            Medium::Socket { fd, sending, beside, .. } => (fd, watched_for(sending, beside)),
             Medium::Pipe(pipe) => return pipe.receive(room, until),
             Medium::Tls(link) => return receive_tls(link, room, until),
         };
@@ -321,6 +332,23 @@ impl Stream {
         }
     }
 
+    /// Receives what is there, for whoever looks again at once if nothing is.
+    #[inline]
+    pub(crate) fn glance(&self, room: &mut [u8]) -> Option<Result<usize, Pause>> {
+        if let Medium::Socket { fd, sending, .. } = &self.medium
+            && sending.get().is_some()
+        {
+            return match recv(fd.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN | Errno::EINTR) => None,
+                received => Some(came(fd, received)),
+            };
+        }
+        match self.receive_now(room) {
+            Err(Pause::TimedOut) => None,
+            found => Some(found),
+        }
+    }
+
     /// Receives what is there, without waiting. [`Pause::TimedOut`] if nothing is.
     ///
     /// # Errors
@@ -333,13 +361,8 @@ impl Stream {
                 Some(received) => Ok(received),
                 None => Err(Pause::TimedOut),
             },
-            Medium::Socket { fd, beside, .. } => {
-                match receive_some(fd, beside.as_ref(), room, MsgFlags::MSG_DONTWAIT)? {
-                    Ok(0) | Err(Errno::ECONNRESET) => Err(Pause::Closed),
-                    Ok(received) => Ok(received),
-                    Err(Errno::EAGAIN | Errno::EINTR) => Err(Pause::TimedOut),
-                    Err(errno) => Err(Pause::System(failed(fd.as_fd(), errno))),
-                }
+            Medium::Socket { fd, sending, beside, .. } => {
+                came(fd, receive_some(fd, watched_for(sending, beside), room, MsgFlags::MSG_DONTWAIT)?)
             }
         }
     }
@@ -361,9 +384,16 @@ impl Stream {
 
     fn shut(&self, how: Shutdown) {
         match &self.medium {
-            Medium::Socket { fd, .. } => {
-                if let Err(error) = shutdown(fd.as_raw_fd(), how) {
-                    tracing::trace!(%error, "the stream was down already");
+            Medium::Socket { fd, sending, .. } => {
+                let ends = match (sending.get(), how) {
+                    (None, _) | (Some(_), Shutdown::Read) => [Some(fd), None],
+                    (sending, Shutdown::Write) => [sending, None],
+                    (sending, Shutdown::Both) => [sending, Some(fd)],
+                };
+                for fd in ends.into_iter().flatten() {
+                    if let Err(error) = shutdown(fd.as_raw_fd(), how) {
+                        tracing::trace!(%error, "the stream was down already");
+                    }
                 }
             }
             Medium::Pipe(pipe) => pipe.shut(how),
@@ -387,6 +417,35 @@ impl Drop for Stream {
             link.shut(Shutdown::Write);
         }
     }
+}
+
+/// What a look at a socket came to.
+#[inline]
+fn came(fd: &OwnedFd, received: nix::Result<usize>) -> Result<usize, Pause> {
+    match received {
+        Ok(0) | Err(Errno::ECONNRESET) => Err(Pause::Closed),
+        Ok(received) => Ok(received),
+        Err(Errno::EAGAIN | Errno::EINTR) => Err(Pause::TimedOut),
+        Err(errno) => Err(Pause::System(failed(fd.as_fd(), errno))),
+    }
+}
+
+/// Sends once, with all descriptors beside the first byte.
+fn send_once(fd: &OwnedFd, bytes: &[u8], descriptors: &[OwnedFd], flags: MsgFlags) -> nix::Result<usize> {
+    if descriptors.is_empty() {
+        return send(fd.as_raw_fd(), bytes, flags);
+    }
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], &rights, flags, None)
+}
+
+/// Where descriptors go that come beside the bytes, if any may come.
+fn watched_for<'a>(
+    sending: &OnceLock<Facing<OwnedFd>>,
+    beside: &'a Option<Mutex<Beside>>,
+) -> Option<&'a Mutex<Beside>> {
+    beside.as_ref().filter(|_| sending.get().is_none())
 }
 
 fn receive_tls(link: &Link, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {

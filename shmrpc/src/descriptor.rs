@@ -48,7 +48,7 @@ pub(crate) fn not_among(at: &ArchivedNth, came: &Descriptors) -> String {
 
 impl Schema for DescriptorWire {
     fn describe(to: &mut Describe) {
-        to.primitive("OwnedFd");
+        to.descriptor();
     }
 }
 

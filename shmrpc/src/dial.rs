@@ -70,7 +70,8 @@ impl Dialer {
         let events = Box::new(ClientEvents { endpoint: endpoint.to_string(), service: self.schema.name });
         let met = match &address {
             Address::Unix(path, carrier) => {
-                let policy = Policy { carrier: *carrier, ..self.policy.clone() };
+                let descriptors = self.schema.methods.iter().any(|method| method.descriptors);
+                let policy = Policy { carrier: *carrier, descriptors, ..self.policy.clone() };
                 connect(path, &policy, &question, timeout, events)
             }
             Address::Tcp(at) => net::connect(at, &self.policy, None, &question, timeout, events),

@@ -73,6 +73,8 @@ pub struct MethodSchema {
     pub text: String,
     /// FNV-1a (64 bits) of the text.
     pub hash: u64,
+    /// Whether its arguments or its result have descriptors.
+    pub descriptors: bool,
 }
 
 impl MethodSchema {
@@ -103,8 +105,9 @@ impl MethodSchema {
         to.text.push_str(if oneway { "oneway " } else { "" });
         to.text.push_str(name);
         describe(&mut to);
+        let descriptors = to.descriptors;
         let text = to.finish();
-        Self { index, name, oneway, hash: hash(&text), text }
+        Self { index, name, oneway, hash: hash(&text), text, descriptors }
     }
 }
 
@@ -127,6 +130,8 @@ pub struct Describe {
     defined: Vec<TypeId>,
     /// Whether the list being written has an item already.
     list: List,
+    /// Whether a descriptor was among it.
+    descriptors: bool,
 }
 
 /// The brackets around the list being written.
@@ -165,6 +170,12 @@ impl Describe {
     /// A type of the language, by its name.
     pub fn primitive(&mut self, name: &str) {
         self.text.push_str(name);
+    }
+
+    /// A descriptor.
+    pub(crate) fn descriptor(&mut self) {
+        self.descriptors = true;
+        self.primitive("OwnedFd");
     }
 
     /// The struct `T`: `struct name{..}`, `struct name(..)` or `struct name`.

@@ -393,7 +393,7 @@ impl Limits {
         Limit::new(self.lanes.unwrap_or(MOST), self.lanes_of_one)
     }
 
-    /// A descriptor for each: an eighth of them.
+    /// Two descriptors for each: a quarter of them.
     fn streams() -> Limit {
         Limit::new((descriptor_limit() / 8).clamp(2, MOST), None)
     }

@@ -64,6 +64,8 @@ enum Lack {
     Waitv,
     /// `SO_PASSPIDFD` and `SCM_PIDFD` (Linux 6.5).
     Pidfd,
+    /// `SO_PASSRIGHTS` (Linux 6.16).
+    Rights,
     /// `/proc`.
     Proc,
     /// `memfd_create`: no memory can be shared.
@@ -78,19 +80,21 @@ const MEMORY: &str = "SHMRPC_TEST_MEMORY";
 const F_ADD_SEALS: u32 = 1024 + 9;
 /// asm-generic/socket.h.
 const SO_PASSPIDFD: u8 = 76;
+const SO_PASSRIGHTS: u8 = 83;
 
 impl Lack {
     /// Takes it from the program that the command starts.
     fn deprive(self, command: &mut Command) -> &mut Command {
         command.env(LACK, format!("{self:?}"));
-        let sol_socket = u32::try_from(libc::SOL_SOCKET).unwrap();
+        let no_option = |option: u8| {
+            let sol_socket = u32::try_from(libc::SOL_SOCKET).unwrap();
+            filter(libc::SYS_setsockopt, &[(1, sol_socket), (2, option.into())], Errno::ENOPROTOOPT)
+        };
         let filter = match self {
             Self::Nothing => return command,
             Self::Waitv => filter(libc::SYS_futex_waitv, &[], Errno::ENOSYS),
-            Self::Pidfd => {
-                let option = [(1, sol_socket), (2, SO_PASSPIDFD.into())];
-                filter(libc::SYS_setsockopt, &option, Errno::ENOPROTOOPT)
-            }
+            Self::Pidfd => no_option(SO_PASSPIDFD),
+            Self::Rights => no_option(SO_PASSRIGHTS),
             Self::Memfd => filter(libc::SYS_memfd_create, &[], Errno::EPERM),
             Self::Seals => filter(libc::SYS_fcntl, &[(1, F_ADD_SEALS)], Errno::EINVAL),
             // SAFETY: between fork and exec there are only system calls.
@@ -109,21 +113,8 @@ impl Lack {
                 let result = unsafe { libc::syscall(libc::SYS_futex_waitv, 0, 0, 0, 0, 0) };
                 assert_eq!((result, Errno::last()), (-1, Errno::ENOSYS));
             }
-            Self::Pidfd => {
-                let (socket, _other) = UnixStream::pair().unwrap();
-                let on = 1_i32;
-                // SAFETY: the option is an int.
-                let result = unsafe {
-                    libc::setsockopt(
-                        socket.as_raw_fd(),
-                        libc::SOL_SOCKET,
-                        SO_PASSPIDFD.into(),
-                        (&raw const on).cast(),
-                        4,
-                    )
-                };
-                assert_eq!((result, Errno::last()), (-1, Errno::ENOPROTOOPT));
-            }
+            Self::Pidfd => has_no_option(SO_PASSPIDFD),
+            Self::Rights => has_no_option(SO_PASSRIGHTS),
             Self::Proc => assert!(!Path::new("/proc/self").exists()),
             Self::Memfd => assert_eq!(memfd_create(c"lack", MFdFlags::empty()).err(), Some(Errno::EPERM)),
             Self::Seals => {
@@ -143,6 +134,12 @@ impl Lack {
         }
     }
 
+    /// Where a server listens to whom it matters.
+    fn endpoint(self, place: &Place) -> String {
+        let shm = place.endpoint();
+        if self == Self::Rights { shm.replace("shm:", "uds:") } else { shm }
+    }
+
     /// Whether it can be taken from a process here.
     fn is_possible(self) -> bool {
         let possible = self != Self::Proc || geteuid().is_root();
@@ -151,6 +148,16 @@ impl Lack {
         }
         possible
     }
+}
+
+fn has_no_option(option: u8) {
+    let (socket, _other) = UnixStream::pair().unwrap();
+    let off = 0_i32;
+    // SAFETY: the option is an int.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option.into(), (&raw const off).cast(), 4)
+    };
+    assert_eq!((result, Errno::last()), (-1, Errno::ENOPROTOOPT));
 }
 
 /// A program (seccomp(2)) that answers this system call with an error where its arguments are these, by their place.
@@ -198,17 +205,15 @@ fn hide_proc() -> io::Result<()> {
     Ok(())
 }
 
-fn start(part: &str, place: &Place, lack: Lack, memory: Memory) -> Process {
-    Process::start_with(part, &place.endpoint(), |command| {
-        lack.deprive(command.env(MEMORY, memory.to_string()))
-    })
+fn start(part: &str, endpoint: &str, lack: Lack, memory: Memory) -> Process {
+    Process::start_with(part, endpoint, |command| lack.deprive(command.env(MEMORY, memory.to_string())))
 }
 
 /// In a child: where to go, and with what. `None` in the test's own process.
 fn told() -> Option<(String, Memory)> {
     let endpoint = std::env::var(ENDPOINT).ok()?;
     let lack = std::env::var(LACK).unwrap();
-    let all = [Lack::Nothing, Lack::Waitv, Lack::Pidfd, Lack::Proc, Lack::Memfd, Lack::Seals];
+    let all = [Lack::Nothing, Lack::Waitv, Lack::Pidfd, Lack::Rights, Lack::Proc, Lack::Memfd, Lack::Seals];
     all.into_iter().find(|known| format!("{known:?}") == lack).unwrap().expect();
     let posix = std::env::var(MEMORY).unwrap() == Memory::PosixShm.to_string();
     Some((endpoint, if posix { Memory::PosixShm } else { Memory::Memfd }))
@@ -221,7 +226,8 @@ fn serve(endpoint: &str, memory: Memory) -> ServerHandle {
 
 fn connect(endpoint: &str, memory: Memory) -> PlainClient {
     let client = PlainClient::builder().timeout(BOUND).memory(memory).connect(endpoint).unwrap();
-    assert_eq!(client.transport().transport(), Transport::Shm, "{}", client.transport());
+    let asked = if endpoint.starts_with("uds:") { Transport::Uds } else { Transport::Shm };
+    assert_eq!(client.transport().transport(), asked, "{}", client.transport());
     client
 }
 
@@ -304,13 +310,14 @@ fn all_works_without(lack: Lack) {
     for memory in [Memory::Memfd, Memory::PosixShm] {
         for (of_server, of_client) in [(lack, Lack::Nothing), (Lack::Nothing, lack), (lack, lack)] {
             let place = Place::new();
-            let mut server = start("child_server", &place, of_server, memory);
+            let at = lack.endpoint(&place);
+            let mut server = start("child_server", &at, of_server, memory);
             server.says("serving");
-            let mut client = start("child_client", &place, of_client, memory);
+            let mut client = start("child_client", &at, of_client, memory);
             client.says("well");
             assert!(client.ends().success());
             // Its client is here now, with an open lane.
-            let client = connect(&place.endpoint(), memory);
+            let client = connect(&at, memory);
             talk(&client);
             until("the server sleeps", || is_asleep(&server));
             talk(&client);
@@ -319,9 +326,10 @@ fn all_works_without(lack: Lack) {
             assert!(server.ends().success());
         }
         let place = Place::new();
-        let mut server = start("child_server_with_an_heir", &place, Lack::Nothing, memory);
+        let at = lack.endpoint(&place);
+        let mut server = start("child_server_with_an_heir", &at, Lack::Nothing, memory);
         server.says("serving");
-        let mut client = start("child_client_that_waits", &place, lack, memory);
+        let mut client = start("child_client_that_waits", &at, lack, memory);
         client.says("connected");
         server.says("waiting");
         server.says("waiting");
@@ -345,6 +353,12 @@ fn all_works_without_futex_waitv() {
 #[test]
 fn all_works_without_scm_pidfd() {
     all_works_without(Lack::Pidfd);
+}
+
+/// Lanes over Unix sockets have room for descriptors then, whatever their service.
+#[test]
+fn all_works_where_descriptors_cannot_be_refused() {
+    all_works_without(Lack::Rights);
 }
 
 #[test]
@@ -380,11 +394,11 @@ fn child_client_without_memory() {
 
 fn falls_back_without(lack: Lack) {
     let place = Place::new();
-    let mut server = start("child_server", &place, lack, Memory::Memfd);
+    let mut server = start("child_server", &place.endpoint(), lack, Memory::Memfd);
     server.says("serving");
     goes_over_the_socket(&place.endpoint(), "the server", lack);
     // Both lack it: what the client knows of itself is said.
-    let mut client = start("child_client_without_memory", &place, lack, Memory::Memfd);
+    let mut client = start("child_client_without_memory", &place.endpoint(), lack, Memory::Memfd);
     client.says("well");
     assert!(client.ends().success());
     drop(server.child.stdin.take());
@@ -393,12 +407,12 @@ fn falls_back_without(lack: Lack) {
 
     let place = Place::new();
     let server = serve(&place.endpoint(), Memory::Memfd);
-    let mut client = start("child_client_without_memory", &place, lack, Memory::Memfd);
+    let mut client = start("child_client_without_memory", &place.endpoint(), lack, Memory::Memfd);
     client.says("well");
     assert!(client.ends().success());
     // Others share memory with it, and so does a process that makes it another way.
     talk(&connect(&place.endpoint(), Memory::Memfd));
-    let mut client = start("child_client", &place, lack, Memory::PosixShm);
+    let mut client = start("child_client", &place.endpoint(), lack, Memory::PosixShm);
     client.says("well");
     assert!(client.ends().success());
     drop(server);

@@ -19,6 +19,8 @@ use crate::wire::BOUND;
 
 pub(super) struct End {
     fd: OwnedFd,
+    /// Where it speaks, if each way has a socket of its own.
+    to: Option<OwnedFd>,
     unix: bool,
     /// What came and was not looked at.
     pub(super) heard: Vec<u8>,
@@ -52,11 +54,37 @@ impl End {
         let bound = TimeVal::new(i64::try_from(BOUND.as_secs()).unwrap(), 0);
         setsockopt(&fd, sockopt::ReceiveTimeout, &bound).unwrap();
         setsockopt(&fd, sockopt::SendTimeout, &bound).unwrap();
-        Self { fd, unix, heard: Vec::new(), fds: Vec::new(), over: false }
+        Self { fd, to: None, unix, heard: Vec::new(), fds: Vec::new(), over: false }
+    }
+
+    /// Speaks at another socket from now on.
+    pub(super) fn speak_at(&mut self, to: OwnedFd) {
+        self.to = Self::new(to, true).fd.into();
+    }
+
+    /// Hears at another socket from now on.
+    pub(super) fn hear_at(&mut self, from: UnixStream) {
+        let before = std::mem::replace(self, from.into());
+        self.to = Some(before.fd);
+    }
+
+    fn mouth(&self) -> RawFd {
+        self.to.as_ref().unwrap_or(&self.fd).as_raw_fd()
     }
 
     /// Sends bytes, the descriptors beside the first of them. A peer that is gone takes none.
     pub(super) fn send(&self, bytes: &[u8], fds: &[RawFd]) {
+        self.send_at(self.mouth(), bytes, fds);
+    }
+
+    /// Sends them where nobody listens, if there is such a socket.
+    pub(super) fn send_astray(&self, bytes: &[u8], fds: &[RawFd]) {
+        if self.to.is_some() {
+            self.send_at(self.fd.as_raw_fd(), bytes, fds);
+        }
+    }
+
+    fn send_at(&self, mouth: RawFd, bytes: &[u8], fds: &[RawFd]) {
         let credentials = UnixCredentials::new();
         let with_fds = [ControlMessage::ScmCredentials(&credentials), ControlMessage::ScmRights(fds)];
         let alone = if self.unix { &with_fds[..1] } else { &[][..] };
@@ -64,7 +92,7 @@ impl End {
         let mut rest = bytes;
         while !rest.is_empty() {
             let parts = [IoSlice::new(rest)];
-            match sendmsg::<()>(self.fd.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+            match sendmsg::<()>(mouth, &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
                 Ok(sent) => (rest, control) = (&rest[sent..], alone),
                 Err(Errno::EINTR) => {}
                 // The kernel lets none pass where the product takes none.
@@ -78,7 +106,7 @@ impl End {
     /// Says that nothing more will come.
     pub(super) fn finish(&self) {
         // Not connected any more, if the product was faster.
-        let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Write);
+        let _ = shutdown(self.mouth(), Shutdown::Write);
     }
 
     /// Ends it at once: over TCP by a reset.

@@ -197,10 +197,15 @@ impl<'a> Session<'a> {
             }
             _ => {
                 let (ours, theirs) = UnixStream::pair().unwrap();
-                let number = number % 64;
-                let open = Header { block: number, ..Header::new(Kind::LaneOpen) };
+                let (each_way, number) = (number & 64 != 0, number % 64);
+                let open = Header { call_id: each_way.into(), block: number, ..Header::new(Kind::LaneOpen) };
                 self.main.send(&frame(open, &[]), &[theirs.as_raw_fd()]);
-                (ours.into(), number)
+                drop(theirs);
+                let mut end: End = ours.into();
+                // Where to say anything comes with the answer.
+                while each_way && end.heard.len() < HEADER && end.hear() {}
+                end.fds.pop().into_iter().for_each(|to| end.speak_at(to));
+                (end, number)
             }
         };
         let late = self.drains.is_some();
@@ -232,7 +237,8 @@ impl<'a> Session<'a> {
             assert_eq!((header.kind, text.as_slice()), (Kind::Failure, NO_CONNECTION));
             return end.hear_all();
         }
-        let open = Header { block: input.byte().into(), ..Header::new(Kind::LaneOpen) };
+        let block = u32::from(input.byte());
+        let open = Header { call_id: block / 5 % 2, block, ..Header::new(Kind::LaneOpen) };
         let gifts: Vec<RawFd> =
             (0..input.below(3)).map(|_| GIFTS[input.below(GIFTS.len())].fd.as_raw_fd()).collect();
         self.main.send(&frame(open, &[]), &gifts);
@@ -326,6 +332,7 @@ impl<'a> Session<'a> {
             return;
         }
         lane.said.extend_from_slice(bytes);
+        lane.end.send_astray(bytes, fds);
         lane.forgets = self.drains.is_some() && self.ground == Ground::Tcp;
         for (turn, piece) in pieces(bytes, input).into_iter().enumerate() {
             lane.end.send(piece, if turn == 0 { fds } else { &[] });

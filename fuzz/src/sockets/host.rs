@@ -19,7 +19,7 @@ use super::plan::{Deed, Greeting, Opening, Plan};
 use super::service::Call;
 use crate::ground::Ground as Shared;
 use crate::input::Input;
-use crate::wire::{Address, BOUND};
+use crate::wire::{Address, BOUND, GIFTS};
 
 /// The token of every connection over TCP.
 const TOKEN: [u8; 16] = [7; 16];
@@ -186,7 +186,7 @@ impl<'a> Host<'a> {
                     let fd: OwnedFd = self.main.fds.remove(0);
                     let end = UnixStream::from(fd).into();
                     self.lanes.push(Lane { end, joined: true, over: false });
-                    self.open(self.lanes.len() - 1, header.block);
+                    self.open(self.lanes.len() - 1, header.block, header.call_id != 0);
                 }
                 Kind::SegmentAdd => drop(self.main.fds.remove(0)),
                 Kind::SegmentRetire | Kind::Failure => {}
@@ -196,12 +196,19 @@ impl<'a> Host<'a> {
         goes_on
     }
 
-    fn open(&mut self, at: usize, number: u32) {
+    /// Answers to a lane. It may have a socket each way, if its client says so.
+    fn open(&mut self, at: usize, number: u32, each_way: bool) {
         let lane = &mut self.lanes[at];
         let good = Header { call_id: 1, block: number, ..Header::new(Kind::LaneOpen) };
         let plan = self.plan.openings.get(self.opened).unwrap_or(&Opening::Good);
         self.opened += 1;
+        let each_way = each_way && (self.opened + self.plan.calls.len()).is_multiple_of(2);
         match plan {
+            Opening::Good if each_way => {
+                let (near, far) = UnixStream::pair().unwrap();
+                lane.end.send(&frame(good.with_descriptors(1), &[]), &[far.as_raw_fd()]);
+                lane.end.hear_at(near);
+            }
             Opening::Good => lane.end.send(&frame(good, &[]), &[]),
             Opening::Refused(reason) => {
                 let header = Header { kind: Kind::LaneReset, ..good };
@@ -209,7 +216,9 @@ impl<'a> Host<'a> {
             }
             Opening::Odd { kind, call_id } => {
                 let kind = Kind::from_byte(*kind).unwrap_or(Kind::Ping);
-                lane.end.send(&frame(Header { kind, call_id: *call_id, ..good }, &[]), &[]);
+                let odd = Header { kind, call_id: *call_id, ..good }.with_descriptors(each_way.into());
+                let gifts = [GIFTS[self.opened % GIFTS.len()].fd.as_raw_fd()];
+                lane.end.send(&frame(odd, &[]), &gifts[..usize::from(each_way)]);
             }
             Opening::Raw(bytes) => lane.end.send(bytes, &[]),
             Opening::Close => lane.over = true,
@@ -225,7 +234,7 @@ impl<'a> Host<'a> {
                 let hello = Hello::from_bytes(&payload).expect("a hello");
                 assert!(header.kind == Kind::Hello && (hello.token == TOKEN || self.plan.is_spoiled()));
                 self.lanes[at].joined = true;
-                self.open(at, hello.lane);
+                self.open(at, hello.lane, false);
                 continue;
             }
             assert!(matches!(header.kind, Kind::Request | Kind::OneWay), "{header:?} from a client");

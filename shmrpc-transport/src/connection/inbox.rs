@@ -27,12 +27,12 @@ const HASTE: Duration = Duration::from_millis(20);
 impl Connection {
     fn handle(self: &Arc<Self>, frame: &Frame) -> Result<(), Fault> {
         let header = frame.header;
-        in_its_place(header, self.peer_is_client)?;
+        in_its_place(header, self.peer_is_client, self.limits.carrier)?;
         match header.kind {
             Kind::SegmentAdd => self.segment_added(frame),
             Kind::SegmentRetire => self.segment_retired(header),
             Kind::LaneOpen if self.peer_is_client && self.limits.carrier == Carrier::Streams => {
-                self.stream_sent(header.block)
+                self.stream_sent(header.block, header.call_id != 0)
             }
             Kind::LaneOpen if self.peer_is_client => {
                 self.lane_asked_for(header.block);
@@ -148,7 +148,7 @@ impl Connection {
 
 /// Refuses what the table of frame kinds (ARCHITECTURE.md) does not have on the socket: a kind from the wrong side, and
 /// any field that says more than it may.
-fn in_its_place(header: Header, from_client: bool) -> Result<(), String> {
+fn in_its_place(header: Header, from_client: bool, carrier: Carrier) -> Result<(), String> {
     const LANES: RangeInclusive<u32> = 0..=MAX_LANES - 1;
     const SEGMENTS: RangeInclusive<u32> = 1..=u32::MAX;
     const TEXT: RangeInclusive<u32> = 0..=u32::MAX;
@@ -158,6 +158,7 @@ fn in_its_place(header: Header, from_client: bool) -> Result<(), String> {
     const NO: RangeInclusive<u32> = 0..=0;
     let Header { call_id, method, kind, flags: _, length, block, timeout_ms } = header;
     let (call_ids, blocks, lengths) = match kind {
+        Kind::LaneOpen if from_client && carrier == Carrier::Streams => (0..=1, LANES, NO),
         Kind::LaneOpen if from_client => (NO, LANES, NO),
         Kind::LaneOpen => (1..=1, LANES, NO),
         Kind::LaneReset if !from_client => (1..=1, LANES, TEXT),
@@ -367,7 +368,7 @@ mod tests {
             let [own, others]: [&[Header]; 2] =
                 if from_client { [&of_client, &of_server] } else { [&of_server, &of_client] };
             for header in either.iter().chain(own) {
-                assert_eq!(in_its_place(*header, from_client), Ok(()), "{header:?}");
+                assert_eq!(in_its_place(*header, from_client, Carrier::Rings), Ok(()), "{header:?}");
                 let any = header.kind == Kind::Descriptors;
                 for (name, wrong) in [
                     ("call id 2", Header { call_id: 2, ..*header }),
@@ -379,12 +380,12 @@ mod tests {
                     if any && name == "call id 2" {
                         continue;
                     }
-                    let error = in_its_place(wrong, from_client).unwrap_err();
+                    let error = in_its_place(wrong, from_client, Carrier::Rings).unwrap_err();
                     assert!(error.contains(name) && error.contains(&format!("{:?}", header.kind)), "{error}");
                 }
             }
             for header in others {
-                let error = in_its_place(*header, from_client).unwrap_err();
+                let error = in_its_place(*header, from_client, Carrier::Rings).unwrap_err();
                 assert!(error.contains(side(from_client)), "{error}");
             }
         }
@@ -403,7 +404,12 @@ mod tests {
             (good(Kind::GoAway, 0, 0, 0), "GoAway has no place on the socket from a client"),
             (good(Kind::Hello, 0, 0, 0), "Hello has no place on the socket from a client"),
         ] {
-            assert_eq!(in_its_place(wrong, true), Err(why.to_owned()));
+            assert_eq!(in_its_place(wrong, true, Carrier::Rings), Err(why.to_owned()));
         }
+        // Only a lane of sockets may have one each way.
+        let each_way = good(Kind::LaneOpen, 1, 0, 5);
+        assert_eq!(in_its_place(each_way, true, Carrier::Streams), Ok(()));
+        let error = "LaneOpen with call id 1 from a client".to_owned();
+        assert_eq!(in_its_place(each_way, true, Carrier::Rings), Err(error));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -20,7 +20,7 @@ use crate::message::Message;
 use crate::peers::Party;
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{Header, Kind};
-use crate::stream::{Cut, Pause, Reader, Stream};
+use crate::stream::{Cut, Pause, Reader, Stream, pair_of_own};
 use crate::sys::futex::Until;
 use crate::sys::shortage::{explain, is_shortage};
 use crate::sys::socket::{MAX_CONTROL, clip, frame};
@@ -29,8 +29,11 @@ use crate::sys::socket::{MAX_CONTROL, clip, frame};
 pub(crate) enum Dial {
     /// It has none: its lanes are rings, or it is the server.
     No,
-    /// One end of a pair of sockets goes to the server.
-    Pair,
+    /// One end of a pair of sockets goes to the server, which may send one of its own.
+    Pair {
+        /// Whether messages may have descriptors.
+        descriptors: bool,
+    },
     /// It connects again.
     Again(Box<dyn Redial>),
 }
@@ -53,13 +56,24 @@ pub(crate) enum NoStream {
 
 /// The stream of one lane. It ends with its connection.
 #[derive(Debug)]
-pub struct LaneStream(Arc<Stream>);
+pub struct LaneStream {
+    stream: Arc<Stream>,
+    /// Where the peer is to send requests, if each way has a socket of its own. It goes beside the answer.
+    requests: Option<OwnedFd>,
+}
+
+impl LaneStream {
+    /// What goes beside the answer, once.
+    pub(crate) fn take_requests(&mut self) -> Option<OwnedFd> {
+        self.requests.take()
+    }
+}
 
 impl Deref for LaneStream {
     type Target = Stream;
 
     fn deref(&self) -> &Stream {
-        &self.0
+        &self.stream
     }
 }
 
@@ -109,7 +123,7 @@ impl Streams {
     /// Whether lanes have something to say when the peer has closed the connection. Inside a host it has said it before.
     pub(super) fn may_say_more(&self) -> bool {
         let state = self.state.lock();
-        state.open.iter().filter_map(Weak::upgrade).any(|stream| !stream.carries_descriptors())
+        state.open.iter().filter_map(Weak::upgrade).any(|stream| !stream.is_local())
     }
 
     pub(super) fn done(&self, lane: u32) -> Option<u32> {
@@ -117,21 +131,30 @@ impl Streams {
     }
 
     /// One more, if there are fewer than `most`.
-    fn attach(&self, stream: Stream, from: Party, most: u32) -> Result<LaneStream, Stream> {
+    fn attach(&self, stream: Stream, from: Party, most: u32) -> Result<LaneStream, Arc<Stream>> {
         stream.comes_from(from);
+        let stream = Arc::new(stream);
         let mut state = self.state.lock();
         state.open.retain(|stream| stream.strong_count() > 0);
         if state.open.len() >= most as usize {
             return Err(stream);
         }
-        let stream = Arc::new(stream);
         state.open.push(Arc::downgrade(&stream));
         if state.ended {
             stream.end();
         } else if state.drains {
             stream.end_receiving();
         }
-        Ok(LaneStream(stream))
+        Ok(LaneStream { stream, requests: None })
+    }
+
+    /// The lane's requests go over `fd`.
+    fn send_over(&self, stream: &LaneStream, fd: OwnedFd) {
+        let state = self.state.lock();
+        stream.send_over(fd);
+        if state.ended {
+            stream.end();
+        }
     }
 }
 
@@ -156,63 +179,131 @@ impl Connection {
         if let Some(death) = self.end() {
             return Err(NoStream::Dead(death.clone()));
         }
+        let mut each_way = false;
         let stream = match &self.streams.dial {
             Dial::No => return Err(NoStream::Refused("this side opens no lanes".into())),
-            Dial::Pair => self.send_stream(lane, until)?,
+            Dial::Pair { descriptors } => {
+                let (stream, theirs) = pair()?;
+                each_way = !descriptors && stream.can_refuse_descriptors();
+                self.send_stream(lane, each_way, theirs, until)?;
+                stream
+            }
             Dial::Again(again) => again.dial(lane, until).map_err(|error| match error.kind() {
                 io::ErrorKind::TimedOut => NoStream::TimedOut,
-                _ if is_shortage(&error) => {
-                    NoStream::Refused(format!("it has no socket: {}", explain(&error)))
-                }
+                _ if is_shortage(&error) => no_socket(&error),
                 _ => NoStream::Unreachable(format!("it cannot connect again: {error}")),
             })?,
         };
         let stream = self.streams.attach(stream, self.peer.party(), u32::MAX);
         let stream = stream.map_err(|_| NoStream::Refused("there are too many streams".into()))?;
+        let reader = self.hear_answer(&stream, each_way, until)?;
+        Ok((stream, reader))
+    }
+
+    /// Waits for the answer to lane open. With `each_way`, a socket may come with it.
+    fn hear_answer(
+        &self,
+        stream: &LaneStream,
+        each_way: bool,
+        until: &mut Until,
+    ) -> Result<Reader, NoStream> {
         let (mut reader, mut message) = (Reader::default(), Message::empty());
-        let max = MAX_CONTROL as u64;
-        match reader.next_from(&stream, &mut message, max, &self.pool, until) {
-            Ok(Header { kind: Kind::LaneOpen, call_id: 1, .. }) => Ok((stream, reader)),
+        match reader.next_from(stream, &mut message, MAX_CONTROL as u64, &self.pool, until) {
+            Ok(answer @ Header { kind: Kind::LaneOpen, call_id: 1, .. }) => {
+                match (each_way, answer.descriptors()) {
+                    (_, 0) => {}
+                    (true, 1) => self.go_each_way(stream, &mut reader)?,
+                    (_, count) => {
+                        return Err(self
+                            .broke(&format_args!("{count} descriptors came with the answer to lane open")));
+                    }
+                }
+                Ok(reader)
+            }
+            other => Err(self.not_opened(other, &message)),
+        }
+    }
+
+    /// A socket came with the answer: requests go there, and no descriptors come here any more.
+    fn go_each_way(&self, stream: &LaneStream, reader: &mut Reader) -> Result<(), NoStream> {
+        let came = stream.claim(1, !reader.is_empty()).map_err(|bad| self.broke(&bad))?;
+        if let Some(lost) = came.lost() {
+            return Err(NoStream::Refused(lost));
+        }
+        let fd = came.only().filter(|fd| is_unix_stream(fd.as_fd()));
+        let fd = fd.ok_or_else(|| {
+            self.broke(&"what came with the answer to lane open is no connected Unix stream socket")
+        })?;
+        if !stream.refuse_descriptors() {
+            return Err(NoStream::Refused("the system does not refuse descriptors".into()));
+        }
+        // What came before that, descriptors beside it too. From when nothing is there, none is left.
+        let mut message = Message::empty();
+        match reader.next(&mut message, MAX_CONTROL as u64, &self.pool, |room| stream.receive_now(room)) {
+            Err(Cut::Pause(Pause::TimedOut)) if reader.is_empty() => {
+                self.streams.send_over(stream, fd);
+                Ok(())
+            }
+            Err(Cut::Pause(Pause::TimedOut)) => {
+                Err(self.broke(&"half a frame came after the answer to lane open"))
+            }
+            other => Err(self.not_opened(other, &message)),
+        }
+    }
+
+    fn broke(&self, how: &dyn fmt::Display) -> NoStream {
+        NoStream::Dead(self.poison(how))
+    }
+
+    /// Why a lane is not there, by what was said, or not, in place of its being served.
+    fn not_opened(&self, said: Result<Header, Cut>, message: &Message) -> NoStream {
+        match said {
             Ok(Header { kind: Kind::GoAway, call_id: 0, .. }) => {
                 self.goes_away();
-                Err(NoStream::Dead(shutting_down()))
+                NoStream::Dead(shutting_down())
             }
             Ok(Header { kind: kind @ (Kind::LaneReset | Kind::Failure), .. }) => {
                 let reason = String::from_utf8_lossy(message.private_bytes());
                 let reason = clip(&reason).to_owned();
                 // Who knows the connection says lane reset.
                 let refused = kind == Kind::LaneReset;
-                Err(if refused { NoStream::Refused(reason) } else { NoStream::Unreachable(reason) })
+                if refused { NoStream::Refused(reason) } else { NoStream::Unreachable(reason) }
             }
-            Ok(Header { kind, .. }) => Err(NoStream::Dead(
-                self.poison(&format_args!("{kind:?} came where the answer to lane open was due")),
-            )),
-            Err(Cut::Pause(Pause::TimedOut)) if self.end().is_none() => Err(NoStream::TimedOut),
-            Err(Cut::Pause(pause)) => Err(match self.end() {
+            Ok(Header { kind, .. }) => {
+                self.broke(&format_args!("{kind:?} came where the answer to lane open was due"))
+            }
+            Err(Cut::Pause(Pause::TimedOut)) if self.end().is_none() => NoStream::TimedOut,
+            // This side has none left. The server learns that nobody sends over the one that was lost.
+            Err(Cut::Pause(Pause::Descriptors(bad))) if bad.is_ours() => NoStream::Refused(bad.to_string()),
+            Err(Cut::Pause(Pause::Descriptors(bad))) => self.broke(&bad),
+            Err(Cut::Pause(pause)) => match self.end() {
                 Some(death) => NoStream::Dead(death.clone()),
                 None => NoStream::Unreachable(format!("it ended before it was answered: {pause}")),
-            }),
-            Err(broken) => Err(NoStream::Dead(self.poison(&broken))),
+            },
+            Err(broken) => self.broke(&broken),
         }
     }
 
-    /// Makes a pair of sockets, and sends one end.
-    fn send_stream(&self, lane: u32, until: &mut Until) -> Result<Stream, NoStream> {
-        let lacking =
-            |error: io::Error| NoStream::Refused(format!("there is no socket for it: {}", explain(&error)));
-        let (ours, theirs) = UnixStream::pair().map_err(lacking)?;
-        let theirs = [OwnedFd::from(theirs)];
-        let header = Header { block: lane, ..Header::new(Kind::LaneOpen) };
+    /// Asks for a lane, with one end of a pair of sockets. With `each_way`, the server may answer with one of its own.
+    fn send_stream(
+        &self,
+        lane: u32,
+        each_way: bool,
+        theirs: OwnedFd,
+        until: &mut Until,
+    ) -> Result<(), NoStream> {
+        let theirs = [theirs];
+        let header = Header { call_id: each_way.into(), block: lane, ..Header::new(Kind::LaneOpen) };
         loop {
             if let Some(death) = self.death() {
                 return Err(NoStream::Dead(death.clone()));
             }
             match self.announce(header, &[], &theirs) {
-                Ok(true) => return Stream::socket(ours.into(), true).map_err(lacking),
+                Ok(true) => return Ok(()),
                 // The server has to read first.
                 Ok(false) if until.is_over() => return Err(NoStream::TimedOut),
                 Ok(false) => std::thread::sleep(Duration::from_millis(1)),
-                Err(error) if is_shortage(&error) => return Err(lacking(error)),
+                Err(error) if is_shortage(&error) => return Err(no_socket(&error)),
                 Err(_) if until.is_over() => return Err(NoStream::TimedOut),
                 Err(error) => {
                     // Until the watcher has found the end.
@@ -223,21 +314,28 @@ impl Connection {
         }
     }
 
-    /// The peer asks for a lane on a stream that came with its frame.
-    pub(super) fn stream_sent(self: &Arc<Self>, lane: u32) -> Result<(), Fault> {
+    /// The peer asks for a lane on a stream that came with its frame. With `each_way`, it takes one of ours for its requests.
+    pub(super) fn stream_sent(self: &Arc<Self>, lane: u32, each_way: bool) -> Result<(), Fault> {
         let fd = self.reader.lock().take_descriptor();
         let fd = fd.ok_or_else(|| Fault::Peer("a lane came without its stream".into()))?;
         if !fd.fd().is_some_and(is_unix_stream) {
             return Err(Fault::Peer("the descriptor of a lane is no connected Unix stream socket".into()));
         }
         let fd = fd.keep().ok_or_else(|| Fault::Peer("a lane came without its stream".into()))?;
-        let stream = Stream::socket(fd, false).map_err(|error| Fault::Ours(error.to_string()))?;
-        self.lane_asked(lane, stream);
+        let (stream, requests) = match each_way.then(pair_of_own).flatten() {
+            Some((receiving, requests)) => (Stream::each_way(receiving, fd), Some(requests)),
+            None => (Stream::socket(fd, false).map_err(|error| Fault::Ours(error.to_string()))?, None),
+        };
+        self.lane_asked_with(lane, stream, requests);
         Ok(())
     }
 
     /// The peer asks for a lane on `stream`, where the answer goes.
     pub(crate) fn lane_asked(self: &Arc<Self>, lane: u32, stream: Stream) {
+        self.lane_asked_with(lane, stream, None);
+    }
+
+    fn lane_asked_with(self: &Arc<Self>, lane: u32, stream: Stream, requests: Option<OwnedFd>) {
         let refused = |stream: &Stream, reason: &str| {
             // Whoever drains has taken nothing there.
             let answer = if self.streams.drains() {
@@ -253,8 +351,9 @@ impl Connection {
         let most = self.limits.lanes;
         match self.streams.attach(stream, self.peer.party(), most) {
             Err(stream) => refused(&stream, &format!("{most} lanes are all that a connection may have")),
-            Ok(stream) => {
-                let answer = Arc::clone(&stream.0);
+            Ok(mut stream) => {
+                stream.requests = requests;
+                let answer = Arc::clone(&stream.stream);
                 if let Err(reason) = self.events.lane_opened(self, lane, Some(stream)) {
                     refused(&answer, &reason);
                 }
@@ -268,7 +367,18 @@ pub(crate) fn shutting_down() -> Death {
     Death { reason: "the server is shutting down".into(), peer_closed: true }
 }
 
-/// Whether it is what a client sends for a lane.
+/// Both ends of a lane's stream.
+fn pair() -> Result<(Stream, OwnedFd), NoStream> {
+    let pair =
+        UnixStream::pair().and_then(|(near, far)| Ok((Stream::socket(near.into(), true)?, far.into())));
+    pair.map_err(|error| no_socket(&error))
+}
+
+fn no_socket(error: &io::Error) -> NoStream {
+    NoStream::Refused(format!("there is no socket for it: {}", explain(error)))
+}
+
+/// Whether it is what comes for a lane.
 fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
     let is_stream = getsockopt(&fd, sockopt::SockType).is_ok_and(|kind| kind == SockType::Stream);
     let address = getsockname::<SockaddrStorage>(fd.as_raw_fd());
@@ -280,3 +390,6 @@ impl fmt::Debug for Streams {
         out.debug_struct("Streams").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,13 +26,10 @@ impl Patience {
     ) -> Result<usize, Pause> {
         // Between hosts what is waited for takes longer than a look pays. Where each system call is counted, looks would be
         // most of them.
-        if !stream.carries_descriptors() || cfg!(feature = "instrument") {
+        if !stream.is_local() || cfg!(feature = "instrument") {
             return stream.receive(room, until);
         }
-        if let Some(found) = self.look(|| match stream.receive_now(room) {
-            Err(Pause::TimedOut) => None,
-            found => Some(found),
-        }) {
+        if let Some(found) = self.look(|| stream.glance(room)) {
             return found;
         }
         let received = stream.receive(room, until);
@@ -45,8 +42,20 @@ impl Patience {
         self.ladder.follows(bytes);
     }
 
-    fn look<T>(&mut self, look: impl FnMut() -> Option<T>) -> Option<T> {
+    #[inline(always)]
+    fn look<T>(&mut self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         self.waits = self.waits.wrapping_add(1);
+        for _ in 0..self.ladder.spins(self.waits) {
+            let found = look();
+            if found.is_some() {
+                return found;
+            }
+        }
+        self.look_on(look)
+    }
+
+    /// The same, when the short spin is over.
+    fn look_on<T>(&mut self, look: impl FnMut() -> Option<T>) -> Option<T> {
         let (look, found) = (RefCell::new(look), Cell::new(None));
         let ready = || {
             let seen = (look.borrow_mut())();
@@ -54,9 +63,7 @@ impl Patience {
             found.set(seen);
             is_there
         };
-        if !(0..self.ladder.spins(self.waits)).any(|_| ready()) {
-            self.ladder.climb(self.waits, ready);
-        }
+        self.ladder.climb(self.waits, ready);
         found.take()
     }
 }

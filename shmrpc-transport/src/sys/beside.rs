@@ -15,6 +15,9 @@ use crate::peers::{Party, PeerCredentials};
 pub(crate) const LOST: &str = "a descriptor was lost on its way: the process that was to receive it has none left; \
                                raise its limit (ulimit -n, LimitNOFILE=), or fs.file-max";
 
+/// asm-generic/socket.h, Linux 6.16.
+const SO_PASSRIGHTS: i32 = 83;
+
 /// Bytes for all that can come beside one message: the kernel passes up to 253 descriptors, credentials, a pidfd, and
 /// their heads. So nothing is lost but what this process has no descriptor for.
 pub(crate) const ALL: usize = 1280;
@@ -42,6 +45,12 @@ pub(crate) struct Received {
 /// The system's.
 pub(crate) fn urgent_bytes_too(socket: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(socket, sockopt::OobInline, &true)?)
+}
+
+/// Whether descriptors are to come beside what `socket` receives. If not, whoever sends some gets EPERM from the moment in
+/// which this returns; what came before is still there. False if the kernel does not know how.
+pub(crate) fn pass_descriptors(socket: BorrowedFd<'_>, wanted: bool) -> bool {
+    process::set(socket, SO_PASSRIGHTS, wanted)
 }
 
 #[repr(C, align(16))]

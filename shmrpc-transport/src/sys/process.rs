@@ -18,7 +18,7 @@ pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, wanted: bool) -> bool {
 }
 
 /// Sets an option of a socket. False if the kernel does not know it.
-fn set(socket: BorrowedFd<'_>, option: i32, wanted: bool) -> bool {
+pub(super) fn set(socket: BorrowedFd<'_>, option: i32, wanted: bool) -> bool {
     const LENGTH: libc::socklen_t = 4;
     let wanted = i32::from(wanted);
     // SAFETY: the option is an int, and the kernel reads as many bytes from where `wanted` lies.

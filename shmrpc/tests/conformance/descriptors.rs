@@ -1,19 +1,60 @@
 //! Descriptors as arguments and results, and that they do not go over a network.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use shmrpc::prelude::*;
 use shmrpc::{Outcome, Transport};
 
 use crate::ground::Ground;
-use crate::service::{Missing, WorkClient, all_of, holding};
+use crate::service::Missing;
+use crate::support::Place;
+
+/// A service of its own: lanes of one that has no descriptors may be others.
+#[shmrpc::service]
+trait Hand {
+    fn add(&self, a: u32, b: u32) -> u32;
+    fn read(&self, file: OwnedFd) -> Vec<u8>;
+    fn open(&self, text: &str) -> Result<OwnedFd, Missing>;
+    fn join(&self, one: OwnedFd, after: &[u8], other: OwnedFd) -> OwnedFd;
+    #[oneway]
+    fn write(&self, to: OwnedFd, text: &str);
+}
+
+impl Hand for () {
+    fn add(&self, a: u32, b: u32) -> u32 {
+        a + b
+    }
+
+    fn read(&self, file: OwnedFd) -> Vec<u8> {
+        all_of(file)
+    }
+
+    fn open(&self, text: &str) -> Result<OwnedFd, Missing> {
+        match text {
+            "none" => Err(Missing::Key(text.into())),
+            _ => Ok(holding(text)),
+        }
+    }
+
+    fn join(&self, one: OwnedFd, after: &[u8], other: OwnedFd) -> OwnedFd {
+        let [one, other] = [one, other].map(|file| String::from_utf8(all_of(file)).unwrap());
+        holding(&format!("{one} {other} {}", after.len()))
+    }
+
+    fn write(&self, to: OwnedFd, text: &str) {
+        File::from(to).write_all(text.as_bytes()).unwrap();
+    }
+}
 
 pub(crate) fn descriptors_go_both_ways(ground: Ground) {
-    let started = ground.start();
-    let client = started.connect();
-    if matches!(started.connect().transport().transport(), Transport::Tcp | Transport::Tls) {
+    let place = Place::new();
+    let server = ground.server().service(HandServer::new(())).listen(ground.endpoint(&place));
+    let server = server.start().unwrap();
+    let client: HandClient = ground.client().connect(server.endpoints()[0].to_string()).unwrap();
+    if matches!(client.transport().transport(), Transport::Tcp | Transport::Tls) {
         return descriptors_do_not_go(&client);
     }
     for length in [0, 10, 5_000, 300_000] {
@@ -53,7 +94,7 @@ pub(crate) fn descriptors_go_both_ways(ground: Ground) {
 }
 
 /// Over a network there is no way for them; the connection goes on.
-fn descriptors_do_not_go(client: &WorkClient) {
+fn descriptors_do_not_go(client: &HandClient) {
     let error = client.read(holding("a text")).unwrap_err();
     assert!(matches!(&error, CallError::NotEncoded(text) if text.contains("uds:")), "{error}");
     let error = client.open("a text").unwrap_err();
@@ -62,4 +103,17 @@ fn descriptors_do_not_go(client: &WorkClient) {
     assert_eq!(client.open("none").unwrap_err(), CallError::Service(Missing::Key("none".into())));
     assert_eq!(client.write(holding(""), "x").unwrap_err().outcome(), Outcome::NotRun);
     assert_eq!(client.add(1, 2), Ok(3));
+}
+
+/// The reading end of a pipe that holds a text, and will hold no more.
+fn holding(text: &str) -> OwnedFd {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(text.as_bytes()).unwrap();
+    reader.into()
+}
+
+fn all_of(file: OwnedFd) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    File::from(file).read_to_end(&mut bytes).unwrap();
+    bytes
 }

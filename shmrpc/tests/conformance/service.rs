@@ -1,8 +1,6 @@
 //! What is served on every ground, and what clients of another version take it for.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -86,11 +84,6 @@ pub(crate) trait Work {
     fn forget(&self);
     /// Handlers that have begun, but for this one.
     fn ran(&self) -> u64;
-    fn read(&self, file: OwnedFd) -> Vec<u8>;
-    fn open(&self, text: &str) -> Result<OwnedFd, Missing>;
-    fn join(&self, one: OwnedFd, after: &[u8], other: OwnedFd) -> OwnedFd;
-    #[oneway]
-    fn write(&self, to: OwnedFd, text: &str);
 }
 
 pub(crate) struct Worker {
@@ -248,26 +241,6 @@ impl Work for Arc<Worker> {
     fn ran(&self) -> u64 {
         Worker::ran(self)
     }
-
-    fn read(&self, file: OwnedFd) -> Vec<u8> {
-        all_of(file)
-    }
-
-    fn open(&self, text: &str) -> Result<OwnedFd, Missing> {
-        match text {
-            "none" => Err(Missing::Key(text.into())),
-            _ => Ok(holding(text)),
-        }
-    }
-
-    fn join(&self, one: OwnedFd, after: &[u8], other: OwnedFd) -> OwnedFd {
-        let [one, other] = [one, other].map(|file| String::from_utf8(all_of(file)).unwrap());
-        holding(&format!("{one} {other} {}", after.len()))
-    }
-
-    fn write(&self, to: OwnedFd, text: &str) {
-        File::from(to).write_all(text.as_bytes()).unwrap();
-    }
 }
 
 /// The same service as a later client knows it.
@@ -312,17 +285,4 @@ pub(crate) mod liar {
             Bool(on.0 + 2)
         }
     }
-}
-
-/// The reading end of a pipe that holds a text, and will hold no more.
-pub(crate) fn holding(text: &str) -> OwnedFd {
-    let (reader, mut writer) = std::io::pipe().unwrap();
-    writer.write_all(text.as_bytes()).unwrap();
-    reader.into()
-}
-
-pub(crate) fn all_of(file: OwnedFd) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    File::from(file).read_to_end(&mut bytes).unwrap();
-    bytes
 }

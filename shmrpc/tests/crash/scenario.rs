@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Condvar, Mutex};
 
+use shmrpc::ClientBuilder;
 use shmrpc::prelude::*;
 use shmrpc_transport::connection::give_back_everywhere;
 
@@ -38,6 +39,11 @@ pub(crate) trait Sweep {
     fn shrink(&self, id: u64);
     /// Returns when the server's door is open.
     fn hold(&self, id: u64) -> u64;
+}
+
+/// What has more than bytes. Apart, since a client of what has no descriptors may have other lanes.
+#[shmrpc::service]
+pub(crate) trait Hand {
     /// The server keeps it, and lets go of the one before.
     fn keep(&self, id: u64, blob: Blob);
     /// What was kept last, which is not kept any more.
@@ -152,6 +158,9 @@ impl Sweep for Logging {
         self.1.pass();
         id
     }
+}
+
+impl Hand for Logging {
     fn keep(&self, id: u64, blob: Blob) {
         self.0.ran(id);
         *self.2.lock().unwrap() = Some(blob);
@@ -197,10 +206,10 @@ impl<E> From<&CallError<E>> for End {
     }
 }
 
-fn connect(ground: Ground, place: &Path) -> Option<SweepClient> {
+fn connect<C: Client>(ground: Ground, place: &Path) -> Option<C> {
     let endpoint = ground.endpoint(place);
-    let client =
-        ground.client(SweepClient::builder()).timeout(BOUND).reconnect(false).connect(endpoint).ok()?;
+    let client = ground.client(ClientBuilder::<C>::new());
+    let client = client.timeout(BOUND).reconnect(false).connect(endpoint).ok()?;
     assert_eq!(client.transport().transport(), ground.transport(), "{}", client.transport());
     Some(client)
 }
@@ -208,10 +217,11 @@ fn connect(ground: Ground, place: &Path) -> Option<SweepClient> {
 /// Makes all calls of a story without a drain, whatever becomes of them, and says how each ended. Their numbers begin at
 /// `first`. A wrong reply panics.
 pub(crate) fn run(plan: Plan, place: &Path, first: u64) -> Vec<(u64, End)> {
-    let Some(client) = connect(plan.ground, place) else { return Vec::new() };
     if plan.story == Story::Handed {
-        return hand_over(&client, first, place);
+        let client = connect(plan.ground, place);
+        return client.map(|client| hand_over(&client, first, place)).unwrap_or_default();
     }
+    let Some(client) = connect(plan.ground, place) else { return Vec::new() };
     let mut ends = calls(&client, first);
     // A second thread opens a second lane.
     ends.extend(std::thread::scope(|scope| {
@@ -233,7 +243,7 @@ pub(crate) fn run_until_drained(
     place: &Path,
     meanwhile: impl FnOnce(&mut dyn FnMut()),
 ) -> Vec<(u64, End)> {
-    let Some(client) = connect(ground, place) else { return Vec::new() };
+    let Some(client) = connect::<SweepClient>(ground, place) else { return Vec::new() };
     let data = vec![7; LARGE];
     let add = |id| (id, ended(&client.add(id, 1, 2), |sum| *sum == 3));
     let mut ends = vec![(1, ended(&client.echo(1, &data), |echo| *echo == data))];
@@ -260,7 +270,7 @@ fn ended<T>(result: &Result<T, CallError>, right: impl FnOnce(&T) -> bool) -> En
 }
 
 /// Blobs and descriptors, both ways. The blob that is kept last outlives its client, if that is the one that dies.
-fn hand_over(client: &SweepClient, first: u64, place: &Path) -> Vec<(u64, End)> {
+fn hand_over(client: &HandClient, first: u64, place: &Path) -> Vec<(u64, End)> {
     let keep = |id| {
         let blob = client.blob(LENT).map(|mut blob| {
             blob.fill(7);

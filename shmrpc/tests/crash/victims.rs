@@ -17,7 +17,7 @@ use shmrpc_transport::connection::{has_ended, is_draining};
 
 use crate::memory::Crash;
 use crate::plan::{Ground, Plan, Story};
-use crate::scenario::{self, Door, End, HELD, Log, Logged, Logging, SweepServer};
+use crate::scenario::{self, Door, End, HELD, HandServer, Log, Logged, Logging, SweepServer};
 use crate::support::process::{ENDPOINT, Process, say};
 use crate::support::{BOUND, Place, until};
 use crate::trace::follow;
@@ -139,8 +139,10 @@ fn waits_for_lanes(server: u32) -> bool {
 }
 
 fn serve(log: Log, door: &Arc<Door>, ground: Ground, place: &Path) -> ServerHandle {
-    let service = SweepServer::new(Logging::new(log, door));
-    ground.server(Server::builder()).service(service).listen(ground.endpoint(place)).start().unwrap()
+    let service = Arc::new(Logging::new(log, door));
+    let [calls, hands] = [Arc::clone(&service), service];
+    let server = Server::builder().service(SweepServer::from_arc(calls)).service(HandServer::from_arc(hands));
+    ground.server(server).listen(ground.endpoint(place)).start().unwrap()
 }
 
 /// The client's part in a child: says "ready", waits for a line, makes all calls once, and ends.

@@ -41,11 +41,13 @@ impl Server {
     pub(in crate::lane) fn new(
         connection: &Arc<Connection>,
         lane: u32,
-        stream: LaneStream,
+        mut stream: LaneStream,
     ) -> Result<Self, EncodeError> {
         let draft = connection.draft()?;
         let header = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneOpen) };
-        stream.send_now(&header.to_frame());
+        let requests = stream.take_requests();
+        let header = header.with_descriptors(usize::from(requests.is_some()));
+        stream.send_now_with(&header.to_frame(), requests.as_slice());
         let connection = Arc::clone(connection);
         let (reader, patience) = (Reader::default(), Patience::default());
         Ok(Self { connection, stream, reader, patience, draft, taken: 0 })

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::life::Life;
-use crate::message::{Draft, EncodeError, Pool};
+use crate::message::{Budget, Draft, EncodeError, Pool};
 use crate::peers::PeerInfo;
 use crate::shm::consumer::Consumer;
 use crate::shm::ledger::Account;
@@ -221,6 +221,8 @@ pub(crate) struct Parts {
     pub(crate) trusted: bool,
     /// None if the two share no memory.
     pub(crate) bases: Option<Bases>,
+    /// What all peers of a server may have together, if that is bounded.
+    pub(crate) budget: Option<Budget>,
     /// How a client has further streams.
     pub(crate) dial: Dial,
     pub(crate) socket: Socket,
@@ -230,7 +232,7 @@ pub(crate) struct Parts {
 impl Connection {
     pub(crate) fn new(parts: Parts, events: Box<dyn Events>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let Parts { limits, peer, peer_is_client, trusted, bases, dial, socket, mut reader } = parts;
+        let Parts { limits, peer, peer_is_client, trusted, bases, budget, dial, socket, mut reader } = parts;
         if peer_is_client && limits.carrier == Carrier::Streams {
             reader.expect_streams();
         }
@@ -241,7 +243,7 @@ impl Connection {
         let copies = limits.receive_max.saturating_mul(4).max(4 << 20);
         let pool = match &bases {
             Some(bases) => Pool::sharing(bases.account.copies(), copies),
-            None => Pool::new(copies),
+            None => Pool::within(copies, budget),
         };
         let connection = Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),

@@ -15,6 +15,8 @@ use rkyv::rancor::Strategy;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
+pub use self::budget::Budget;
+pub(crate) use self::budget::Taken;
 pub use self::draft::Draft;
 pub use self::encode::{Buffer, Encode, EncodeError, Encoder, Grow, Nested, Sink, encode};
 pub use self::filling::Filling;
@@ -31,6 +33,7 @@ mod filling;
 mod encode;
 mod number;
 mod pool;
+mod budget;
 // unsafe: in its module `collections`.
 mod recheck;
 mod refusal;
@@ -93,6 +96,16 @@ pub enum Invalid {
         /// Bytes of copies that the connection may have.
         cap: u64,
     },
+    /// The same, and the messages of all peers of the server have the room.
+    #[error(
+        "no room for a copy of {length} bytes: all clients of the server together have its {cap} bytes; try again, or raise its `.max_memory(..)`"
+    )]
+    NoRoomForAll {
+        /// Bytes.
+        length: usize,
+        /// Bytes that all peers may have together.
+        cap: u64,
+    },
     /// It was to be copied, and the system has no memory.
     #[error(
         "no memory for a copy of {length} bytes; raise the limit of the process that receives them (ulimit -v, the cgroup's memory.max), or send less"
@@ -116,6 +129,7 @@ impl From<Lost> for Invalid {
         match lack {
             Lack::OfProcess(cap) => Self::NoRoom { length, cap },
             Lack::OfConnection(cap) => Self::NoRoomHere { length, cap },
+            Lack::OfAll(cap) => Self::NoRoomForAll { length, cap },
             Lack::Memory => Self::NoMemory { length },
         }
     }

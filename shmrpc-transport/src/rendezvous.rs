@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::{self, Bases, Carrier, Connection, Death, Dial, Events, Limits, Parts};
+use crate::message::Budget;
 use crate::peers::{PeerCredentials, PeerInfo, Peers};
 use crate::shm::ledger::{Account, Route};
 use crate::shm::memory::{Memory, MemoryError, Witness};
@@ -73,6 +74,8 @@ pub struct Policy {
     /// Bytes of our memory for messages that one process may hold, over all of its connections. If `None`: four times
     /// what both sides take as a message, and 4 MiB at least.
     pub max_lent: Option<u64>,
+    /// Bytes that all peers may have together (server), if that is bounded.
+    pub budget: Option<Budget>,
     /// Lanes that a connection may have (server).
     pub lanes: u32,
     /// How long a peer may take to say hello (server).
@@ -92,6 +95,7 @@ impl Default for Policy {
             max_silence: MAX_SILENCE,
             max_message: 64 << 20,
             max_lent: None,
+            budget: None,
             lanes: MAX_LANES,
             hello_timeout: HELLO_TIMEOUT,
         }
@@ -112,7 +116,7 @@ impl Policy {
 
     /// The account of a process that wants one more connection.
     fn account(&self, peer: &PeerInfo, route: &Route, lent_max: u64) -> Result<Arc<Account>, MeetError> {
-        let account = Account::of(peer, route);
+        let account = Account::of(peer, route, self.budget.as_ref());
         account.may_connect(lent_max).map_err(|full| MeetError::StillHeld { full: full.to_string() })?;
         Ok(account)
     }
@@ -370,11 +374,10 @@ impl Attempt<'_> {
             memory,
             memory_from: policy.memory_from,
         };
-        let dial = match theirs.carrier {
-            Carrier::Rings => Dial::No,
-            Carrier::Streams => Dial::Pair { descriptors: policy.descriptors },
-        };
-        Ok((Parts { limits, peer, peer_is_client: false, trusted, bases, dial, socket, reader }, theirs))
+        let dial = Dial::over_unix(theirs.carrier, policy.descriptors);
+        let (peer_is_client, budget) = (false, None);
+        let parts = Parts { limits, peer, peer_is_client, trusted, bases, budget, dial, socket, reader };
+        Ok((parts, theirs))
     }
 
     /// Sends the hello, with our memory.

@@ -231,10 +231,11 @@ impl Request<'_> {
     #[cold]
     fn unread(self, invalid: &Invalid) -> Answered {
         let failure = match invalid {
-            Invalid::NoRoom { .. } | Invalid::NoRoomHere { .. } | Invalid::NoMemory { .. } => {
-                Failure::Overloaded
-            }
             Invalid::Bytes { .. } => Failure::BadArguments,
+            Invalid::NoRoom { .. }
+            | Invalid::NoRoomHere { .. }
+            | Invalid::NoRoomForAll { .. }
+            | Invalid::NoMemory { .. } => Failure::Overloaded,
         };
         self.fail(failure, invalid.to_string())
     }

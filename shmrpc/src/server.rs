@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use shmrpc_transport::message::Budget;
 use shmrpc_transport::peers::Peers;
 use shmrpc_transport::places::{Limit, Places};
 use shmrpc_transport::rendezvous::{Host, Policy};
@@ -200,6 +201,20 @@ impl ServerBuilder {
     /// much of ended ones is still mapped.
     pub fn max_lent(mut self, bytes: u64) -> Self {
         self.policy.max_lent = Some(bytes);
+        self
+    }
+
+    /// Bytes that all clients of this server may have together: what it lends them of its memory (large results in flight, views, what
+    /// is mapped of ended connections), copies of their messages, and buffers that are kept warm for them. Not bounded by default but
+    /// by what each may have, times their number. Its connections are not counted, each of which takes up to 1 MiB besides, and
+    /// neither are copies of messages of up to 4 KiB refused.
+    ///
+    /// A call that finds no room ends as one that finds none within [`max_lent`](Self::max_lent) or
+    /// [`max_message`](Self::max_message): of arguments with [`CallError::Overloaded`](crate::CallError::Overloaded), of results with
+    /// [`CallError::BadReply`](crate::CallError::BadReply). Where nobody is trusted to leave some to others, give each client
+    /// less than this.
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.policy.budget = Some(Budget::new(bytes));
         self
     }
 

@@ -178,7 +178,7 @@ pub(super) mod tests {
             lent_max: 4 << 20,
         };
         let peer = PeerInfo::new(PeerCredentials::own(), None);
-        let account = Account::of(&peer, &Route { path: "outbox".into(), listening: true });
+        let account = Account::of(&peer, &Route { path: "outbox".into(), listening: true }, None);
         let bases = Some(Bases { account, own: base(), peer: base() });
         let (socket, reader) = (Socket::new(ours).unwrap(), FrameReader::default());
         let parts = Parts {
@@ -187,6 +187,7 @@ pub(super) mod tests {
             peer_is_client: false,
             trusted: false,
             bases,
+            budget: None,
             dial: Dial::No,
             socket,
             reader,

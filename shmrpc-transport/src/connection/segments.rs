@@ -151,12 +151,14 @@ impl Connection {
         })
     }
 
-    /// That the peer holds all that it may, and which of its two bounds that is: of its process, or of this connection.
+    /// That the peer holds all that it may, and which bound that is: of its process, of this connection, or of all peers.
     pub(super) fn no_memory(&self) -> EncodeError {
         let (of_process, of_connection) = (self.limits.lent_max, mapped_max(self.limits.send_max));
-        let (cap, raise) = match of_connection < of_process {
-            true => (of_connection, "max_message on the side that receives"),
-            false => (of_process, "max_lent on the side that sends"),
+        let scarce = self.shared.as_ref().and_then(|shared| shared.account.scarce(of_process));
+        let (cap, raise) = match (scarce, of_connection < of_process) {
+            (Some(budget), _) => (budget.cap(), "max_memory of the server, which all of its clients share"),
+            (None, true) => (of_connection, "max_message on the side that receives"),
+            (None, false) => (of_process, "max_lent on the side that sends"),
         };
         EncodeError::NoMemory { cap, raise }
     }

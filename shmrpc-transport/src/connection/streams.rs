@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use parking_lot::Mutex;
 
 use super::inbox::Fault;
-use super::{Connection, Death};
+use super::{Carrier, Connection, Death};
 use crate::message::Message;
 use crate::peers::Party;
 use crate::shm::segment::MAX_LANES;
@@ -36,6 +36,16 @@ pub(crate) enum Dial {
     },
     /// It connects again.
     Again(Box<dyn Redial>),
+}
+
+impl Dial {
+    /// That of a client over a Unix socket.
+    pub(crate) fn over_unix(carrier: Carrier, descriptors: bool) -> Self {
+        match carrier {
+            Carrier::Rings => Self::No,
+            Carrier::Streams => Self::Pair { descriptors },
+        }
+    }
 }
 
 /// Connects again, for one more lane.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use self::lines::{Lines, whole};
+use super::budget::Budget;
 use crate::sys::fork::Generation;
 
 // unsafe: buffers that are not initialised as a whole.
@@ -13,21 +14,53 @@ mod lines;
 
 /// Bytes of all buffers that there are for copies of one process's messages, in use or warm, over all of its connections.
 #[derive(Debug, Default)]
-pub struct Room(AtomicU64);
+pub struct Room {
+    taken: AtomicU64,
+    /// What those of all peers of the server have together.
+    budget: Option<Budget>,
+}
+
+/// Whose bytes are all taken.
+enum Full {
+    Own,
+    OfAll(u64),
+}
 
 impl Room {
-    /// False if there would be more than `cap` bytes then.
-    fn take(&self, bytes: u64, cap: u64) -> bool {
+    /// Room that is a part of a budget.
+    pub(crate) fn within(budget: Option<Budget>) -> Self {
+        Self { taken: AtomicU64::new(0), budget }
+    }
+
+    /// An error if there would be more than `cap` bytes then, or more than the budget has. What has no cap has room in any case.
+    fn take(&self, bytes: u64, cap: u64) -> Result<(), Full> {
         let taken = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= cap);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).map_err(|_| Full::Own)?;
+        match &self.budget {
+            Some(budget) if cap == u64::MAX => budget.take_anyway(bytes),
+            Some(budget) if !budget.take(bytes) => {
+                self.taken.fetch_sub(bytes, Ordering::Relaxed);
+                return Err(Full::OfAll(budget.cap()));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn give(&self, bytes: u64) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        self.taken.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(budget) = &self.budget {
+            budget.give(bytes);
+        }
     }
 
     fn taken(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether so little is taken that buffers may stay warm which nobody uses: others need room too.
+    fn is_wide(&self, cap: u64) -> bool {
+        self.taken() <= cap / 2 && self.budget.as_ref().is_none_or(|budget| budget.left() >= budget.cap() / 2)
     }
 }
 
@@ -79,6 +112,8 @@ pub(super) enum Lack {
     OfProcess(u64),
     /// So many bytes, for this connection.
     OfConnection(u64),
+    /// So many bytes, for all peers of the server.
+    OfAll(u64),
 }
 
 impl Copied {
@@ -99,7 +134,13 @@ impl Copied {
 impl Pool {
     /// Room for copies of `cap` bytes in all, of one connection alone.
     pub fn new(cap: u64) -> Arc<Self> {
-        Arc::new(Self { cap, shared: false, room: Arc::default(), stock: Mutex::default() })
+        Self::within(cap, None)
+    }
+
+    /// The same, as a part of a budget.
+    pub(crate) fn within(cap: u64, budget: Option<Budget>) -> Arc<Self> {
+        let room = Arc::new(Room::within(budget));
+        Arc::new(Self { cap, shared: false, room, stock: Mutex::default() })
     }
 
     /// The same, where other connections of the peer's process have their copies too.
@@ -124,11 +165,17 @@ impl Pool {
         let right = needed..=needed.saturating_mul(2);
         let fits = stock.buffers.iter().rposition(|buffer| right.contains(&bytes(buffer)));
         let warm = fits.map(|at| stock.buffers.remove(at));
-        while warm.is_none() && !self.room.take(needed, cap) {
+        while warm.is_none()
+            && let Err(full) = self.room.take(needed, cap)
+        {
             // What nobody uses makes room, the coldest first.
             if stock.buffers.is_empty() {
-                let lack = if self.shared { Lack::OfProcess } else { Lack::OfConnection };
-                return Err(Lost { length, lack: lack(self.cap) });
+                let lack = match full {
+                    Full::OfAll(cap) => Lack::OfAll(cap),
+                    Full::Own if self.shared => Lack::OfProcess(self.cap),
+                    Full::Own => Lack::OfConnection(self.cap),
+                };
+                return Err(Lost { length, lack });
             }
             self.room.give(bytes(&stock.buffers.remove(0)));
         }
@@ -148,7 +195,7 @@ impl Pool {
             return None;
         };
         // What the allocator adds of itself counts too, and comes to nothing in practice.
-        self.room.take(bytes(&buffer) - whole(length), u64::MAX);
+        drop(self.room.take(bytes(&buffer) - whole(length), u64::MAX));
         Some(buffer)
     }
 
@@ -194,8 +241,7 @@ impl Drop for Copied {
         }
         let Self { buffer, pool, .. } = self;
         let mut stock = pool.stock.lock();
-        // Others need room too.
-        let cold = if pool.room.taken() > pool.cap / 2 {
+        let cold = if !pool.room.is_wide(pool.cap) {
             Some(core::mem::replace(buffer, Lines::none()))
         } else {
             stock.buffers.push(core::mem::replace(buffer, Lines::none()));
@@ -284,6 +330,27 @@ mod tests {
         assert_eq!(room.taken(), pools.iter().map(|pool| kept(pool)).sum::<u64>());
         drop(pools);
         assert_eq!(room.taken(), 0);
+    }
+
+    #[test]
+    fn all_peers_of_a_server_have_one_budget() {
+        let budget = Budget::new(4096);
+        let pools = [0; 2].map(|_| Pool::within(1 << 20, Some(budget.clone())));
+        let first = pools[0].take(3072).unwrap();
+        let full = pools[1].take(2048).map_err(Invalid::from).unwrap_err();
+        assert!(matches!(full, Invalid::NoRoomForAll { length: 2048, cap: 4096 }));
+        assert_eq!((pools[1].room.taken(), budget.left()), (0, 1024));
+        let small = pools[1].take_anyway(2048).unwrap();
+        assert_eq!((pools[1].room.taken(), budget.left()), (2048, 0));
+        // What nobody uses leaves half of it to others.
+        drop(first);
+        assert_eq!((kept(&pools[0]), budget.left()), (0, 2048));
+        drop(small);
+        assert_eq!((kept(&pools[1]), budget.left()), (2048, 2048));
+        // What is warm makes room for the same peer.
+        drop(pools[1].take(3072).unwrap());
+        drop(pools);
+        assert_eq!(budget.left(), 4096);
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub fn connect(
     let (near, far) = Inside::pair().map_err(system)?;
     let (answer, server_events) = served.host.welcome(&peer, application)?;
     let lanes = served.policy.lanes.min(MAX_LANES);
-    let parts = |end, dial, send_max: u64, receive_max: u64| Parts {
+    let parts = |end, dial, budget, send_max: u64, receive_max: u64| Parts {
         limits: Limits {
             lanes,
             carrier: Carrier::Streams,
@@ -127,14 +127,16 @@ pub fn connect(
         peer_is_client: matches!(dial, Dial::No),
         trusted: false,
         bases: None,
+        budget,
         dial,
         socket: Socket::inside(end),
         reader: FrameReader::default(),
     };
     let (here, there) = (policy.max_message, served.policy.max_message);
-    let server = Connection::new(parts(far, Dial::No, here, there), server_events);
+    let server =
+        Connection::new(parts(far, Dial::No, served.policy.budget.clone(), here, there), server_events);
     let again = Again(Arc::downgrade(&server));
-    let client = Connection::new(parts(near, Dial::Again(Box::new(again)), there, here), events);
+    let client = Connection::new(parts(near, Dial::Again(Box::new(again)), None, there, here), events);
     served.host.connected(&server);
     for connection in [&server, &client] {
         if let Err(error) = connection::watch(connection) {

@@ -330,8 +330,8 @@ impl Arriving {
 
     fn install(&self, agreed: Agreed, events: Box<dyn Events>, socket: Socket, reader: FrameReader) -> Next {
         let Agreed { limits, peer, trusted, bases } = agreed;
-        let parts =
-            Parts { limits, peer, peer_is_client: true, trusted, bases, dial: Dial::No, socket, reader };
+        let (peer_is_client, budget, dial) = (true, self.policy.budget.clone(), Dial::No);
+        let parts = Parts { limits, peer, peer_is_client, trusted, bases, budget, dial, socket, reader };
         let connection = Connection::new(parts, events);
         self.host.connected(&connection);
         if let Err(error) = connection::watch(&connection) {

@@ -247,8 +247,8 @@ pub fn connect(
         tls: tls.cloned(),
     }));
     let peer = PeerInfo::remote(address, certificate);
-    let parts =
-        Parts { limits, peer, peer_is_client: false, trusted: false, bases: None, dial, socket, reader };
+    let (peer_is_client, trusted, bases, budget) = (false, false, None, None);
+    let parts = Parts { limits, peer, peer_is_client, trusted, bases, budget, dial, socket, reader };
     let connection = Connection::new(parts, events);
     if let Err(error) = connection::watch(&connection) {
         connection.die(Death { reason: "it cannot be watched".into(), peer_closed: false });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::memory::Witness;
-use crate::message::Room;
+use crate::message::{Budget, Room, Taken};
 use crate::peers::{PeerCredentials, PeerInfo};
 use crate::sys::fork::{Generation, PerProcess};
 use crate::sys::lease::Others;
@@ -45,6 +45,8 @@ pub(crate) struct Account {
     books: Mutex<Books>,
     /// What copies of its messages have.
     copies: Arc<Room>,
+    /// What all peers of the server may have together.
+    budget: Option<Budget>,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +65,7 @@ struct Remains {
     /// Whether it was a base segment.
     base: bool,
     witness: Witness,
+    _taken: Option<Taken>,
 }
 
 impl Books {
@@ -94,6 +97,8 @@ pub(crate) enum Full {
     Bytes { held: u64, cap: u64 },
     #[error("{held} pieces of {cap} are held already")]
     Pieces { held: usize, cap: usize },
+    #[error("all peers together have {cap} bytes already")]
+    All { cap: u64 },
 }
 
 /// All accounts of one process of ours.
@@ -122,15 +127,16 @@ impl Ledger {
 
 impl Account {
     /// The account of the process at the other end: the same one for all of its connections over this route.
-    pub(crate) fn of(peer: &PeerInfo, route: &Route) -> Arc<Self> {
+    pub(crate) fn of(peer: &PeerInfo, route: &Route, budget: Option<&Budget>) -> Arc<Self> {
         let ledger = Ledger::get();
         let is_it = |account: &Arc<Self>| account.route == *route && account.is_of(peer);
         if let Some(known) = ledger.accounts().into_iter().find(is_it) {
             return known;
         }
         let (peer, route) = (peer.clone(), route.clone());
-        let (process, books, copies) = (Generation::current(), Mutex::default(), Arc::default());
-        let account = Arc::new(Self { peer, route, process, books, copies });
+        let (process, books, budget) = (Generation::current(), Mutex::default(), budget.cloned());
+        let copies = Arc::new(Room::within(budget.clone()));
+        let account = Arc::new(Self { peer, route, process, books, copies, budget });
         ledger.accounts.lock().push(Arc::clone(&account));
         account
     }
@@ -191,8 +197,18 @@ impl Account {
         if held < cap { Ok(()) } else { Err(Full::Pieces { held, cap }) }
     }
 
+    /// The budget that it is a part of, if that leaves less than the process may have.
+    pub(crate) fn scarce(&self, cap: u64) -> Option<&Budget> {
+        let left = self.left_of_process(cap);
+        self.budget.as_ref().filter(|budget| budget.left() < left)
+    }
+
     /// Bytes that the process may still be lent of `cap`.
     pub(crate) fn left(&self, cap: u64) -> u64 {
+        self.left_of_process(cap).min(self.budget.as_ref().map_or(u64::MAX, Budget::left))
+    }
+
+    fn left_of_process(&self, cap: u64) -> u64 {
         let mut books = self.books.lock();
         if books.lent.saturating_add(books.remaining()) > cap / 2 {
             self.ask(&mut books);
@@ -216,15 +232,17 @@ impl Account {
         if held.saturating_add(bytes) > cap {
             return Err(Full::Bytes { held, cap });
         }
+        let part = |budget: &Budget| budget.part(bytes).ok_or(Full::All { cap: budget.cap() });
+        let taken = self.budget.as_ref().map(part).transpose()?;
         books.lent += bytes;
         books.pieces += 1;
-        Ok(Lent { account: Arc::clone(self), bytes, counted: bytes, witness })
+        Ok(Lent { account: Arc::clone(self), bytes, counted: bytes, witness, taken })
     }
 
     /// A base segment: it is counted when its connection has ended and our lanes and views have let go of it. Until then
     /// the number of connections bounds it.
     pub(crate) fn lend_base(self: &Arc<Self>, bytes: u64, witness: Option<Witness>) -> Lent {
-        Lent { account: Arc::clone(self), bytes, counted: 0, witness }
+        Lent { account: Arc::clone(self), bytes, counted: 0, witness, taken: None }
     }
 
     /// Bytes that remain, after asking; those of base segments apart.
@@ -240,12 +258,12 @@ impl Account {
     }
 
     /// A segment is over. Without a witness nobody can tell what becomes of it, and it is forgotten.
-    fn bury(&self, bytes: u64, counted: u64, witness: Option<Witness>) {
+    fn bury(&self, bytes: u64, counted: u64, witness: Option<Witness>, taken: Option<Taken>) {
         let mut books = self.books.lock();
         books.lent -= counted;
         books.pieces -= usize::from(counted > 0);
         if let Some(witness) = witness {
-            books.remains.push(Remains { bytes, base: counted == 0, witness });
+            books.remains.push(Remains { bytes, base: counted == 0, witness, _taken: taken });
             drop(books);
             Ledger::get().hurry();
         }
@@ -259,13 +277,14 @@ pub(crate) struct Lent {
     bytes: u64,
     counted: u64,
     witness: Option<Witness>,
+    taken: Option<Taken>,
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
         // In a forked child the memory is its parent's.
         if self.account.process.is_current() {
-            self.account.bury(self.bytes, self.counted, self.witness.take());
+            self.account.bury(self.bytes, self.counted, self.witness.take(), self.taken.take());
         }
     }
 }
@@ -310,9 +329,13 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn account(name: &str, pidfd: bool) -> Arc<Account> {
+        account_of(name, pidfd, None)
+    }
+
+    fn account_of(name: &str, pidfd: bool, budget: Option<&Budget>) -> Arc<Account> {
         let own = PeerCredentials::own();
         let peer = PeerInfo::new(own, pidfd.then(|| process::open(own.pid.unwrap()).unwrap()));
-        Account::of(&peer, &Route { path: name.into(), listening: true })
+        Account::of(&peer, &Route { path: name.into(), listening: true }, budget)
     }
 
     /// Ours, on the account, and the peer's.
@@ -340,6 +363,25 @@ mod tests {
             assert_eq!(account.may_connect(0), Ok(()));
             assert_eq!(account.left(2 * MIB), 2 * MIB);
         }
+    }
+
+    /// What somebody still has of the memory of ended connections counts, too.
+    #[test]
+    fn all_peers_of_a_server_have_one_budget() {
+        let budget = Budget::new(3 * MIB);
+        let [one, other] = ["budget one", "budget other"].map(|name| account_of(name, true, Some(&budget)));
+        let (ours, theirs) = share(&one, Memory::Memfd);
+        let lent = other.lend(MIB, 4 * MIB, None).unwrap();
+        assert_eq!((other.left(4 * MIB), other.left(MIB)), (MIB, 0));
+        assert!(other.scarce(4 * MIB).is_some() && other.scarce(MIB).is_none());
+        let full = other.lend(2 * MIB, 4 * MIB, None).map(drop).unwrap_err();
+        assert_eq!(full, Full::All { cap: 3 * MIB });
+        drop(ours);
+        assert_eq!((one.left(4 * MIB), other.left(4 * MIB)), (MIB, MIB), "the peer has it still");
+        drop(theirs);
+        assert_eq!((one.left(MIB), other.left(4 * MIB)), (MIB, 2 * MIB));
+        drop(lent);
+        assert_eq!(other.left(4 * MIB), 3 * MIB);
     }
 
     /// Their lanes may run on for a while, and hold them.
@@ -386,7 +428,7 @@ mod tests {
         assert_eq!(account.may_connect(MIB), Err(full));
         // Another process has its own.
         let other = PeerInfo::new(PeerCredentials { pid: Some(1), ..PeerCredentials::own() }, None);
-        let another = Account::of(&other, &account.route);
+        let another = Account::of(&other, &account.route, None);
         drop(another.lend(1, MIB, None).unwrap());
         lent.pop();
         assert_eq!(account.may_connect(MIB), Ok(()));
@@ -412,7 +454,7 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         let credentials = PeerCredentials { pid: Some(pid), ..PeerCredentials::own() };
         let route = Route { path: "numbers".into(), listening: true };
-        let of = |pidfd| Account::of(&PeerInfo::new(credentials, Some(pidfd)), &route);
+        let of = |pidfd| Account::of(&PeerInfo::new(credentials, Some(pidfd)), &route, None);
         let first = of(process::open(pid).unwrap());
         assert!(Arc::ptr_eq(&first, &of(process::open(pid).unwrap())));
         drop(child.stdin.take());

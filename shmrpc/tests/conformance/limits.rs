@@ -4,10 +4,12 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use shmrpc::Transport;
 use shmrpc::prelude::*;
 
 use crate::ground::Ground;
 use crate::service::pattern;
+use crate::support::until;
 
 /// No power of two, so that blocks are larger than it.
 const LIMIT: u32 = 100_000;
@@ -104,4 +106,36 @@ pub(crate) fn views_that_are_held_push_back(ground: Ground) {
     assert!(views.iter().all(|view| ***view == *pattern(900_000)));
     views.clear();
     assert!(client.pattern(900_000).unwrap() == pattern(900_000));
+}
+
+/// Copies of what they send, and what they hold of the server's memory. Each of them would have room for more.
+pub(crate) fn all_clients_together_have_so_much(ground: Ground) {
+    const LARGE: u32 = 2_000_000;
+    let started = ground.start_with(|builder| builder.max_memory(3 << 20));
+    let [one, other] = [started.connect(), started.connect()];
+    if ground.in_place {
+        let view = one.view().pattern(LARGE).unwrap();
+        match other.pattern(LARGE).err() {
+            // What finds no room in memory goes through the socket.
+            None => assert_eq!(ground.transport, Transport::Uds),
+            Some(CallError::BadReply(text)) => assert!(text.contains("max_memory"), "{text}"),
+            Some(error) => panic!("{error:?}"),
+        }
+        assert!(**view == *pattern(LARGE));
+        drop(view);
+        until("the memory is given back", || other.pattern(LARGE).is_ok());
+        return;
+    }
+    let large = pattern(LARGE);
+    thread::scope(|scope| {
+        let held = scope.spawn(|| one.hold(large));
+        started.keeper.entered();
+        let error = other.is_pattern(large).expect_err("there is no limit");
+        assert!(matches!(&error, CallError::Overloaded(text) if text.contains("max_memory")), "{error:?}");
+        assert_eq!(error.outcome(), Outcome::NotRun);
+        assert_eq!(other.is_pattern(pattern(4000)), Ok(true));
+        started.keeper.release();
+        assert_eq!(held.join().unwrap(), Ok(LARGE));
+    });
+    assert_eq!(other.is_pattern(large), Ok(true));
 }

@@ -6,7 +6,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::super::{Carrier, Events, Limits, Parts};
+use super::super::{Events, Limits, Parts};
 use super::*;
 use crate::descriptors::BadDescriptors;
 use crate::peers::{PeerCredentials, PeerInfo};
@@ -42,6 +42,7 @@ fn connection(socket: UnixStream, dial: Dial, lanes: Sender<LaneStream>) -> Arc<
         peer_is_client: matches!(dial, Dial::No),
         trusted: false,
         bases: None,
+        budget: None,
         dial,
         socket: Socket::new(socket).unwrap(),
         reader: FrameReader::default(),

@@ -339,6 +339,7 @@ impl Hall {
             peer_is_client: true,
             trusted: false,
             bases: None,
+            budget: self.policy.budget.clone(),
             dial: Dial::No,
             socket,
             reader,

@@ -17,6 +17,8 @@ use crate::syntax::{head, is_unit, last_segment, type_arguments};
 use params::{blob, is_descriptor, param, refuse_receiver};
 
 const NOT_YET: &str = "not in this version of shmrpc yet";
+/// A request names its method by 16 bits.
+const MOST_METHODS: usize = 1 << 16;
 
 /// Reads the item under `#[shmrpc::service]`. `None` if it is no trait at all.
 pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<Service> {
@@ -33,10 +35,13 @@ pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<
     };
     refuse_trait_parts(&item, errors);
     refuse_twice(&mut item.attrs, "service", errors);
-    let mut methods = Vec::new();
+    let (mut methods, mut seen) = (Vec::new(), 0);
     for part in &mut item.items {
         match part {
-            TraitItem::Fn(function) => methods.extend(method(methods.len(), function, errors)),
+            TraitItem::Fn(function) => {
+                methods.extend(method(seen, function, errors));
+                seen += 1;
+            }
             TraitItem::Const(item) => {
                 errors.refuse(&item.ident, "a service has methods only: move this constant out of the trait")
             }
@@ -101,8 +106,10 @@ fn method(index: usize, function: &mut TraitItemFn, errors: &Errors) -> Option<M
     let oneway = take_markers(function, errors);
     let TraitItemFn { attrs, modifiers: _, sig, default: _, semi_token: _ } = &*function;
     refuse_signature_parts(sig, errors);
-    let Ok(index) = u16::try_from(index) else {
-        errors.refuse(&sig.ident, "a service has at most 65536 methods");
+    let Ok(number) = u16::try_from(index) else {
+        if index == MOST_METHODS {
+            errors.refuse(&sig.ident, format!("a service has at most {MOST_METHODS} methods"));
+        }
         return None;
     };
     let mut params: Vec<Param> = Vec::new();
@@ -118,7 +125,7 @@ fn method(index: usize, function: &mut TraitItemFn, errors: &Errors) -> Option<M
     });
     (0..).zip(descriptors).for_each(|(number, place)| *place = number);
     Some(Method {
-        index,
+        index: number,
         name: sig.ident.clone(),
         cfgs: cfgs(attrs),
         attrs: attrs.iter().filter(|attr| is_repeated(attr)).cloned().collect(),
@@ -310,4 +317,27 @@ fn variant(written: &syn::Variant, errors: &Errors) -> Variant {
         literal
     });
     Variant { name: ident.clone(), attrs: attrs.clone(), fields: fields.clone(), discriminant }
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::{format_ident, quote};
+
+    use super::*;
+    use crate::args;
+
+    /// Too many to write them out for the compiler.
+    #[test]
+    fn methods_beyond_the_last_number_are_refused_once() {
+        let many = |count: usize| {
+            let names = (0..count).map(|index| format_ident!("method_{index}"));
+            let errors = Errors::new();
+            let args = args::service(TokenStream::new(), &errors);
+            let service = service(args, quote!(trait Many { #(fn #names(&self);)* }), &errors).unwrap();
+            let refused = errors.finish().err();
+            (service.methods.len(), refused.into_iter().flatten().map(|error| error.to_string()).collect())
+        };
+        assert_eq!(many(65_536), (65_536, Vec::<String>::new()));
+        assert_eq!(many(65_538), (65_536, vec!["a service has at most 65536 methods".to_owned()]));
+    }
 }

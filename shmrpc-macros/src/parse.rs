@@ -4,9 +4,10 @@
 mod params;
 
 use proc_macro2::TokenStream;
+use syn::parse::{ParseStream, Parser};
 use syn::{
     Attribute, Data, DeriveInput, FnArg, GenericParam, Item, ItemTrait, Lit, ReturnType, Safety, Signature,
-    TraitItem, TraitItemFn, parse_quote,
+    Token, TraitItem, TraitItemFn, Visibility, parse_quote,
 };
 
 use crate::args::Args;
@@ -37,6 +38,7 @@ pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<
     refuse_twice(&mut item.attrs, "service", errors);
     let (mut methods, mut seen) = (Vec::new(), 0);
     for part in &mut item.items {
+        take_qualifiers(part, errors);
         match part {
             TraitItem::Fn(function) => {
                 methods.extend(method(seen, function, errors));
@@ -81,6 +83,26 @@ fn refuse_twice(attrs: &mut Vec<Attribute>, name: &str, errors: &Errors) {
         }
         !again
     });
+}
+
+/// Takes off a method what it cannot have in a trait, where syn does not see a method in it.
+fn take_qualifiers(part: &mut TraitItem, errors: &Errors) {
+    let TraitItem::Verbatim(tokens) = part else { return };
+    let read = |input: ParseStream<'_>| {
+        let attrs = input.call(Attribute::parse_outer)?;
+        let (vis, default) = (input.parse::<Visibility>()?, input.parse::<Option<Token![default]>>()?);
+        let mut function: TraitItemFn = input.parse()?;
+        function.attrs.splice(0..0, attrs);
+        Ok((vis, default, function))
+    };
+    let Ok((vis, default, function)) = read.parse2(tokens.clone()) else { return };
+    if !matches!(vis, Visibility::Inherited) {
+        errors.refuse(&vis, "a method of a service is as visible as its trait: write a plain `fn`");
+    }
+    if let Some(token) = default {
+        errors.refuse(token, "a method of a service cannot be `default`: write a plain `fn`");
+    }
+    *part = TraitItem::Fn(function);
 }
 
 fn refuse_trait_parts(item: &ItemTrait, errors: &Errors) {

@@ -48,6 +48,9 @@ use proc_macro::TokenStream;
 /// | `OwnedFd` | an `OwnedFd`, or what owns one | a descriptor | an `OwnedFd` of its own |
 /// | `&Context` | (none) | (nothing) | the call's context |
 ///
+/// The macro sees names, and not what they stand for: `Archived`, `Blob`, `OwnedFd`, `Context`, `Result` and `str` are known by
+/// these, with or without a path, and not by other names (`use shmrpc::Context as Ctx`).
+///
 /// Marker: `#[oneway]` (no reply, no result). Argument: `crate = path`, where shmrpc is found if not at `::shmrpc`.
 #[proc_macro_attribute]
 pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {

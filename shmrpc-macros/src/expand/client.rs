@@ -169,10 +169,13 @@ pub(crate) fn view_call(service: &Service, method: &Method) -> Option<TokenStrea
         Reply::Blob { number, err } => blob_call(service, method, number, err.as_deref()),
         // There is nothing to look at.
         Reply::Descriptor { err } => descriptor_call(service, method, err.as_deref()),
-        Reply::Plain(ok) => (quote!(#krate::View<#ok>, #krate::CallError), quote!(view(#index, #arguments))),
-        Reply::Fallible { ok, err } => {
-            (quote!(#krate::View<#ok>, #krate::CallError<#err>), quote!(view_fallible(#index, #arguments)))
+        Reply::Plain(ok) => {
+            (quote!(#krate::View<#ok>, #krate::CallError), quote!(call_view(#index, #arguments)))
         }
+        Reply::Fallible { ok, err } => (
+            quote!(#krate::View<#ok>, #krate::CallError<#err>),
+            quote!(call_view_fallible(#index, #arguments)),
+        ),
     };
     Some(quote!(#head -> ::core::result::Result<#result> { self.0.#body }))
 }

@@ -189,7 +189,7 @@ where
         &self,
         key: &str,
     ) -> ::core::result::Result<::shmrpc::View<Entry>, ::shmrpc::CallError<KvError>> {
-        self.0.view_fallible(0u16, &(::shmrpc::private::arg::Text(key),))
+        self.0.call_view_fallible(0u16, &(::shmrpc::private::arg::Text(key),))
     }
     /// Calls `Kv::put`.
     #[inline]
@@ -199,7 +199,7 @@ where
         value: &[u8],
     ) -> ::core::result::Result<::shmrpc::View<u64>, ::shmrpc::CallError> {
         self.0
-            .view(
+            .call_view(
                 1u16,
                 &(
                     ::shmrpc::private::arg::Text(key),
@@ -213,7 +213,7 @@ where
         &self,
         entry: &Entry,
     ) -> ::core::result::Result<::shmrpc::View<u64>, ::shmrpc::CallError> {
-        self.0.view(2u16, &(::shmrpc::private::arg::Ref(entry),))
+        self.0.call_view(2u16, &(::shmrpc::private::arg::Ref(entry),))
     }
     /// Calls `Kv::compare_and_put`.
     #[inline]
@@ -223,7 +223,7 @@ where
         expected: u64,
     ) -> ::core::result::Result<::shmrpc::View<u64>, ::shmrpc::CallError<KvError>> {
         self.0
-            .view_fallible(
+            .call_view_fallible(
                 3u16,
                 &(
                     ::shmrpc::private::arg::Ref(&entry),
@@ -237,7 +237,7 @@ where
     pub fn r#clear(
         &self,
     ) -> ::core::result::Result<::shmrpc::View<()>, ::shmrpc::CallError> {
-        self.0.view(5u16, &())
+        self.0.call_view(5u16, &())
     }
 }
 /// Serves an implementation of [`Kv`], which it holds as it is, or in an `Arc`.

@@ -58,6 +58,50 @@ fn a_name_that_is_passed_on_is_its_module_s() {
     assert_eq!(names, expected.map(|(name, module)| (name.to_owned(), module.clone())).into());
 }
 
+/// Modules that turn numbers into numbers, with what of others they may use.
+const PURE: [(&str, &[&str]); 2] = [("shm/arena.rs", &[]), ("slot.rs", &["sync"])];
+
+#[test]
+fn what_is_pure_uses_no_memory_clock_or_system() {
+    let folder = root().join("shmrpc-transport/src");
+    let mut wrong = Vec::new();
+    for (name, may) in PURE {
+        let file = folder.join(name);
+        let outside = used_outside(Said::of(&file).paths, &module_of(&folder, &file));
+        let impure = outside.into_iter().filter(|path| !may.contains(&path[0].as_str()));
+        wrong.extend(impure.map(|path| format!("{name} uses {}", path.join("::"))));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_is_used_outside_of_a_module_is_seen() {
+    let text = "use crate::sync::Word; use std::time::Instant; pub(crate) struct S { word: super::sys::futex::Stop }
+        fn f() -> u64 { u64::MAX + core::mem::take(&mut 1) + Instant::now() + nix::unistd::getpid() + self::inner::g() }";
+    let mut said = Said::default();
+    said.visit_file(&syn::parse_str(text).unwrap());
+    let outside = used_outside(said.paths, &["slot".to_owned()]);
+    let mut outside: Vec<_> = outside.into_iter().map(|path| path.join("::")).collect();
+    outside.sort();
+    assert_eq!(outside, ["nix::unistd::getpid", "std::time::Instant", "sync::Word", "sys::futex::Stop"]);
+}
+
+/// Paths into other modules and other crates, less `core`, of a module at `inside`.
+fn used_outside(paths: Vec<Vec<String>>, inside: &[String]) -> Vec<Vec<String>> {
+    let is_name = |first: &str| first.starts_with(|first: char| first.is_ascii_lowercase());
+    let is_number = |first: &str| first.trim_end_matches(|c: char| c.is_ascii_digit()).len() == 1;
+    let paths = paths.into_iter().filter_map(|path| match from_the_root(&path, inside) {
+        // `pub(crate)` leads nowhere.
+        Some(path) => (!path.is_empty() && !path.starts_with(inside)).then_some(path),
+        None => {
+            let first = path.first()?;
+            let is_crate = path.len() > 1 && is_name(first) && !is_number(first);
+            (is_crate && !["core", "usize", "isize"].contains(&first.as_str())).then_some(path)
+        }
+    });
+    paths.collect()
+}
+
 /// Looks for uses against the order of the modules that `declaring` declares. `home` is the path of that file's module
 /// from the crate's root.
 fn check_order(root: &Path, declaring: &Path, home: &[String], wrong: &mut Vec<String>) {

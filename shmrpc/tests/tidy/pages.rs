@@ -69,6 +69,36 @@ fn pages_name_tests_that_there_are() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The paragraphs that say where tests lie name every program.
+#[test]
+fn pages_say_where_every_test_program_lies() {
+    let mut wrong = Vec::new();
+    for (page, begin) in [("ARCHITECTURE.md", "In brackets: "), ("SECURITY.md", "Tests are named ")] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let lists = text.split("\n\n").find(|paragraph| paragraph.starts_with(begin)).unwrap();
+        for program in ["shmrpc", "shmrpc-transport"].iter().flat_map(|package| programs(package)) {
+            if !lists.contains(&format!("`{program}`")) && !lists.contains(&format!("/tests/{program}.rs`")) {
+                wrong.push(format!("{page} does not say where `{program}` lies"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Files, and folders with a `main.rs`.
+fn programs(package: &str) -> Vec<String> {
+    let folder = root().join(package).join("tests");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.join("main.rs").exists() || path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    found.sort();
+    found
+}
+
 /// Those of a test program or of a module, wherever it lies.
 fn files_of(name: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();

@@ -48,6 +48,12 @@ use proc_macro::TokenStream;
 /// | `OwnedFd` | an `OwnedFd`, or what owns one | a descriptor | an `OwnedFd` of its own |
 /// | `&Context` | (none) | (nothing) | the call's context |
 ///
+/// The macro sees names, and not what they stand for: `Archived`, `Blob`, `OwnedFd`, `Context`, `Result` and `str` are known by
+/// these, with or without a path, and not by other names (`use shmrpc::Context as Ctx`).
+///
+/// Supertraits are asked of what implements the service, and are no part of it: if one is a service, too, it is served and called
+/// by its own server and client, at the same endpoint if you like.
+///
 /// Marker: `#[oneway]` (no reply, no result). Argument: `crate = path`, where shmrpc is found if not at `::shmrpc`.
 #[proc_macro_attribute]
 pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {

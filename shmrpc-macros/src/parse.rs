@@ -4,9 +4,10 @@
 mod params;
 
 use proc_macro2::TokenStream;
+use syn::parse::{ParseStream, Parser};
 use syn::{
     Attribute, Data, DeriveInput, FnArg, GenericParam, Item, ItemTrait, Lit, ReturnType, Safety, Signature,
-    TraitItem, TraitItemFn, parse_quote,
+    Token, TraitItem, TraitItemFn, Visibility, parse_quote,
 };
 
 use crate::args::Args;
@@ -17,6 +18,8 @@ use crate::syntax::{head, is_unit, last_segment, type_arguments};
 use params::{blob, is_descriptor, param, refuse_receiver};
 
 const NOT_YET: &str = "not in this version of shmrpc yet";
+/// A request names its method by 16 bits.
+const MOST_METHODS: usize = 1 << 16;
 
 /// Reads the item under `#[shmrpc::service]`. `None` if it is no trait at all.
 pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<Service> {
@@ -33,10 +36,14 @@ pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<
     };
     refuse_trait_parts(&item, errors);
     refuse_twice(&mut item.attrs, "service", errors);
-    let mut methods = Vec::new();
+    let (mut methods, mut seen) = (Vec::new(), 0);
     for part in &mut item.items {
+        take_qualifiers(part, errors);
         match part {
-            TraitItem::Fn(function) => methods.extend(method(methods.len(), function, errors)),
+            TraitItem::Fn(function) => {
+                methods.extend(method(seen, function, errors));
+                seen += 1;
+            }
             TraitItem::Const(item) => {
                 errors.refuse(&item.ident, "a service has methods only: move this constant out of the trait")
             }
@@ -78,6 +85,26 @@ fn refuse_twice(attrs: &mut Vec<Attribute>, name: &str, errors: &Errors) {
     });
 }
 
+/// Takes off a method what it cannot have in a trait, where syn does not see a method in it.
+fn take_qualifiers(part: &mut TraitItem, errors: &Errors) {
+    let TraitItem::Verbatim(tokens) = part else { return };
+    let read = |input: ParseStream<'_>| {
+        let attrs = input.call(Attribute::parse_outer)?;
+        let (vis, default) = (input.parse::<Visibility>()?, input.parse::<Option<Token![default]>>()?);
+        let mut function: TraitItemFn = input.parse()?;
+        function.attrs.splice(0..0, attrs);
+        Ok((vis, default, function))
+    };
+    let Ok((vis, default, function)) = read.parse2(tokens.clone()) else { return };
+    if !matches!(vis, Visibility::Inherited) {
+        errors.refuse(&vis, "a method of a service is as visible as its trait: write a plain `fn`");
+    }
+    if let Some(token) = default {
+        errors.refuse(token, "a method of a service cannot be `default`: write a plain `fn`");
+    }
+    *part = TraitItem::Fn(function);
+}
+
 fn refuse_trait_parts(item: &ItemTrait, errors: &Errors) {
     if let Some(token) = &item.unsafety {
         errors.refuse(token, "a service cannot be an unsafe trait: its callers are other processes");
@@ -101,8 +128,10 @@ fn method(index: usize, function: &mut TraitItemFn, errors: &Errors) -> Option<M
     let oneway = take_markers(function, errors);
     let TraitItemFn { attrs, modifiers: _, sig, default: _, semi_token: _ } = &*function;
     refuse_signature_parts(sig, errors);
-    let Ok(index) = u16::try_from(index) else {
-        errors.refuse(&sig.ident, "a service has at most 65536 methods");
+    let Ok(number) = u16::try_from(index) else {
+        if index == MOST_METHODS {
+            errors.refuse(&sig.ident, format!("a service has at most {MOST_METHODS} methods"));
+        }
         return None;
     };
     let mut params: Vec<Param> = Vec::new();
@@ -118,7 +147,7 @@ fn method(index: usize, function: &mut TraitItemFn, errors: &Errors) -> Option<M
     });
     (0..).zip(descriptors).for_each(|(number, place)| *place = number);
     Some(Method {
-        index,
+        index: number,
         name: sig.ident.clone(),
         cfgs: cfgs(attrs),
         attrs: attrs.iter().filter(|attr| is_repeated(attr)).cloned().collect(),
@@ -310,4 +339,27 @@ fn variant(written: &syn::Variant, errors: &Errors) -> Variant {
         literal
     });
     Variant { name: ident.clone(), attrs: attrs.clone(), fields: fields.clone(), discriminant }
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::{format_ident, quote};
+
+    use super::*;
+    use crate::args;
+
+    /// Too many to write them out for the compiler.
+    #[test]
+    fn methods_beyond_the_last_number_are_refused_once() {
+        let many = |count: usize| {
+            let names = (0..count).map(|index| format_ident!("method_{index}"));
+            let errors = Errors::new();
+            let args = args::service(TokenStream::new(), &errors);
+            let service = service(args, quote!(trait Many { #(fn #names(&self);)* }), &errors).unwrap();
+            let refused = errors.finish().err();
+            (service.methods.len(), refused.into_iter().flatten().map(|error| error.to_string()).collect())
+        };
+        assert_eq!(many(65_536), (65_536, Vec::<String>::new()));
+        assert_eq!(many(65_538), (65_536, vec!["a service has at most 65536 methods".to_owned()]));
+    }
 }

@@ -7,7 +7,7 @@ use syn::{Attribute, Fields, GenericParam, Generics, Ident, Path, Type, WherePre
 
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
 use crate::syntax::{
-    self, Part, Role, elements, end, is_float, is_known, last_segment, mentions, parts, wire_name,
+    self, Part, Role, elements, end, fresh, is_float, is_known, last_segment, mentions, parts, wire_name,
 };
 
 /// The value of `Client::schema`.
@@ -23,25 +23,49 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     }
 }
 
+/// A signature is said in aliases: rustc tells what is wrong with a type there as it does in the trait, and so once only. In the
+/// arguments of a call it would say so in other words.
 fn method_schema(service: &Service, method: &Method) -> TokenStream {
     let krate = &service.krate;
     let Method { index, name, cfgs, attrs: _, deprecated: _, refused: _, params: _, reply } = method;
     let name = wire_name(name);
-    let wire = arguments(krate, method);
-    let constructor = match reply {
-        Reply::OneWay => quote!(oneway::<#wire>),
-        Reply::Plain(ok) => quote!(unary::<#wire, #ok>),
-        Reply::Fallible { ok, err } => quote!(fallible::<#wire, #ok, #err>),
-        Reply::Blob { number, err: None } => quote!(unary::<#wire, #krate::private::BlobWire<#number>>),
-        Reply::Blob { number, err: Some(err) } => {
-            quote!(fallible::<#wire, #krate::private::BlobWire<#number>, #err>)
+    let sent = arguments(krate, method);
+    let (wire, answer) = (alias("Arguments", service, method), fresh("Answer", &service.item));
+    let or = |ok, err: &Type| quote!(::core::result::Result<#ok, #err>);
+    let returned = match reply {
+        Reply::OneWay => None,
+        Reply::Plain(ok) => Some(ok.to_token_stream()),
+        Reply::Fallible { ok, err } => Some(or(ok.to_token_stream(), err)),
+        Reply::Blob { number, err } => {
+            let blob = quote!(#krate::private::BlobWire<#number>);
+            Some(err.as_ref().map_or(blob.clone(), |err| or(blob, err)))
         }
-        Reply::Descriptor { err: None } => quote!(unary::<#wire, #krate::private::DescriptorWire>),
-        Reply::Descriptor { err: Some(err) } => {
-            quote!(fallible::<#wire, #krate::private::DescriptorWire, #err>)
+        Reply::Descriptor { err } => {
+            let descriptor = quote!(#krate::private::DescriptorWire);
+            Some(err.as_ref().map_or(descriptor.clone(), |err| or(descriptor, err)))
         }
     };
-    quote!(#(#cfgs)* #krate::private::MethodSchema::#constructor(#index, #name))
+    let method = match returned {
+        None => quote!(#krate::private::MethodSchema::oneway::<#wire>(#index, #name)),
+        Some(returned) => quote! {
+            type #answer = #returned;
+            #krate::private::MethodSchema::unary::<#wire, #answer>(#index, #name)
+        },
+    };
+    quote! {
+        #(#cfgs)*
+        {
+            type #wire = #sent;
+            #method
+        }
+    }
+}
+
+/// A name for what a method sends, where rustc reports that something in it is no message.
+pub(crate) fn alias(name: &str, service: &Service, method: &Method) -> Ident {
+    let mut name = fresh(name, &service.item);
+    name.set_span(name.span().located_at(arguments_span(method)));
+    name
 }
 
 /// The tuple of types that a method's request carries.
@@ -323,11 +347,13 @@ pub(crate) fn refuse_empty_elements<'a>(
     let lines = seen.iter().map(|(cfgs, what, ty)| {
         let what = Ident::new(what, Span::call_site());
         let refuse = on(ty.span(), quote!(#krate::private::refuse_empty_elements));
-        let mut look = Group::new(Delimiter::Parenthesis, quote!(Look::<#ty>::#what));
+        let held = fresh("Held", ty);
+        let mut look = Group::new(Delimiter::Parenthesis, quote!(Look::<#held>::#what));
         look.set_span(end(ty));
         quote! {
             #(#cfgs)*
             const _: () = {
+                type #held = #ty;
                 #[allow(unused_imports, reason = "of no use for types that are messages")]
                 use #krate::private::{Look, Overlook as _};
                 #refuse #look

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use proc_macro2::{Span, TokenStream, TokenTree};
-use quote::ToTokens;
+use quote::{ToTokens, format_ident};
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
@@ -247,6 +247,15 @@ pub(crate) fn mentions(tokens: TokenStream, names: &[&Ident]) -> bool {
         TokenTree::Group(group) => mentions(group.stream(), names),
         TokenTree::Punct(_) | TokenTree::Literal(_) => false,
     })
+}
+
+/// A type's name that occurs nowhere in the item: types have no hygiene.
+pub(crate) fn fresh(name: &str, item: &impl ToTokens) -> Ident {
+    let mut name = Ident::new(name, Span::mixed_site());
+    while mentions(item.to_token_stream(), &[&name]) {
+        name = format_ident!("{name}_");
+    }
+    name
 }
 
 /// The name on the wire of an identifier: without `r#`.

@@ -63,92 +63,125 @@ impl Reference {
     }
 }
 
+/// A block that was lent.
+struct Lent {
+    id: u32,
+    generation: u32,
+    segment: u32,
+    offset: u64,
+    capacity: u64,
+}
+
+/// The arena, beside what is known of it.
+#[derive(Default)]
+struct Model {
+    arena: Arena,
+    reference: Reference,
+    held: Vec<Block>,
+    lent: Vec<Lent>,
+    /// The release words.
+    words: HashMap<u32, u32>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut model = Self::default();
+        for (id, start, end) in SEGMENTS {
+            model.arena.add_segment(id, start, end);
+        }
+        model
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Allocate(bytes) => {
+                self.reclaim();
+                let words = &self.words;
+                if let Some(block) = self.arena.allocate(bytes, |id| words.get(&id).copied().unwrap_or(0)) {
+                    self.reference.take(&block, bytes);
+                    self.held.push(block);
+                }
+            }
+            Step::Shrink(at, bytes) if !self.held.is_empty() => self.shrink(at % self.held.len(), bytes),
+            Step::Free(at) if !self.held.is_empty() => {
+                let block = self.held.swap_remove(at % self.held.len());
+                self.reference.give(block.segment, block.offset, block.offset + block.capacity);
+                self.arena.free(block);
+            }
+            Step::Lend(at) if !self.held.is_empty() => {
+                let block = self.held.swap_remove(at % self.held.len());
+                let Block { id, generation, segment, offset, capacity, .. } = block;
+                self.lent.push(Lent { id, generation, segment, offset, capacity });
+                self.arena.lend(block);
+            }
+            Step::Release(at) if !self.lent.is_empty() => {
+                let Lent { id, generation, .. } = self.lent[at % self.lent.len()];
+                self.words.insert(id, generation);
+            }
+            Step::Reclaim => {
+                self.reclaim();
+                assert_eq!(self.arena.lent(), self.lent.len());
+            }
+            Step::Retire => self.retire(),
+            _ => {}
+        }
+    }
+
+    /// What was released counts as free for the reference when the arena may have seen it.
+    fn reclaim(&mut self) {
+        let words = &self.words;
+        self.arena.reclaim(usize::MAX, |id| words.get(&id).copied().unwrap_or(0));
+        self.lent.retain(|lent| {
+            let back = words.get(&lent.id) == Some(&lent.generation);
+            if back {
+                self.reference.give(lent.segment, lent.offset, lent.offset + lent.capacity);
+            }
+            !back
+        });
+    }
+
+    fn shrink(&mut self, at: usize, bytes: u64) {
+        let block = &mut self.held[at];
+        let before = block.capacity;
+        self.arena.shrink(block, bytes);
+        assert!(block.capacity <= before && (block.capacity >= bytes || block.capacity == before));
+        self.reference.give(block.segment, block.offset + block.capacity, block.offset + before);
+    }
+
+    fn retire(&mut self) {
+        self.reclaim();
+        for id in self.arena.retire() {
+            assert!(id != SEGMENTS[0].0, "the first segment stays");
+            assert!(self.reference.owners.keys().all(|(segment, _)| *segment != id), "{id} is used");
+            let (_, start, end) = SEGMENTS.into_iter().find(|(known, ..)| *known == id).unwrap();
+            self.arena.add_segment(id, start, end);
+        }
+    }
+
+    /// Everything comes back, and every segment is one run again.
+    fn end(mut self) {
+        for block in self.held.drain(..) {
+            self.arena.free(block);
+        }
+        self.words.extend(self.lent.iter().map(|lent| (lent.id, lent.generation)));
+        self.arena.reclaim(usize::MAX, |id| self.words.get(&id).copied().unwrap_or(0));
+        assert_eq!(self.arena.lent(), 0);
+        for (id, start, end) in SEGMENTS {
+            let whole = self.arena.allocate(end - start, |_| 0).unwrap();
+            assert_eq!((whole.segment, whole.offset, whole.capacity), (id, start, end - start));
+        }
+        assert!(self.arena.allocate(1, |_| 0).is_none());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_overlaps_and_nothing_is_lost(steps in prop::collection::vec(step(), 1..200)) {
-        let mut arena = Arena::default();
-        for (id, start, end) in SEGMENTS {
-            arena.add_segment(id, start, end);
-        }
-        let mut reference = Reference::default();
-        let mut held: Vec<Block> = Vec::new();
-        // Lent blocks as (id, generation, segment, offset, capacity), and the release words.
-        let mut lent: Vec<(u32, u32, u32, u64, u64)> = Vec::new();
-        let mut words: HashMap<u32, u32> = HashMap::new();
-        for step in steps {
-            // What was released counts as free for the reference when the arena may have seen it.
-            let settle = |reference: &mut Reference, lent: &mut Vec<(u32, u32, u32, u64, u64)>| {
-                lent.retain(|(id, generation, segment, offset, capacity)| {
-                    let back = words.get(id) == Some(generation);
-                    if back {
-                        reference.give(*segment, *offset, offset + capacity);
-                    }
-                    !back
-                });
-            };
-            match step {
-                Step::Allocate(bytes) => {
-                    arena.reclaim(usize::MAX, |id| words.get(&id).copied().unwrap_or(0));
-                    settle(&mut reference, &mut lent);
-                    if let Some(block) = arena.allocate(bytes, |id| words.get(&id).copied().unwrap_or(0)) {
-                        reference.take(&block, bytes);
-                        held.push(block);
-                    }
-                }
-                Step::Shrink(at, bytes) if !held.is_empty() => {
-                    let at = at % held.len();
-                    let before = held[at].capacity;
-                    arena.shrink(&mut held[at], bytes);
-                    let block = &held[at];
-                    prop_assert!(block.capacity <= before && (block.capacity >= bytes || block.capacity == before));
-                    reference.give(block.segment, block.offset + block.capacity, block.offset + before);
-                }
-                Step::Free(at) if !held.is_empty() => {
-                    let block = held.swap_remove(at % held.len());
-                    reference.give(block.segment, block.offset, block.offset + block.capacity);
-                    arena.free(block);
-                }
-                Step::Lend(at) if !held.is_empty() => {
-                    let block = held.swap_remove(at % held.len());
-                    lent.push((block.id, block.generation, block.segment, block.offset, block.capacity));
-                    arena.lend(block);
-                }
-                Step::Release(at) if !lent.is_empty() => {
-                    let (id, generation, ..) = lent[at % lent.len()];
-                    words.insert(id, generation);
-                }
-                Step::Reclaim => {
-                    arena.reclaim(usize::MAX, |id| words.get(&id).copied().unwrap_or(0));
-                    settle(&mut reference, &mut lent);
-                    prop_assert_eq!(arena.lent(), lent.len());
-                }
-                Step::Retire => {
-                    arena.reclaim(usize::MAX, |id| words.get(&id).copied().unwrap_or(0));
-                    settle(&mut reference, &mut lent);
-                    for id in arena.retire() {
-                        prop_assert!(id != SEGMENTS[0].0, "the first segment stays");
-                        prop_assert!(reference.owners.keys().all(|(segment, _)| *segment != id), "{} is used", id);
-                        let (_, start, end) = SEGMENTS.into_iter().find(|(known, ..)| *known == id).unwrap();
-                        arena.add_segment(id, start, end);
-                    }
-                }
-                _ => {}
-            }
-        }
-        // Everything comes back, and every segment is one run again.
-        for block in held.drain(..) {
-            arena.free(block);
-        }
-        let last: HashMap<u32, u32> = lent.iter().map(|(id, generation, ..)| (*id, *generation)).collect();
-        arena.reclaim(usize::MAX, |id| last.get(&id).or(words.get(&id)).copied().unwrap_or(0));
-        prop_assert_eq!(arena.lent(), 0);
-        for (id, start, end) in SEGMENTS {
-            let whole = arena.allocate(end - start, |_| 0).unwrap();
-            prop_assert_eq!((whole.segment, whole.offset, whole.capacity), (id, start, end - start));
-        }
-        prop_assert!(arena.allocate(1, |_| 0).is_none());
+        let mut model = Model::new();
+        steps.into_iter().for_each(|step| model.take(step));
+        model.end();
     }
 }
 

@@ -28,6 +28,9 @@ use awaited::{Awaited, BlobFrom, Handed, Owned};
 mod awaited;
 
 /// A connection to one service, with the options of this handle. Cheap to clone.
+///
+/// What generated code calls has no name of [`Client`](crate::Client)'s: rustc would offer `kv.0.view()` to whoever has not
+/// imported that trait.
 #[derive(Clone)]
 pub struct Channel {
     link: Arc<Link>,
@@ -93,7 +96,7 @@ impl Channel {
 
     /// Calls a method that has no error of its own, and leaves the result where it arrived.
     #[inline]
-    pub fn view<A: Args, R: Message>(&self, method: u16, args: &A) -> Result<View<R>, CallError> {
+    pub fn call_view<A: Args, R: Message>(&self, method: u16, args: &A) -> Result<View<R>, CallError> {
         let mut reply = Reply::empty();
         self.transact(method, args, &mut reply).map_err(|error| *error)?;
         match reply.kind {
@@ -104,7 +107,7 @@ impl Channel {
 
     /// Calls a method that returns `Result<R, E>`, and leaves the result where it arrived.
     #[inline]
-    pub fn view_fallible<A: Args, R: Message, E: Message>(
+    pub fn call_view_fallible<A: Args, R: Message, E: Message>(
         &self,
         method: u16,
         args: &A,

@@ -88,12 +88,6 @@ impl MethodSchema {
         })
     }
 
-    /// A method that returns `Result<R, E>`.
-    #[must_use]
-    pub fn fallible<A: Schema, R: Schema, E: Schema>(index: u16, name: &'static str) -> Self {
-        Self::unary::<A, Result<R, E>>(index, name)
-    }
-
     /// A method that is never answered.
     #[must_use]
     pub fn oneway<A: Schema>(index: u16, name: &'static str) -> Self {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroI128, NonZeroU8};
-use std::ops::{Bound, Range, RangeInclusive};
+use std::ops::{Bound, Range, RangeFrom, RangeInclusive, RangeTo, RangeToInclusive};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -85,6 +85,7 @@ pub struct Rest {
     pub c: CString,
     pub socket: SocketAddr,
     pub ranges: (Range<u32>, RangeInclusive<i64>, Bound<u8>),
+    pub open: (RangeFrom<i16>, RangeTo<char>, RangeToInclusive<String>),
     pub floats: Vec<(f32, f64)>,
     pub even: Even,
 }
@@ -275,6 +276,7 @@ prop_compose! {
         bound in prop_oneof![
             Just(Bound::Unbounded), any::<u8>().prop_map(Bound::Included), any::<u8>().prop_map(Bound::Excluded),
         ],
+        open in (any::<i16>(), any::<char>(), ".{0,9}"),
         floats in vec((proptest::num::f32::NORMAL, proptest::num::f64::NORMAL), 0..9),
         even in even(),
     ) -> Rest {
@@ -284,6 +286,7 @@ prop_compose! {
             c: CString::new(c).unwrap(),
             socket: socket.into(),
             ranges: (range.0..range.1, inclusive.0..=inclusive.1, bound),
+            open: (open.0.., ..open.1, ..=open.2),
             floats,
             even,
         }

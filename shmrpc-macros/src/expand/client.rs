@@ -114,11 +114,11 @@ pub(crate) fn call(service: &Service, method: &Method) -> TokenStream {
     let arguments = arguments(service, method);
     let (result, body) = match reply {
         Reply::OneWay => (quote!((), #krate::CallError), quote!(send(#index, #arguments))),
-        Reply::Plain(ok) => (quote!(#ok, #krate::CallError), quote!(call::<_, #ok>(#index, #arguments))),
+        Reply::Plain(ok) => (quote!(#ok, #krate::CallError), quote!(call(#index, #arguments))),
         Reply::Blob { number, err } => blob_call(service, method, number, err.as_deref()),
         Reply::Descriptor { err } => descriptor_call(service, method, err.as_deref()),
         Reply::Fallible { ok, err } => {
-            (quote!(#ok, #krate::CallError<#err>), quote!(call_fallible::<_, #ok, #err>(#index, #arguments)))
+            (quote!(#ok, #krate::CallError<#err>), quote!(call_fallible(#index, #arguments)))
         }
     };
     quote!(#head -> ::core::result::Result<#result> { self.0.#body })
@@ -134,13 +134,10 @@ fn blob_call(
     let (krate, index) = (&service.krate, method.index);
     let arguments = arguments(service, method);
     match err {
-        None => (
-            quote!(#krate::Blob<#number>, #krate::CallError),
-            quote!(call_blob::<_, #number>(#index, #arguments)),
-        ),
+        None => (quote!(#krate::Blob<#number>, #krate::CallError), quote!(call_blob(#index, #arguments))),
         Some(err) => (
             quote!(#krate::Blob<#number>, #krate::CallError<#err>),
-            quote!(call_blob_fallible::<_, #number, #err>(#index, #arguments)),
+            quote!(call_blob_fallible(#index, #arguments)),
         ),
     }
 }
@@ -155,7 +152,7 @@ fn descriptor_call(service: &Service, method: &Method, err: Option<&Type>) -> (T
         }
         Some(err) => (
             quote!(::std::os::fd::OwnedFd, #krate::CallError<#err>),
-            quote!(call_descriptor_fallible::<_, #err>(#index, #arguments)),
+            quote!(call_descriptor_fallible(#index, #arguments)),
         ),
     }
 }
@@ -173,11 +170,11 @@ pub(crate) fn view_call(service: &Service, method: &Method) -> Option<TokenStrea
         // There is nothing to look at.
         Reply::Descriptor { err } => descriptor_call(service, method, err.as_deref()),
         Reply::Plain(ok) => {
-            (quote!(#krate::View<#ok>, #krate::CallError), quote!(view::<_, #ok>(#index, #arguments)))
+            (quote!(#krate::View<#ok>, #krate::CallError), quote!(call_view(#index, #arguments)))
         }
         Reply::Fallible { ok, err } => (
             quote!(#krate::View<#ok>, #krate::CallError<#err>),
-            quote!(view_fallible::<_, #ok, #err>(#index, #arguments)),
+            quote!(call_view_fallible(#index, #arguments)),
         ),
     };
     Some(quote!(#head -> ::core::result::Result<#result> { self.0.#body }))

@@ -11,14 +11,16 @@ use crate::model::{Method, Service, cfgs};
 use crate::schema;
 use crate::syntax::{fixed_width, last_segment, mentions, peel, type_arguments, wire_name};
 
-/// The trait, less what rustc would refuse once more: patterns, second parameters and methods of one name, results of any
-/// size, and types that cannot stand where they do.
+/// The trait, less what rustc would refuse once more: what no trait or method of one can be, patterns, second parameters and
+/// methods of one name, results of any size, and types that cannot stand where they do.
 pub(crate) fn item(service: &Service) -> ItemTrait {
     let mut item = service.item.clone();
+    item.modifiers.auto_token = None;
     let mut names: Vec<String> = Vec::new();
     item.items.retain_mut(|item| {
         let TraitItem::Fn(function) = item else { return true };
         let is_declared_only = function.default.is_none();
+        (function.sig.constness, function.sig.variadic) = (None, None);
         let mut parameters: Vec<String> = Vec::new();
         for input in &mut function.sig.inputs {
             match input {
@@ -74,6 +76,7 @@ fn may_stand(ty: &Type) -> bool {
         Type::Slice(slice) => has_size(&slice.elem) && may_stand(&slice.elem),
         Type::Array(array) => has_size(&array.elem) && may_stand(&array.elem),
         Type::Tuple(tuple) => tuple.elems.iter().all(|elem| has_size(elem) && may_stand(elem)),
+        Type::Infer(_) | Type::Verbatim(_) => false,
         other => {
             let Some(last) = last_segment(other) else { return true };
             let arguments = type_arguments(last);

@@ -1,11 +1,12 @@
 //! `KvServer`: which method a request names, its arguments, and the call of the trait.
 
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
-use quote::{ToTokens, format_ident, quote};
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote};
 use syn::Index;
 
 use crate::model::{Method, Param, ParamKind, Reply, Service};
 use crate::schema;
+use crate::syntax::fresh;
 
 /// The server. It holds what it was given as `Held`: a server of `new` finds its service without a further load. What its
 /// implementation lacks is said once, where it is served, and not where it is wrapped, too.
@@ -87,7 +88,8 @@ fn arm(
     let Service { krate: _, item: _, cfgs: _, vis: _, name: trait_name, methods: _ } = service;
     let Method { index, name, cfgs, attrs: _, deprecated, refused: _, params, reply } = method;
     let (args, ctx) = (local("args"), local("ctx"));
-    let wire = schema::arguments(&service.krate, method);
+    let wire = schema::alias("Arguments", service, method);
+    let sent = schema::arguments(&service.krate, method);
     let blobs = blobs(service, method, &args, &ctx);
     let passed = passed(service, params, &args, &ctx);
     let args = if method.sent().next().is_none() { quote!(_) } else { quote!(#args) };
@@ -101,35 +103,29 @@ fn arm(
             ::core::result::Result::Ok(#call)
         }),
     };
-    let answer = match reply {
-        Reply::OneWay => quote! {
-            #request.oneway::<#wire>(|#args, #ctx| {
+    let (run, body) = match reply {
+        Reply::OneWay => (
+            quote!(oneway::<#wire>),
+            quote!({
                 #(#blobs)*
                 #call;
                 ::core::result::Result::Ok(())
-            })
-        },
-        Reply::Plain(ok) => {
-            quote!(#request.unary::<#wire, #ok>(|#args, #ctx| #body))
-        }
-        Reply::Fallible { ok, err } => {
-            quote!(#request.fallible::<#wire, #ok, #err>(|#args, #ctx| #body))
-        }
-        Reply::Descriptor { err: None } => {
-            quote!(#request.descriptor::<#wire>(|#args, #ctx| #body))
-        }
-        Reply::Descriptor { err: Some(err) } => {
-            quote!(#request.descriptor_fallible::<#wire, #err>(|#args, #ctx| #body))
-        }
-        Reply::Blob { number, err: None } => {
-            quote!(#request.blob::<#wire, #number>(|#args, #ctx| #body))
-        }
-        Reply::Blob { number, err: Some(err) } => {
-            quote!(#request.blob_fallible::<#wire, #number, #err>(|#args, #ctx| #body))
-        }
+            }),
+        ),
+        Reply::Plain(_) => (quote!(unary::<#wire, _>), body),
+        Reply::Fallible { .. } => (quote!(fallible::<#wire, _, _>), body),
+        Reply::Descriptor { err: None } => (quote!(descriptor::<#wire>), body),
+        Reply::Descriptor { err: Some(_) } => (quote!(descriptor_fallible::<#wire, _>), body),
+        Reply::Blob { number: _, err: None } => (quote!(blob::<#wire, _>), body),
+        Reply::Blob { number: _, err: Some(_) } => (quote!(blob_fallible::<#wire, _, _>), body),
     };
     let allow = deprecated.then(|| quote!(#[allow(deprecated, reason = "old callers still call it")]));
-    quote!(#(#cfgs)* #allow #index => #answer,)
+    quote! {
+        #(#cfgs)* #allow #index => {
+            type #wire = #sent;
+            #request.#run(|#args, #ctx| #body)
+        }
+    }
 }
 
 /// Receives all blobs of a call before any of them, or of the other arguments, may end it: each is to be given back.
@@ -157,7 +153,7 @@ fn passed<'a>(
 ) -> impl Iterator<Item = TokenStream> + 'a {
     let krate = &service.krate;
     let mut position = 0;
-    params.iter().map(move |Param { name: _, kind, written }| {
+    params.iter().map(move |Param { name: _, kind, written: _ }| {
         if let ParamKind::Context = kind {
             return quote!(#ctx);
         }
@@ -174,7 +170,7 @@ fn passed<'a>(
             }
             ParamKind::Descriptor(_) => quote!(#krate::private::descriptor(&#args.#index, #ctx)?),
             ParamKind::Owned => {
-                quote!(#krate::private::arg::owned::<#written>(&#args.#index)?)
+                quote!(#krate::private::arg::owned(&#args.#index)?)
             }
         }
     })
@@ -183,20 +179,4 @@ fn passed<'a>(
 /// A local variable that no name of the user's can mean.
 fn local(name: &str) -> Ident {
     Ident::new(name, Span::mixed_site())
-}
-
-/// A type parameter's name that occurs nowhere in the trait: type parameters have no hygiene.
-fn fresh(name: &str, item: &impl ToTokens) -> Ident {
-    fn mentions(tokens: TokenStream, name: &str) -> bool {
-        tokens.into_iter().any(|token| match token {
-            TokenTree::Ident(ident) => ident == name,
-            TokenTree::Group(group) => mentions(group.stream(), name),
-            TokenTree::Punct(_) | TokenTree::Literal(_) => false,
-        })
-    }
-    let mut name = name.to_owned();
-    while mentions(item.to_token_stream(), &name) {
-        name.push('_');
-    }
-    Ident::new(&name, Span::mixed_site())
 }

@@ -4,7 +4,9 @@ use syn::{Lifetime, Pat, PatType, Path, Receiver, ReceiverKind, Type, parse_quot
 
 use crate::errors::Errors;
 use crate::model::{Param, ParamKind};
-use crate::syntax::{cut_off, fixed_width, last_segment, owned, peel, text, type_arguments};
+use crate::syntax::{
+    Part, cut_off, fixed_width, is_known, last_segment, owned, parts, peel, text, type_arguments,
+};
 
 /// What a service is called on: `&self`.
 pub(super) fn refuse_receiver(receiver: &Receiver, errors: &Errors) {
@@ -181,13 +183,26 @@ fn reference_to(ty: &Type, path: &Path, errors: &Errors) -> Option<ParamKind> {
         (ident, [elem]) if ident == "Vec" && is_number(elem) => {
             format!("take `&[{}]`: it is read where it arrived", text(elem))
         }
-        _ => {
+        (ident, _) => {
+            let alias = match may_be_an_alias(path) {
+                true => format!(
+                    "; if `{ident}` is another name of `Context`, `Archived` or `str`, write that one: \
+                     only names are seen here"
+                ),
+                false => String::new(),
+            };
             let path = text(path);
-            format!("take `{path}`, or `&Archived<{path}>` to read it where it arrived")
+            format!("take `{path}`, or `&Archived<{path}>` to read it where it arrived{alias}")
         }
     };
     errors.refuse(ty, hint);
     None
+}
+
+/// Whether it is no name of the standard library that says what it is.
+fn may_be_an_alias(path: &Path) -> bool {
+    let ty = parse_quote!(#path);
+    !is_known(&ty) && parts(&ty) == [Part::whole(&ty)]
 }
 
 /// The numbers of a `Blob`, if it is one; `None` inside if they are none.

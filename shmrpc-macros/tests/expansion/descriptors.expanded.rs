@@ -26,18 +26,28 @@ where
         ::shmrpc::private::ServiceSchema {
             name: "Files",
             methods: ::std::vec::Vec::from([
-                ::shmrpc::private::MethodSchema::fallible::<
-                    (::std::string::String,),
-                    ::shmrpc::private::DescriptorWire,
-                    OpenError,
-                >(0u16, "open"),
-                ::shmrpc::private::MethodSchema::unary::<
-                    (
+                {
+                    type Arguments = (::std::string::String,);
+                    type Answer = ::core::result::Result<
+                        ::shmrpc::private::DescriptorWire,
+                        OpenError,
+                    >;
+                    ::shmrpc::private::MethodSchema::unary::<
+                        Arguments,
+                        Answer,
+                    >(0u16, "open")
+                },
+                {
+                    type Arguments = (
                         ::shmrpc::private::DescriptorWire,
                         ::shmrpc::private::DescriptorWire,
-                    ),
-                    ::shmrpc::private::DescriptorWire,
-                >(1u16, "copy"),
+                    );
+                    type Answer = ::shmrpc::private::DescriptorWire;
+                    ::shmrpc::private::MethodSchema::unary::<
+                        Arguments,
+                        Answer,
+                    >(1u16, "copy")
+                },
             ]),
         }
     }
@@ -66,11 +76,7 @@ where
         &self,
         path: &str,
     ) -> ::core::result::Result<::std::os::fd::OwnedFd, ::shmrpc::CallError<OpenError>> {
-        self.0
-            .call_descriptor_fallible::<
-                _,
-                OpenError,
-            >(0u16, &(::shmrpc::private::arg::Text(path),))
+        self.0.call_descriptor_fallible(0u16, &(::shmrpc::private::arg::Text(path),))
     }
     /// Calls `Files::copy`.
     #[inline]
@@ -103,11 +109,7 @@ where
         &self,
         path: &str,
     ) -> ::core::result::Result<::std::os::fd::OwnedFd, ::shmrpc::CallError<OpenError>> {
-        self.0
-            .call_descriptor_fallible::<
-                _,
-                OpenError,
-            >(0u16, &(::shmrpc::private::arg::Text(path),))
+        self.0.call_descriptor_fallible(0u16, &(::shmrpc::private::arg::Text(path),))
     }
     /// Calls `Files::copy`.
     #[inline]
@@ -178,10 +180,11 @@ where
         let service: &Implementation = ::core::borrow::Borrow::borrow(&self.1);
         match method {
             0u16 => {
+                type Arguments = (::std::string::String,);
                 request
                     .descriptor_fallible::<
-                        (::std::string::String,),
-                        OpenError,
+                        Arguments,
+                        _,
                     >(|args, _| ::core::result::Result::Ok(
                         <Implementation as Files>::open(
                             service,
@@ -190,12 +193,13 @@ where
                     ))
             }
             1u16 => {
+                type Arguments = (
+                    ::shmrpc::private::DescriptorWire,
+                    ::shmrpc::private::DescriptorWire,
+                );
                 request
                     .descriptor::<
-                        (
-                            ::shmrpc::private::DescriptorWire,
-                            ::shmrpc::private::DescriptorWire,
-                        ),
+                        Arguments,
                     >(|args, ctx| ::core::result::Result::Ok(
                         <Implementation as Files>::copy(
                             service,

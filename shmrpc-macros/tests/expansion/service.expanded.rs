@@ -43,28 +43,50 @@ where
         ::shmrpc::private::ServiceSchema {
             name: "Kv",
             methods: ::std::vec::Vec::from([
-                ::shmrpc::private::MethodSchema::fallible::<
-                    (::std::string::String,),
-                    Entry,
-                    KvError,
-                >(0u16, "get"),
-                ::shmrpc::private::MethodSchema::unary::<
-                    (::std::string::String, ::std::vec::Vec<u8>),
-                    u64,
-                >(1u16, "put"),
-                ::shmrpc::private::MethodSchema::unary::<
-                    (Entry,),
-                    u64,
-                >(2u16, "put_entry"),
-                ::shmrpc::private::MethodSchema::fallible::<
-                    (Entry, u64),
-                    u64,
-                    KvError,
-                >(3u16, "compare_and_put"),
-                ::shmrpc::private::MethodSchema::oneway::<
-                    (::std::string::String,),
-                >(4u16, "touch"),
-                ::shmrpc::private::MethodSchema::unary::<(), ()>(5u16, "clear"),
+                {
+                    type Arguments = (::std::string::String,);
+                    type Answer = ::core::result::Result<Entry, KvError>;
+                    ::shmrpc::private::MethodSchema::unary::<
+                        Arguments,
+                        Answer,
+                    >(0u16, "get")
+                },
+                {
+                    type Arguments = (::std::string::String, ::std::vec::Vec<u8>);
+                    type Answer = u64;
+                    ::shmrpc::private::MethodSchema::unary::<
+                        Arguments,
+                        Answer,
+                    >(1u16, "put")
+                },
+                {
+                    type Arguments = (Entry,);
+                    type Answer = u64;
+                    ::shmrpc::private::MethodSchema::unary::<
+                        Arguments,
+                        Answer,
+                    >(2u16, "put_entry")
+                },
+                {
+                    type Arguments = (Entry, u64);
+                    type Answer = ::core::result::Result<u64, KvError>;
+                    ::shmrpc::private::MethodSchema::unary::<
+                        Arguments,
+                        Answer,
+                    >(3u16, "compare_and_put")
+                },
+                {
+                    type Arguments = (::std::string::String,);
+                    ::shmrpc::private::MethodSchema::oneway::<Arguments>(4u16, "touch")
+                },
+                {
+                    type Arguments = ();
+                    type Answer = ();
+                    ::shmrpc::private::MethodSchema::unary::<
+                        Arguments,
+                        Answer,
+                    >(5u16, "clear")
+                },
             ]),
         }
     }
@@ -96,12 +118,7 @@ where
         &self,
         key: &str,
     ) -> ::core::result::Result<Entry, ::shmrpc::CallError<KvError>> {
-        self.0
-            .call_fallible::<
-                _,
-                Entry,
-                KvError,
-            >(0u16, &(::shmrpc::private::arg::Text(key),))
+        self.0.call_fallible(0u16, &(::shmrpc::private::arg::Text(key),))
     }
     /// Calls `Kv::put`.
     #[inline]
@@ -111,10 +128,7 @@ where
         value: &[u8],
     ) -> ::core::result::Result<u64, ::shmrpc::CallError> {
         self.0
-            .call::<
-                _,
-                u64,
-            >(
+            .call(
                 1u16,
                 &(
                     ::shmrpc::private::arg::Text(key),
@@ -128,7 +142,7 @@ where
         &self,
         entry: &Entry,
     ) -> ::core::result::Result<u64, ::shmrpc::CallError> {
-        self.0.call::<_, u64>(2u16, &(::shmrpc::private::arg::Ref(entry),))
+        self.0.call(2u16, &(::shmrpc::private::arg::Ref(entry),))
     }
     /// Calls `Kv::compare_and_put`.
     #[inline]
@@ -138,11 +152,7 @@ where
         expected: u64,
     ) -> ::core::result::Result<u64, ::shmrpc::CallError<KvError>> {
         self.0
-            .call_fallible::<
-                _,
-                u64,
-                KvError,
-            >(
+            .call_fallible(
                 3u16,
                 &(
                     ::shmrpc::private::arg::Ref(&entry),
@@ -159,7 +169,7 @@ where
     #[deprecated]
     #[inline]
     pub fn r#clear(&self) -> ::core::result::Result<(), ::shmrpc::CallError> {
-        self.0.call::<_, ()>(5u16, &())
+        self.0.call(5u16, &())
     }
 }
 /// Calls of the [`Kv`] service whose results are read where they arrived.
@@ -179,12 +189,7 @@ where
         &self,
         key: &str,
     ) -> ::core::result::Result<::shmrpc::View<Entry>, ::shmrpc::CallError<KvError>> {
-        self.0
-            .view_fallible::<
-                _,
-                Entry,
-                KvError,
-            >(0u16, &(::shmrpc::private::arg::Text(key),))
+        self.0.call_view_fallible(0u16, &(::shmrpc::private::arg::Text(key),))
     }
     /// Calls `Kv::put`.
     #[inline]
@@ -194,10 +199,7 @@ where
         value: &[u8],
     ) -> ::core::result::Result<::shmrpc::View<u64>, ::shmrpc::CallError> {
         self.0
-            .view::<
-                _,
-                u64,
-            >(
+            .call_view(
                 1u16,
                 &(
                     ::shmrpc::private::arg::Text(key),
@@ -211,7 +213,7 @@ where
         &self,
         entry: &Entry,
     ) -> ::core::result::Result<::shmrpc::View<u64>, ::shmrpc::CallError> {
-        self.0.view::<_, u64>(2u16, &(::shmrpc::private::arg::Ref(entry),))
+        self.0.call_view(2u16, &(::shmrpc::private::arg::Ref(entry),))
     }
     /// Calls `Kv::compare_and_put`.
     #[inline]
@@ -221,11 +223,7 @@ where
         expected: u64,
     ) -> ::core::result::Result<::shmrpc::View<u64>, ::shmrpc::CallError<KvError>> {
         self.0
-            .view_fallible::<
-                _,
-                u64,
-                KvError,
-            >(
+            .call_view_fallible(
                 3u16,
                 &(
                     ::shmrpc::private::arg::Ref(&entry),
@@ -239,7 +237,7 @@ where
     pub fn r#clear(
         &self,
     ) -> ::core::result::Result<::shmrpc::View<()>, ::shmrpc::CallError> {
-        self.0.view::<_, ()>(5u16, &())
+        self.0.call_view(5u16, &())
     }
 }
 /// Serves an implementation of [`Kv`], which it holds as it is, or in an `Arc`.
@@ -297,11 +295,12 @@ where
         let service: &Implementation = ::core::borrow::Borrow::borrow(&self.1);
         match method {
             0u16 => {
+                type Arguments = (::std::string::String,);
                 request
                     .fallible::<
-                        (::std::string::String,),
-                        Entry,
-                        KvError,
+                        Arguments,
+                        _,
+                        _,
                     >(|args, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::get(
                             service,
@@ -310,10 +309,11 @@ where
                     ))
             }
             1u16 => {
+                type Arguments = (::std::string::String, ::std::vec::Vec<u8>);
                 request
                     .unary::<
-                        (::std::string::String, ::std::vec::Vec<u8>),
-                        u64,
+                        Arguments,
+                        _,
                     >(|args, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::put(
                             service,
@@ -323,33 +323,36 @@ where
                     ))
             }
             2u16 => {
+                type Arguments = (Entry,);
                 request
                     .unary::<
-                        (Entry,),
-                        u64,
+                        Arguments,
+                        _,
                     >(|args, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::put_entry(service, &args.0),
                     ))
             }
             3u16 => {
+                type Arguments = (Entry, u64);
                 request
                     .fallible::<
-                        (Entry, u64),
-                        u64,
-                        KvError,
+                        Arguments,
+                        _,
+                        _,
                     >(|args, ctx| ::core::result::Result::Ok(
                         <Implementation as Kv>::compare_and_put(
                             service,
                             ctx,
-                            ::shmrpc::private::arg::owned::<Entry>(&args.0)?,
-                            ::shmrpc::private::arg::owned::<u64>(&args.1)?,
+                            ::shmrpc::private::arg::owned(&args.0)?,
+                            ::shmrpc::private::arg::owned(&args.1)?,
                         ),
                     ))
             }
             4u16 => {
+                type Arguments = (::std::string::String,);
                 request
                     .oneway::<
-                        (::std::string::String,),
+                        Arguments,
                     >(|args, _| {
                         <Implementation as Kv>::touch(
                             service,
@@ -360,10 +363,11 @@ where
             }
             #[allow(deprecated, reason = "old callers still call it")]
             5u16 => {
+                type Arguments = ();
                 request
                     .unary::<
-                        (),
-                        (),
+                        Arguments,
+                        _,
                     >(|_, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::r#clear(service),
                     ))

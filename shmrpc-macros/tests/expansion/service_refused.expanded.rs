@@ -70,7 +70,7 @@ where
     /// Calls `Kv::put`.
     #[inline]
     pub fn put(&self, key: &str) -> ::core::result::Result<u64, ::shmrpc::CallError> {
-        self.0.call::<_, u64>(0u16, &(::shmrpc::private::arg::Text(key),))
+        self.0.call(0u16, &(::shmrpc::private::arg::Text(key),))
     }
     pub fn resize(
         &self,
@@ -92,7 +92,7 @@ where
         &self,
         key: &str,
     ) -> ::core::result::Result<::shmrpc::View<u64>, ::shmrpc::CallError> {
-        self.0.view::<_, u64>(0u16, &(::shmrpc::private::arg::Text(key),))
+        self.0.call_view(0u16, &(::shmrpc::private::arg::Text(key),))
     }
     pub fn resize(
         &self,

@@ -73,7 +73,7 @@ fn methods() {
     assert_eq!((put.text.as_str(), put.oneway, put.index), ("put(String,Vec<u8>)->u64", false, 1));
     // Both sides of a connection must come to the same number, whenever they were built.
     assert_eq!(put.hash, 0xea01_5f1f_8f76_f109);
-    assert_eq!(MethodSchema::fallible::<(), (), String>(0, "f").text, "f()->Result<(),String>");
+    assert_eq!(MethodSchema::unary::<(), Result<(), String>>(0, "f").text, "f()->Result<(),String>");
     assert_eq!(MethodSchema::oneway::<(u8,)>(0, "touch").text, "oneway touch(u8)");
 }
 

@@ -93,47 +93,9 @@ pub(crate) fn handed_descriptors(evil: &mut Evil) {
                 assert!(there_and_back(peer, &nothing.try_clone().unwrap().into()));
                 evil.tally.answered += 4;
             }
-            2 => {
-                hand(peer, 0, call_id, 3, &fds[..evil.rng.below(3)]);
-                expect_end(evil, peer, "fewer descriptors than a frame says");
-            }
-            3 => {
-                hand(peer, 0, call_id, 2, &fds[..3 + evil.rng.below(12)]);
-                call_with(peer, PASS, &nth(0), 2);
-                expect_end(evil, peer, "more descriptors than a frame says");
-            }
-            4 => {
-                hand(peer, 0, call_id, 0, &fds[..1]);
-                expect_end(evil, peer, "a frame that says none");
-            }
-            5 => {
-                hand(
-                    peer,
-                    [1, 64, 63, u32::MAX][(evil.tally.rounds / 12 % 4) as usize],
-                    call_id,
-                    1,
-                    &fds[..1],
-                );
-                expect_end(evil, peer, "descriptors of a lane that is not open");
-            }
-            6 => {
-                hand(peer, 0, call_id, 1, &fds[..1]);
-                hand(peer, 0, call_id.wrapping_add(evil.rng.word() % 2), 1, &fds[..1]);
-                expect_end(evil, peer, "descriptors of two calls of a lane");
-            }
-            7 => {
-                call_with(peer, PASS, &nth(0), 1 + evil.rng.below(15));
-                expect_end(evil, peer, "a header that counts what did not come");
-            }
-            8 => {
-                hand(peer, 0, call_id.wrapping_add(1 + evil.rng.word() % 9), 1, &fds[..1]);
-                call_with(peer, PASS, &nth(0), 1);
-                expect_end(evil, peer, "descriptors of another call");
-            }
-            9 => {
-                hand(peer, 0, call_id, 4, &fds[..4]);
-                call_with(peer, PASS, &nth(0), [1, 3, 5, 15][evil.rng.below(4)]);
-                expect_end(evil, peer, "a header that counts others");
+            turn @ 2..10 => {
+                let what = announce_wrongly(evil, peer, turn, &fds);
+                expect_end(evil, peer, what);
             }
             10 => {
                 // They wait, and the call has none.
@@ -146,6 +108,50 @@ pub(crate) fn handed_descriptors(evil: &mut Evil) {
             _ => hand(peer, 0, call_id, 15, &fds),
         }
     });
+}
+
+/// Sends other descriptors than a frame or a header says, of the next call or another one.
+fn announce_wrongly(evil: &mut Evil, peer: &mut Peer, turn: u64, fds: &[RawFd]) -> &'static str {
+    let call_id = peer.sent[0];
+    match turn {
+        2 => {
+            hand(peer, 0, call_id, 3, &fds[..evil.rng.below(3)]);
+            "fewer descriptors than a frame says"
+        }
+        3 => {
+            hand(peer, 0, call_id, 2, &fds[..3 + evil.rng.below(12)]);
+            call_with(peer, PASS, &nth(0), 2);
+            "more descriptors than a frame says"
+        }
+        4 => {
+            hand(peer, 0, call_id, 0, &fds[..1]);
+            "a frame that says none"
+        }
+        5 => {
+            let lane = [1, 64, 63, u32::MAX][(evil.tally.rounds / 12 % 4) as usize];
+            hand(peer, lane, call_id, 1, &fds[..1]);
+            "descriptors of a lane that is not open"
+        }
+        6 => {
+            hand(peer, 0, call_id, 1, &fds[..1]);
+            hand(peer, 0, call_id.wrapping_add(evil.rng.word() % 2), 1, &fds[..1]);
+            "descriptors of two calls of a lane"
+        }
+        7 => {
+            call_with(peer, PASS, &nth(0), 1 + evil.rng.below(15));
+            "a header that counts what did not come"
+        }
+        8 => {
+            hand(peer, 0, call_id.wrapping_add(1 + evil.rng.word() % 9), 1, &fds[..1]);
+            call_with(peer, PASS, &nth(0), 1);
+            "descriptors of another call"
+        }
+        _ => {
+            hand(peer, 0, call_id, 4, &fds[..4]);
+            call_with(peer, PASS, &nth(0), [1, 3, 5, 15][evil.rng.below(4)]);
+            "a header that counts others"
+        }
+    }
 }
 
 /// A reference to a blob that no correct peer writes, and that is refused whatever trust says.

@@ -169,6 +169,18 @@ fn send_beside(socket: &UnixStream, sent: &TcpStream) -> nix::Result<usize> {
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"x")], &beside, MsgFlags::MSG_NOSIGNAL, None)
 }
 
+/// No clock can tell such a time.
+#[test]
+fn a_hello_may_take_for_ever() {
+    let door = Door::new(Duration::MAX);
+    let silent = door.dial();
+    assert_eq!(join(&door.path), Ok(()));
+    let port = Port::new(Duration::MAX);
+    let silent_too = port.dial();
+    assert_eq!(port.join(), Ok(()));
+    drop((silent, silent_too));
+}
+
 /// A byte now and then earns no more time.
 #[test]
 fn whoever_says_hello_slowly_is_hung_up_on() {

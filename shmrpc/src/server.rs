@@ -218,6 +218,13 @@ impl ServerBuilder {
         self
     }
 
+    /// How long a client may take to say hello, from connecting on; over TLS, to be done with that handshake too. Whoever
+    /// takes longer is hung up on and told so. 5 s by default; [`Duration::MAX`] is for ever.
+    pub fn hello_timeout(mut self, time: Duration) -> Self {
+        self.policy.hello_timeout = time;
+        self
+    }
+
     /// How long to wait for endpoints that another server has. Not at all by default: then that is an error.
     ///
     /// For a successor: start it, then end the old server, which gives its endpoints up before it finishes what it has

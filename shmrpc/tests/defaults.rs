@@ -81,6 +81,7 @@ fn the_readme_names_the_defaults() {
     let of_servers = [
         ("allow_plain_tcp()", "not", "plain_tcp: false"),
         ("max_silence(Duration)", "25 s", "max_silence: 25s,"),
+        ("hello_timeout(Duration)", "5 s", "hello_timeout: 5s }"),
         ("wait_for_endpoints(Duration)", "not", "patience: 0ns"),
     ];
     let of_clients = [

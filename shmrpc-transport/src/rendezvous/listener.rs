@@ -154,7 +154,8 @@ impl door::Entrance for Entrance {
             state: Mutex::new(Some((socket, FrameReader::default()))),
             policy: self.policy.clone(),
             host: Arc::clone(&self.host),
-            deadline: Instant::now() + self.policy.hello_timeout,
+            // Without end, if that is no time that the clock can tell.
+            deadline: Instant::now().checked_add(self.policy.hello_timeout),
         });
         match watch(Arc::clone(&arriving) as Arc<dyn Source>) {
             Ok(token) => drop(arriving.token.set(token)),
@@ -186,7 +187,7 @@ struct Arriving {
     route: Route,
     policy: Policy,
     host: Arc<dyn Host>,
-    deadline: Instant,
+    deadline: Option<Instant>,
     _seat: Seat<Weak<Self>>,
 }
 
@@ -196,7 +197,7 @@ impl Source for Arriving {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        Some(self.deadline)
+        self.deadline
     }
 
     fn expired(&self) -> Next {

@@ -44,11 +44,13 @@ mod evil {
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use evil::attacks::{Evil, LANES_OF_ONE, MAX_CONNECTIONS, MAX_MESSAGE, OF_ONE, attacks};
+use evil::attacks::{
+    Evil, HELLO_TIMEOUT, LANES_OF_ONE, MAX_CONNECTIONS, MAX_MESSAGE, OF_ONE, STALLS, attacks,
+};
 use evil::good::Crowd;
 use evil::neighbour::Burden;
 use evil::raw::Rng;
-use evil::siege::{ATTACK, BURDEN, Ground, MILLIS, Newcomers, Outcome, Siege, TRUSTED};
+use evil::siege::{ATTACK, BURDEN, Ground, HELLO, MILLIS, Newcomers, Outcome, Siege, TRUSTED};
 use evil::target::{self, Here, TargetServer};
 use peer::{At, Way};
 use shmrpc::Endpoint;
@@ -58,6 +60,8 @@ use support::process::{ENDPOINT, say, until_orphaned};
 
 /// How long each attack may take in `cargo test`.
 const MOMENT: Duration = Duration::from_millis(100);
+/// How long a server waits for a hello that no attack is about, as it does if nothing is said.
+const PATIENT: Duration = Duration::from_secs(5);
 /// How much longer good calls may take under attack.
 const SLOWER: f64 = 2.0;
 /// Times that an attack is repeated if they took longer: the machine may have others to serve.
@@ -76,6 +80,7 @@ fn child_server() {
     let server = Server::builder().service(TargetServer::new(Here)).listen(endpoint).trust(trust);
     let server = server.max_message(MAX_MESSAGE.into()).max_lanes(512).max_lanes_per_client(LANES_OF_ONE);
     let server = server.max_connections(MAX_CONNECTIONS).max_connections_per_client(OF_ONE);
+    let server = server.hello_timeout(Duration::from_millis(variable(HELLO).unwrap()));
     let server = server.start().unwrap();
     say(&format!("ready {}", server.endpoints()[0]));
     until_orphaned();
@@ -110,31 +115,47 @@ fn child_neighbour() {
     Burden::from_text(&burden).unwrap().bear(&endpoint, Instant::now() + time, || say("working"));
 }
 
-/// Runs every attack, or the one that the environment names.
+/// Runs every attack, or the one that the environment names; those that stall in the hello on a server that waits less.
 fn besiege(ground: Ground) {
-    let seconds: Option<f64> = variable("SHMRPC_EVIL_SECONDS");
     let only: Option<String> = variable("SHMRPC_EVIL_ONLY");
+    let all = attacks(ground.way).into_iter().map(|(name, lanes, _)| (name, lanes));
+    let all = all.filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name));
+    let (stalls, others): (Vec<_>, Vec<_>) = all.partition(|(name, _)| STALLS.contains(name));
+    let (mut outcomes, mut calls) = (Vec::new(), 0);
+    for (attacks, hello) in [(others, PATIENT), (stalls, HELLO_TIMEOUT)] {
+        if !attacks.is_empty() {
+            calls += besiege_one(ground, &attacks, hello, &mut outcomes);
+        }
+    }
+    summary(ground, &outcomes, calls);
+}
+
+/// Runs these attacks, one after the other, on one server that waits so long for a hello. Returns how often the good clients
+/// called.
+fn besiege_one(
+    ground: Ground,
+    attacks: &[(&'static str, usize)],
+    hello: Duration,
+    outcomes: &mut Vec<Outcome>,
+) -> u64 {
+    let seconds: Option<f64> = variable("SHMRPC_EVIL_SECONDS");
     let time = seconds.map_or(MOMENT, Duration::from_secs_f64);
     let place = Place::new();
     let crowd = Crowd::new();
-    let mut siege = Siege::new(&place, &crowd, ground, time);
-    let mut outcomes: Vec<Outcome> = Vec::new();
+    let mut siege = Siege::new(&place, &crowd, ground, time, hello);
     let endpoint = siege.endpoint.clone();
     crowd.around(&endpoint, || {
         siege.settle_in();
-        for (name, lanes, _) in attacks(ground.way) {
-            if only.as_deref().is_some_and(|only| only != name) {
-                continue;
-            }
-            let outcome = attacked(&mut siege, name, seconds.is_some().then_some(lanes));
+        for (name, lanes) in attacks {
+            let outcome = attacked(&mut siege, name, seconds.is_some().then_some(*lanes));
             assert!(outcome.tally.rounds > 0 || name.ends_with("die"), "{name} did nothing");
-            assert!(outcome.tally.answered > 0 || name != "requeue_theft", "nobody was stolen");
+            assert!(outcome.tally.answered > 0 || *name != "requeue_theft", "nobody was stolen");
             outcomes.push(outcome);
         }
     });
     assert_eq!(crowd.faults(), Vec::<String>::new());
     siege.end();
-    summary(ground, &outcomes, crowd.calls());
+    crowd.calls()
 }
 
 /// One attack. If it is compared with a neighbour of so many lanes, the best of some tries.

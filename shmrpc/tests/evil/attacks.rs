@@ -12,9 +12,13 @@ pub(crate) const MAX_MESSAGE: u32 = 4 << 20;
 pub(crate) const MAX_CONNECTIONS: usize = 96;
 /// Connections that it takes from one process.
 pub(crate) const OF_ONE: usize = 24;
-
 /// Lanes that it serves of one process, or one address.
 pub(crate) const LANES_OF_ONE: usize = 128;
+
+/// How long the server waits for a hello of those that stall there, so that the time is over within a moment too.
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
+/// The attacks that stall there.
+pub(crate) const STALLS: [&str; 2] = ["stalled_hellos", "stream_hellos"];
 
 type Attack = fn(&mut Evil);
 

@@ -18,6 +18,8 @@ pub(crate) const ATTACK: &str = "SHMRPC_EVIL_ATTACK";
 pub(crate) const MILLIS: &str = "SHMRPC_EVIL_MILLIS";
 pub(crate) const TRUSTED: &str = "SHMRPC_EVIL_TRUSTED";
 pub(crate) const BURDEN: &str = "SHMRPC_EVIL_BURDEN";
+/// Milliseconds that the server waits for a hello.
+pub(crate) const HELLO: &str = "SHMRPC_EVIL_HELLO";
 
 /// What a process has. The kernel counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,10 +126,18 @@ pub(crate) struct Siege<'a> {
 }
 
 impl<'a> Siege<'a> {
-    pub(crate) fn new(place: &'a Place, crowd: &'a Crowd, ground: Ground, time: Duration) -> Self {
+    /// A server that waits so long for a hello.
+    pub(crate) fn new(
+        place: &'a Place,
+        crowd: &'a Crowd,
+        ground: Ground,
+        time: Duration,
+        hello: Duration,
+    ) -> Self {
         let stderr = fs::File::create(place.path().join("stderr")).unwrap();
         let mut server = Process::start_with("child_server", &ground.endpoint(place), |command| {
-            command.env(TRUSTED, ground.trusted.to_string()).stderr(Stdio::from(stderr))
+            command.env(TRUSTED, ground.trusted.to_string()).env(HELLO, hello.as_millis().to_string());
+            command.stderr(Stdio::from(stderr))
         });
         let endpoint = server.tells("ready ").split_off("ready ".len());
         let alone = Holdings::of(&server);

@@ -6,6 +6,9 @@
 //! TCP, where the evil process has an address of its own, with good clients on the same transport. What differs with trust is
 //! what SECURITY.md says: an evil peer that is trusted leaves the bytes of large messages alone while they are read in place.
 //!
+//! An attack that does nothing would hurt nobody either. So each counts its deeds, what it is there for, and has to have done some,
+//! and whoever is to freeze, to be killed or to leave an heir was seen to.
+//!
 //! `cargo test` gives each attack a moment. The long form prints a line for each, and at the end one line of JSON:
 //!
 //! ```text
@@ -103,8 +106,7 @@ fn child_evil() {
         rng: Rng(u64::from(std::process::id())),
         tally: evil::attacks::Tally::default(),
     };
-    let tally = evil.run(&name);
-    say(&format!("tally {} {} {} {}", tally.rounds, tally.joined, tally.ended, tally.answered));
+    say(&evil.run(&name).to_text());
 }
 
 /// An honest process that takes as much as an evil one.
@@ -148,8 +150,6 @@ fn besiege_one(
         siege.settle_in();
         for (name, lanes) in attacks {
             let outcome = attacked(&mut siege, name, seconds.is_some().then_some(*lanes));
-            assert!(outcome.tally.rounds > 0 || name.ends_with("die"), "{name} did nothing");
-            assert!(outcome.tally.answered > 0 || *name != "requeue_theft", "nobody was stolen");
             outcomes.push(outcome);
         }
     });
@@ -184,10 +184,11 @@ fn print(ground: Ground, outcome: &Outcome) {
     let Outcome { name, seconds, tally, calls, p99, newcomers, resident, .. } = outcome;
     let Newcomers { served, longest } = newcomers;
     println!(
-        "{name:21} {ground} {seconds:6.2} s: {:7} rounds, {:6} joined, {:6} ended, {:8} answered; good: {calls:8} calls, \
+        "{name:21} {ground} {seconds:6.2} s: {:7} rounds, {:8} deeds, {:6} joined, {:6} ended, {:8} answered; good: {calls:8} calls, \
          p99 {p99:9.1?} ({} beside a neighbour); newcomers: {served:4} served, {longest:7.1?} at most; \
          server: {resident} KiB",
         tally.rounds,
+        tally.deeds,
         tally.joined,
         tally.ended,
         tally.answered,

@@ -20,6 +20,9 @@ pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// The attacks that stall there.
 pub(crate) const STALLS: [&str; 2] = ["stalled_hellos", "stream_hellos"];
 
+/// Turns that a connection has at least in an attack that goes on while there is time.
+const TURNS: u64 = 8;
+
 type Attack = fn(&mut Evil);
 
 /// Every attack on rings: its name, how many lanes it keeps busy at once, and what it does.
@@ -97,12 +100,29 @@ pub(crate) fn attacks(way: Option<Way>) -> Vec<(&'static str, usize, Attack)> {
 pub(crate) struct Tally {
     /// Things tried.
     pub(crate) rounds: u64,
+    /// What the attack is there for, and how often it was done. Each has to do some of it, however little time it has.
+    pub(crate) deeds: u64,
     /// Connections that stood.
     pub(crate) joined: u64,
     /// Connections that the server ended, or did not let stand.
     pub(crate) ended: u64,
     /// Calls that were answered all the same.
     pub(crate) answered: u64,
+}
+
+impl Tally {
+    /// As it is told to the parent.
+    pub(crate) fn to_text(self) -> String {
+        let Self { rounds, deeds, joined, ended, answered } = self;
+        format!("tally {rounds} {deeds} {joined} {ended} {answered}")
+    }
+
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let mut numbers = text.strip_prefix("tally ")?.split(' ').map(|number| number.parse().ok());
+        let mut next = || numbers.next()?;
+        let (rounds, deeds) = (next()?, next()?);
+        Some(Self { rounds, deeds, joined: next()?, ended: next()?, answered: next()? })
+    }
 }
 
 /// The evil process.
@@ -129,6 +149,16 @@ impl Evil {
 
     pub(crate) fn goes_on(&self) -> bool {
         Instant::now() < self.until
+    }
+
+    /// Whether it has time, or has not done anything yet.
+    pub(crate) fn lasts(&self) -> bool {
+        self.goes_on() || self.tally.rounds == 0 || self.tally.deeds == 0
+    }
+
+    /// The same for a connection that has had so many turns: some it has in any case, unless it is over.
+    pub(crate) fn lasts_with(&self, peer: &Peer, turns: u64) -> bool {
+        (self.goes_on() || turns < TURNS) && !peer.is_over()
     }
 
     /// A connection with `lanes` lanes; none if the server has no room for us just now.
@@ -159,7 +189,7 @@ impl Evil {
 
     /// The same, `least` times at least, however slow the machine is.
     pub(crate) fn so_often(&mut self, least: u64, lanes: u32, mut evil: impl FnMut(&mut Self, &mut Peer)) {
-        while self.goes_on() || self.tally.rounds < least {
+        while self.lasts() || self.tally.rounds < least {
             let Some(mut peer) = self.join(lanes) else { continue };
             evil(self, &mut peer);
             self.tally.rounds += 1;
@@ -177,6 +207,11 @@ impl Evil {
         peer.lost |= !answered;
         self.tally.answered += u64::from(answered);
         answered
+    }
+
+    /// The same, however slow the machine is. False if the connection ends instead.
+    pub(crate) fn sure_call(&mut self, peer: &mut Peer, lane: u32, large: bool) -> bool {
+        self.call(peer, lane, large) || peer.sure_reply(lane)
     }
 
     /// Bits of a length that a trusting server may not see: it would read in place what we write meanwhile.

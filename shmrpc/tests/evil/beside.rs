@@ -7,7 +7,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use shmrpc_transport::connection::{Carrier, OnWire};
 use shmrpc_transport::rendezvous::Hello;
@@ -62,6 +62,7 @@ pub(crate) fn unasked_descriptors(evil: &mut Evil) {
             assert!(!is_open(&peer.main), "descriptors that nobody asked for are kept, turn {turn}");
             evil.tally.ended += 1;
         }
+        evil.tally.deeds += 1;
     });
 }
 
@@ -91,6 +92,7 @@ pub(crate) fn wrong_lanes(evil: &mut Evil) {
         let open = Header { block: evil.rng.word() % 64, ..Header::new(Kind::LaneOpen) };
         let fds: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
         send(&peer.main, Way::Uds, &frame(open, &[]), &fds);
+        evil.tally.deeds += fds.len() as u64;
         // Whatever it takes them for: a call more, and no answer that is waited for long.
         lane.set_read_timeout(Some(raw::PATIENCE)).unwrap();
         evil.tally.answered += u64::from(is_served(lane, Way::Uds));
@@ -166,7 +168,7 @@ impl Sharing {
 
 /// Blobs of impossible lengths, at places that are none, in segments that nobody sent.
 pub(crate) fn stream_blobs(evil: &mut Evil) {
-    while evil.goes_on() || evil.tally.rounds < 12 {
+    while evil.lasts() || evil.tally.rounds < 12 {
         let Some(peer) = Sharing::join(evil) else { continue };
         peer.lane.set_read_timeout(Some(BOUND)).unwrap();
         peer.own.write(QUIET, &[3; 40_000]);
@@ -183,6 +185,7 @@ pub(crate) fn stream_blobs(evil: &mut Evil) {
         while receive(&peer.main).is_some() {}
         assert!(!is_open(&peer.main), "the server bears {what}");
         evil.tally.ended += 1;
+        evil.tally.deeds += 1;
         evil.tally.rounds += 1;
     }
 }
@@ -190,16 +193,14 @@ pub(crate) fn stream_blobs(evil: &mut Evil) {
 /// Messages in memory that is written all the time, at places that are none, in blocks that are somebody else's; and pages that
 /// the kernel is asked to forget.
 pub(crate) fn stream_blocks(evil: &mut Evil) {
-    while evil.goes_on() || evil.tally.rounds < 12 {
+    while evil.lasts() || evil.tally.rounds < 12 {
         let Some(mut peer) = Sharing::join(evil) else { continue };
         let (trusted, mut rng) = (evil.trusted, Rng(evil.rng.next()));
         let own = Arc::clone(&peer.own);
-        let writer = |stop: &AtomicBool| {
-            while !stop.load(Ordering::Relaxed) {
-                // What a trusting server reads in place lies behind.
-                let end = if trusted { QUIET } else { BASE };
-                own.wide(rng.below(end) & !7).store(rng.next(), Ordering::Relaxed);
-            }
+        let writer = || {
+            // What a trusting server reads in place lies behind.
+            let end = if trusted { QUIET } else { BASE };
+            own.wide(rng.below(end) & !7).store(rng.next(), Ordering::Relaxed);
         };
         beside(writer, || {
             for _ in 0..16 {
@@ -217,6 +218,7 @@ pub(crate) fn stream_blocks(evil: &mut Evil) {
                 }
                 let length = evil.tame(length);
                 peer.post(method, length, [ids, at]);
+                evil.tally.deeds += 1;
                 peer.own.forget_pages();
                 if method != NOTE && !peer.reply() {
                     break;
@@ -233,7 +235,7 @@ pub(crate) fn stream_blocks(evil: &mut Evil) {
 /// is, and cannot be cut or punched while messages in it are read.
 pub(crate) fn stream_wrong_memory(evil: &mut Evil) {
     const LENGTH: usize = 1 << 20;
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         let mut hello = Hello::new(1 << 20, raw::LANES, shmrpc::Memory::Memfd, target::question());
         (hello.carrier, hello.base_len) = (Carrier::Streams, BASE as u64);
         let hello = frame(Header::new(Kind::Hello), &hello.to_bytes());
@@ -243,6 +245,7 @@ pub(crate) fn stream_wrong_memory(evil: &mut Evil) {
             let refused = receive(&socket).is_some_and(|(header, _)| header.kind == Kind::Failure);
             assert!(refused, "{name} as a base");
             evil.tally.ended += 1;
+            evil.tally.deeds += 1;
         }
         for (name, fd) in wrong(LENGTH) {
             let Some(peer) = Sharing::join(evil) else { continue };
@@ -251,6 +254,7 @@ pub(crate) fn stream_wrong_memory(evil: &mut Evil) {
             while receive(&peer.main).is_some() {}
             assert!(!is_open(&peer.main), "{name} as a segment");
             evil.tally.ended += 1;
+            evil.tally.deeds += 1;
         }
         let mut peer = Sharing::join(evil).unwrap();
         peer.lane.set_read_timeout(Some(BOUND)).unwrap();

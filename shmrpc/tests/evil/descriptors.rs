@@ -25,6 +25,7 @@ pub(crate) fn descriptor_flood(evil: &mut Evil) {
         let mut sent = 0;
         while !peer.is_over() && send(&peer.socket, &ping, &fds).is_ok() {
             sent += 1;
+            evil.tally.deeds += count as u64;
             assert!(sent < 10_000, "the server keeps {sent} times {count} descriptors");
             evil.call(peer, 0, false);
         }
@@ -90,7 +91,7 @@ pub(crate) fn wrong(length: usize) -> Vec<(String, OwnedFd)> {
 
 /// Every wrong descriptor, as the base and as a further segment. None is taken, and the right one is.
 pub(crate) fn wrong_descriptors(evil: &mut Evil) {
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         for (name, fd) in wrong(BASE) {
             let socket = dial(&evil.at.unix).unwrap();
             send(&socket, &hello(1 << 20), &[fd.as_raw_fd()]).unwrap();
@@ -98,6 +99,7 @@ pub(crate) fn wrong_descriptors(evil: &mut Evil) {
             let refused = matches!(&answer, Ok((header, ..)) if header.kind == Kind::Failure);
             assert!(refused, "{name} as a base: {answer:?}");
             evil.tally.ended += 1;
+            evil.tally.deeds += 1;
         }
         for length in [4096, 2 << 20] {
             for (name, fd) in wrong(length) {
@@ -110,11 +112,11 @@ pub(crate) fn wrong_descriptors(evil: &mut Evil) {
                 let ended = matches!(end, Err(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset));
                 assert!(ended, "{name} as a segment of {length}: {end:?}");
                 evil.tally.ended += 1;
+                evil.tally.deeds += 1;
             }
             let mut peer = evil.join(1).unwrap();
             peer.add_segment(1, &Memory::new(length)).unwrap();
-            let served = evil.call(&mut peer, 0, true) || peer.sure_reply(0);
-            assert!(served, "the right memory was refused");
+            assert!(evil.sure_call(&mut peer, 0, true), "the right memory was refused");
         }
         evil.tally.rounds += 1;
     }
@@ -139,11 +141,12 @@ pub(crate) fn sealed_for_good(evil: &mut Evil) {
         assert!(File::options().write(true).truncate(true).open(path).is_err());
         assert!(fcntl(fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).is_err());
         peer.own.forget_pages();
-        while evil.goes_on() && !peer.is_over() {
+        let mut turn = 0;
+        while evil.lasts_with(peer, turn) {
+            turn += 1;
             peer.own.forget_pages();
-            evil.call(peer, 0, true);
+            evil.tally.deeds += u64::from(evil.sure_call(peer, 0, true));
         }
         assert!(!peer.is_over(), "nothing had changed");
-        evil.tally.rounds += 1;
     });
 }

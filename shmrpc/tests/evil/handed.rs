@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::Ordering;
 
 use shmrpc_transport::connection::OnWire;
 use shmrpc_transport::slot::{Header, Kind};
@@ -42,10 +41,7 @@ fn call_with(peer: &mut Peer, method: u16, payload: &[u8], count: usize) -> Opti
 
 /// What the answer on the first lane is, if one comes soon.
 fn answer(peer: &mut Peer) -> Option<Kind> {
-    let at = Peer::slot(0, peer.taken[0]);
-    peer.sure_reply(0)
-        .then(|| Kind::from_byte((peer.theirs.wide(at + 8).load(Ordering::Relaxed) >> 16) as u8))
-        .flatten()
+    peer.sure_reply(0).then_some(peer.kind).flatten()
 }
 
 /// Waits until the server has ended the connection, as it has to.
@@ -107,6 +103,7 @@ pub(crate) fn handed_descriptors(evil: &mut Evil) {
             // Whoever leaves meanwhile leaves nothing.
             _ => hand(peer, 0, call_id, 15, &fds),
         }
+        evil.tally.deeds += 1;
     });
 }
 
@@ -192,6 +189,7 @@ pub(crate) fn blob_references(evil: &mut Evil) {
         let what = format!("{bad:?}");
         call_with(peer, WEIGH, &archive(&(bad,)), 0);
         expect_end(evil, peer, &what);
+        evil.tally.deeds += 1;
     });
 }
 
@@ -261,5 +259,6 @@ pub(crate) fn stream_handed(evil: &mut Evil) {
             assert!(is_served(lane, way));
             evil.tally.answered += 1;
         }
+        evil.tally.deeds += 1;
     });
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use shmrpc_transport::slot::{FLAG_BLOCK, Header, Kind};
 
@@ -11,68 +11,71 @@ use super::raw::{
     ARENA, BASE, BLOCKS, Memory, Peer, QUIET, RELEASE, RING, Rng, SIDE, SIDES, Words, frame, send,
 };
 use super::target::{self, archive};
+use crate::support::until;
 
 /// The lane that large messages go over. A trusting server reads those in place, so their slots and bytes are left
 /// alone there.
 const LARGE: u32 = 3;
 
-/// Writes random words all over the base segment, most of them where the server looks, until `stop`.
-fn scribble(own: &Memory, trusted: bool, mut rng: Rng, stop: &AtomicBool) {
+/// Writes random words all over the base segment, most of them where the server looks.
+fn scribble(own: &Memory, trusted: bool, rng: &mut Rng) {
     let large = SIDES + LARGE as usize * SIDE..SIDES + (LARGE as usize + 1) * SIDE;
-    while !stop.load(Ordering::Relaxed) {
-        for _ in 0..64 {
-            let at = match rng.below(4) {
-                0 => rng.below(BASE),
-                1 => RELEASE + rng.below(4 * BLOCKS as usize),
-                2 => SIDES + rng.below(LARGE as usize * SIDE),
-                // The first slots and words of the first lanes.
-                _ => SIDES + rng.below(LARGE as usize) * SIDE + rng.below(RING + 8 * 64),
-            } & !7;
-            if trusted && (large.contains(&at) || at >= QUIET) {
-                continue;
-            }
-            let mut value = if rng.below(2) == 0 {
-                rng.next()
-            } else {
-                u64::from(rng.odd()) << 32 | u64::from(rng.odd())
-            };
-            let in_side = at.checked_sub(SIDES).map(|at| at % SIDE);
-            let is_route = in_side.is_some_and(|at| at >= RING && at % 64 == 8);
-            if trusted && is_route && (4097..=u64::from(MAX_MESSAGE)).contains(&(value >> 32)) {
-                value = value & 0xffff_ffff | u64::from(u32::MAX) << 32;
-            }
-            own.wide(at).store(value, Ordering::Relaxed);
+    for _ in 0..64 {
+        let at = match rng.below(4) {
+            0 => rng.below(BASE),
+            1 => RELEASE + rng.below(4 * BLOCKS as usize),
+            2 => SIDES + rng.below(LARGE as usize * SIDE),
+            // The first slots and words of the first lanes.
+            _ => SIDES + rng.below(LARGE as usize) * SIDE + rng.below(RING + 8 * 64),
+        } & !7;
+        if trusted && (large.contains(&at) || at >= QUIET) {
+            continue;
         }
-        std::thread::yield_now();
+        let mut value =
+            if rng.below(2) == 0 { rng.next() } else { u64::from(rng.odd()) << 32 | u64::from(rng.odd()) };
+        let in_side = at.checked_sub(SIDES).map(|at| at % SIDE);
+        let is_route = in_side.is_some_and(|at| at >= RING && at % 64 == 8);
+        if trusted && is_route && (4097..=u64::from(MAX_MESSAGE)).contains(&(value >> 32)) {
+            value = value & 0xffff_ffff | u64::from(u32::MAX) << 32;
+        }
+        own.wide(at).store(value, Ordering::Relaxed);
     }
+    std::thread::yield_now();
 }
 
-/// Runs `part` while another thread does `meanwhile`, which ends when its flag is set.
-pub(crate) fn beside<R>(meanwhile: impl FnOnce(&AtomicBool) + Send, part: impl FnOnce() -> R) -> R {
-    let stop = AtomicBool::new(false);
+/// Runs `part` while another thread does `deed` again and again; once before, in any case. Returns how often.
+pub(crate) fn beside(mut deed: impl FnMut() + Send, part: impl FnOnce()) -> u64 {
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        scope.spawn(|| meanwhile(&stop));
-        let result = part();
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                deed();
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        while done.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        part();
         stop.store(true, Ordering::Relaxed);
-        result
-    })
+    });
+    done.into_inner()
 }
 
 /// Random words all over the base segment while calls go on.
 pub(crate) fn random_writes(evil: &mut Evil) {
     evil.so_often(8, LARGE + 1, |evil, peer| {
-        let (own, trusted, rng) = (Arc::clone(&peer.own), evil.trusted, Rng(evil.rng.next()));
-        beside(
-            |stop| scribble(&own, trusted, rng, stop),
-            || {
-                let mut turn = 0;
-                while (evil.goes_on() || turn < 8) && !peer.is_over() {
-                    let lane = turn % (LARGE + 1);
-                    turn += 1;
-                    evil.call(peer, lane, lane == LARGE || !evil.trusted);
-                }
-            },
-        );
+        let (own, trusted, mut rng) = (Arc::clone(&peer.own), evil.trusted, Rng(evil.rng.next()));
+        let writer = || scribble(&own, trusted, &mut rng);
+        let scribbled = beside(writer, || {
+            let mut turn = 0;
+            while evil.lasts_with(peer, turn) {
+                let lane = turn as u32 % (LARGE + 1);
+                turn += 1;
+                evil.call(peer, lane, lane == LARGE || !evil.trusted);
+            }
+        });
+        evil.tally.deeds += scribbled;
     });
 }
 
@@ -85,13 +88,11 @@ pub(crate) fn segment_writes(evil: &mut Evil) {
             return;
         }
         let mut rng = Rng(evil.rng.next());
-        let writer = |stop: &AtomicBool| {
-            while !stop.load(Ordering::Relaxed) {
-                further.wide(rng.below(LENGTH) & !7).store(rng.next(), Ordering::Relaxed);
-            }
-        };
+        let writer = || further.wide(rng.below(LENGTH) & !7).store(rng.next(), Ordering::Relaxed);
         beside(writer, || {
-            while evil.goes_on() && !peer.is_over() {
+            let mut turn = 0;
+            while evil.lasts_with(peer, turn) {
+                turn += 1;
                 let end = if evil.trusted { 4096 } else { 200_000 };
                 let length = 41 + u32::try_from(evil.rng.below(end - 41)).unwrap();
                 let method = [target::SUM, target::SHAPES, target::ECHO][evil.rng.below(3)];
@@ -104,19 +105,25 @@ pub(crate) fn segment_writes(evil: &mut Evil) {
                 evil.tally.answered += u64::from(peer.reply(0));
             }
         });
+        // Those that lay in that memory.
+        evil.tally.deeds += u64::from(peer.taken_of_ours(0));
     });
 }
 
-/// Asks for replies in blocks and keeps the blocks.
+/// Asks for replies in blocks and keeps the blocks, until it gets no more.
 pub(crate) fn never_release(evil: &mut Evil) {
     let mut peers: Vec<Peer> = (0..4).filter_map(|_| evil.join(1)).collect();
     peers.iter_mut().for_each(|peer| peer.releases = false);
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    let mut refused = 0;
+    while evil.lasts() || refused == 0 {
         evil.tally.rounds += 1;
         for peer in &mut peers {
             peer.post(0, target::BLOB, &archive(&(100_000_u32, 1_u8)), ARENA);
-            evil.tally.answered += u64::from(peer.reply(0));
+            let answered = peer.reply(0);
+            evil.tally.answered += u64::from(answered);
+            refused += u64::from(answered && peer.kind == Some(Kind::Failure));
         }
+        evil.tally.deeds = peers.iter().map(|peer| peer.kept).sum();
     }
 }
 
@@ -131,16 +138,22 @@ pub(crate) fn never_read(evil: &mut Evil) {
         }
         evil.tally.rounds += 1;
     }
+    let taken = |peer: &Peer| (0..4).map(|lane| u64::from(peer.taken_of_ours(lane))).sum::<u64>();
+    let all_taken = || peers.iter().map(taken).sum::<u64>();
+    until("requests are taken whose replies nobody reads", || all_taken() > 0);
     while evil.goes_on() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
+    evil.tally.deeds = all_taken();
 }
 
 /// One-way calls as fast as they are taken.
 pub(crate) fn oneway_flood(evil: &mut Evil) {
     let note = archive(&("z".repeat(2000),));
     evil.again_and_again(8, |evil, peer| {
-        while evil.goes_on() && !peer.is_over() {
+        let mut turn = 0;
+        while evil.lasts_with(peer, turn) {
+            turn += 1;
             for lane in 0..8 {
                 let done = peer.theirs.word(Peer::side(lane) + super::raw::DONE);
                 let sent = peer.sent[lane as usize];
@@ -148,9 +161,11 @@ pub(crate) fn oneway_flood(evil: &mut Evil) {
                 for at in 0..room as usize {
                     peer.post(lane, target::NOTE, &note, ARENA + at * 4096 % (QUIET - ARENA));
                 }
-                evil.tally.answered += u64::from(room);
             }
         }
+        let taken = || (0..8).map(|lane| u64::from(peer.taken_of_ours(lane))).sum::<u64>();
+        until("one-way calls are taken", || taken() > 0 || peer.is_over());
+        evil.tally.deeds += taken();
     });
 }
 
@@ -161,7 +176,9 @@ pub(crate) fn large_flood(evil: &mut Evil) {
         if peer.add_segment(1, &further).is_err() {
             return;
         }
-        while evil.goes_on() && !peer.is_over() {
+        let mut turn = 0;
+        while evil.lasts_with(peer, turn) {
+            turn += 1;
             let above = u32::from(evil.rng.below(20) == 0);
             let header = Header { method: target::SUM, flags: FLAG_BLOCK, ..Header::new(Kind::Request) };
             let mut words = Words::inline(header, [1, 0, 0, 0, 0]);
@@ -176,7 +193,9 @@ pub(crate) fn large_flood(evil: &mut Evil) {
                 peer.publish(lane, &words, peer.sent[lane as usize].wrapping_add(1));
             }
             for lane in 0..2 {
-                evil.tally.answered += u64::from(peer.reply(lane));
+                let answered = peer.reply(lane) || turn == 1 && peer.sure_reply(lane);
+                evil.tally.answered += u64::from(answered);
+                evil.tally.deeds += u64::from(answered);
             }
         }
     });
@@ -185,8 +204,9 @@ pub(crate) fn large_flood(evil: &mut Evil) {
 /// Segments out of turn, too many, too large, retired twice, named when they are gone.
 pub(crate) fn segment_games(evil: &mut Evil) {
     evil.again_and_again(1, |evil, peer| {
-        let mut id = 1;
-        while evil.goes_on() && !peer.is_over() {
+        let (mut id, mut turn) = (1, 0);
+        while evil.lasts_with(peer, turn) {
+            turn += 1;
             let mut retire = Header::new(Kind::SegmentRetire);
             let sent = match evil.rng.below(16) {
                 0 => peer.add_segment(evil.rng.odd(), &Memory::new(4096)),
@@ -223,6 +243,7 @@ pub(crate) fn segment_games(evil: &mut Evil) {
             if sent.is_err() {
                 return;
             }
+            evil.tally.deeds += 1;
         }
     });
 }

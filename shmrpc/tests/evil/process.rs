@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdout, fork};
 
 use super::attacks::Evil;
-use super::raw::{ARENA, Peer, requeue};
+use super::raw::{ARENA, Peer, Rng, requeue};
 use super::streams::is_served;
 use super::target::{self, archive};
 use crate::peer::Way;
@@ -30,14 +30,15 @@ fn forked(part: impl FnOnce() -> i32) -> Pid {
     }
 }
 
-/// A fresh seed each round: a forked child's progress is lost.
+/// A fresh seed each round: a forked child's progress is lost. It has done its deed if it is killed, or ends with 1.
 pub(crate) fn rounds(evil: &mut Evil, part: impl Fn(&mut Evil) -> i32) {
-    while evil.goes_on() || evil.tally.rounds == 0 {
-        evil.rng.next();
+    while evil.lasts() {
+        evil.rng = Rng(evil.rng.next());
         match waitpid(forked(|| part(evil)), None).unwrap() {
             WaitStatus::Exited(_, 101) => panic!("a child of the evil process panicked"),
-            WaitStatus::Exited(_, code) => evil.tally.answered += u64::from(code == 1),
-            _ => {}
+            WaitStatus::Exited(_, code) => evil.tally.deeds += u64::from(code == 1),
+            WaitStatus::Signaled(_, Signal::SIGKILL, _) => evil.tally.deeds += 1,
+            other => panic!("a child of the evil process ended with {other:?}"),
         }
         evil.tally.rounds += 1;
         evil.tally.joined += 1;
@@ -95,22 +96,31 @@ pub(crate) fn freeze(evil: &mut Evil) {
             for _ in 0..150 {
                 peer.post(lane, target::BLOB, &archive(&(5000_u32, 1_u8)), ARENA);
             }
+            evil.tally.rounds += 1;
         }
     }
-    raise(Signal::SIGSTOP).unwrap();
+    evil.stop();
     for peer in &mut peers {
         evil.tally.answered += u64::from(peer.reply(0));
         evil.tally.ended += u64::from(peer.is_over());
-        evil.tally.rounds += 1;
+    }
+}
+
+impl Evil {
+    /// Freezes with what was begun so far. It may be killed there, so it says before what it has done.
+    pub(crate) fn stop(&mut self) {
+        self.tally.deeds = self.tally.rounds;
+        say(&self.tally.to_text());
+        raise(Signal::SIGSTOP).unwrap();
     }
 }
 
 /// Ends, and leaves a child that holds its sockets and its memory until nobody holds the other end of its stdin.
 pub(crate) fn fork_and_hold(evil: &mut Evil) {
     let mut peers: Vec<Peer> = (0..4).filter_map(|_| evil.join(2)).collect();
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         for peer in &mut peers {
-            evil.call(peer, 0, true);
+            evil.tally.deeds += u64::from(evil.call(peer, 0, true));
         }
         evil.tally.rounds += 1;
     }
@@ -120,9 +130,10 @@ pub(crate) fn fork_and_hold(evil: &mut Evil) {
 /// The same over Unix sockets. Over TCP nobody can know that it is another process that has the connection now.
 pub(crate) fn stream_fork_and_hold(evil: &mut Evil) {
     let held = evil.crowd(2);
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         let lanes = held.iter().flat_map(|(_, lanes)| lanes);
         evil.tally.answered += lanes.filter(|lane| is_served(lane, Way::Uds)).count() as u64;
+        evil.tally.deeds = evil.tally.answered;
         evil.tally.rounds += 1;
     }
     leave_an_heir();

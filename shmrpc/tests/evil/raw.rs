@@ -226,6 +226,10 @@ pub(crate) struct Peer {
     pub(crate) releases: bool,
     /// Whether a call was not answered in time; the server may be at it.
     pub(crate) lost: bool,
+    /// What the last reply was.
+    pub(crate) kind: Option<Kind>,
+    /// Blocks of replies that were not given back.
+    pub(crate) kept: u64,
     /// Messages sent and replies taken, by lane.
     pub(crate) sent: [u32; LANES as usize],
     pub(crate) taken: [u32; LANES as usize],
@@ -246,7 +250,8 @@ impl Peer {
 
     /// With what two hellos brought, at either end.
     pub(crate) fn over(socket: UnixStream, own: Arc<Memory>, theirs: Memory) -> Self {
-        Self { socket, own, theirs, releases: true, lost: false, sent: [0; 64], taken: [0; 64] }
+        let (sent, taken) = ([0; LANES as usize], [0; LANES as usize]);
+        Self { socket, own, theirs, releases: true, lost: false, kind: None, kept: 0, sent, taken }
     }
 
     /// Opens a lane and waits until it is served.
@@ -334,7 +339,10 @@ impl Peer {
             std::thread::yield_now();
         }
         let load = |offset| self.theirs.wide(at + offset).load(Ordering::Relaxed);
-        if self.releases && load(8) >> 24 & u64::from(FLAG_BLOCK) != 0 {
+        self.kind = Kind::from_byte((load(8) >> 16) as u8);
+        let in_block = load(8) >> 24 & u64::from(FLAG_BLOCK) != 0;
+        self.kept += u64::from(in_block && !self.releases);
+        if in_block && self.releases {
             let id = load(16) as u32 % BLOCKS;
             self.own.word(RELEASE + id as usize * 4).store((load(24) >> 32) as u32, Ordering::Release);
         }
@@ -356,6 +364,11 @@ impl Peer {
         true
     }
 
+    /// Messages of this lane that the server has taken.
+    pub(crate) fn taken_of_ours(&self, lane: u32) -> u32 {
+        self.theirs.word(Self::side(lane) + TAKEN).load(Ordering::Acquire)
+    }
+
     /// Whether the server has ended the connection.
     pub(crate) fn is_over(&self) -> bool {
         self.socket.set_nonblocking(true).unwrap();
@@ -372,8 +385,9 @@ impl Peer {
     }
 }
 
-pub(crate) fn wake(word: &AtomicU32) {
-    futex(word, libc::FUTEX_WAKE, i32::MAX);
+/// Returns how many slept there.
+pub(crate) fn wake(word: &AtomicU32) -> i64 {
+    futex(word, libc::FUTEX_WAKE, i32::MAX)
 }
 
 fn futex(word: &AtomicU32, operation: i32, value: i32) -> i64 {

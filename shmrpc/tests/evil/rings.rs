@@ -2,7 +2,7 @@
 //! whoever sleeps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::attacks::{Evil, request};
 use super::memory::beside;
@@ -44,6 +44,7 @@ pub(crate) fn slot_flips(evil: &mut Evil) {
             let mut bad = good;
             if evil.rng.below(3) != 0 {
                 spoil(evil, &mut bad);
+                evil.tally.deeds += 1;
             }
             let at = Peer::slot(0, peer.sent[0]);
             let stamp = peer.sent[0].wrapping_add(1);
@@ -64,7 +65,9 @@ pub(crate) fn slot_flips(evil: &mut Evil) {
 /// Good slots, and payloads that are not what they should be.
 pub(crate) fn payload_flips(evil: &mut Evil) {
     evil.again_and_again(1, |evil, peer| {
-        while evil.goes_on() && !peer.is_over() {
+        let mut turn = 0;
+        while evil.lasts_with(peer, turn) {
+            turn += 1;
             let (method, mut payload) = request(&mut evil.rng, !evil.trusted);
             for _ in 0..=evil.rng.below(4) {
                 let at = match payload.len() {
@@ -77,6 +80,7 @@ pub(crate) fn payload_flips(evil: &mut Evil) {
             // Any method may be told that these are its arguments.
             let method = if evil.rng.below(2) == 0 { method } else { evil.rng.word() as u16 % 7 };
             peer.post(0, method, &payload, ARENA);
+            evil.tally.deeds += 1;
             evil.tally.answered += u64::from(method != target::NOTE && peer.reply(0));
         }
     });
@@ -98,6 +102,7 @@ pub(crate) fn bad_stamps(evil: &mut Evil) {
             evil.rng.odd(),
         ][evil.rng.below(6)];
         peer.publish(0, &words, stamp);
+        evil.tally.deeds += u64::from(stamp != right);
         evil.tally.answered += u64::from(peer.reply(0));
     });
 }
@@ -117,6 +122,7 @@ pub(crate) fn bad_counters(evil: &mut Evil) {
             peer.own.word(Peer::side(0) + DONE).store(done, Ordering::Release);
             wake(peer.own.word(Peer::side(0) + DONE));
             peer.post(0, target::ADD, &add, ARENA);
+            evil.tally.deeds += 1;
             if position % 16 == 0 && peer.is_over() {
                 return;
             }
@@ -128,19 +134,20 @@ pub(crate) fn bad_counters(evil: &mut Evil) {
 pub(crate) fn bad_sleepers(evil: &mut Evil) {
     evil.again_and_again(2, |evil, peer| {
         let (own, mut rng) = (Arc::clone(&peer.own), Rng(evil.rng.next()));
-        let liar = |stop: &AtomicBool| {
-            while !stop.load(Ordering::Relaxed) {
-                let side = Peer::side(rng.word() % 2);
-                own.wide(side).store(1 << 32 | u64::from(rng.odd()), Ordering::Relaxed);
-                own.word(side + 8).store(rng.odd(), Ordering::Relaxed);
-            }
+        let liar = || {
+            let side = Peer::side(rng.word() % 2);
+            own.wide(side).store(1 << 32 | u64::from(rng.odd()), Ordering::Relaxed);
+            own.word(side + 8).store(rng.odd(), Ordering::Relaxed);
         };
-        beside(liar, || {
-            while evil.goes_on() && !peer.is_over() {
+        let lies = beside(liar, || {
+            let mut turn = 0;
+            while evil.lasts_with(peer, turn) {
+                turn += 1;
                 evil.call(peer, 0, false);
                 evil.call(peer, 1, false);
             }
         });
+        evil.tally.deeds += lies;
     });
 }
 
@@ -149,12 +156,15 @@ pub(crate) fn bad_releases(evil: &mut Evil) {
     evil.again_and_again(1, |evil, peer| {
         peer.releases = false;
         let blob = archive(&(30_000_u32, 1_u8));
-        while evil.goes_on() && !peer.is_over() {
+        let mut turn = 0;
+        while evil.lasts_with(peer, turn) {
+            turn += 1;
             for _ in 0..8 {
                 let most = BLOCKS as usize >> evil.rng.below(12);
                 let id = evil.rng.below(most);
                 let generation = if evil.rng.below(2) == 0 { evil.rng.odd() } else { evil.rng.word() % 64 };
                 peer.own.word(RELEASE + id * 4).store(generation, Ordering::Release);
+                evil.tally.deeds += 1;
             }
             peer.post(0, target::BLOB, &blob, ARENA);
             evil.tally.answered += u64::from(peer.reply(0));
@@ -169,19 +179,22 @@ pub(crate) fn wake_storm(evil: &mut Evil) {
         for lane in 0..LANES {
             evil.call(peer, lane, false);
         }
-        let (own, sent) = (Arc::clone(&peer.own), peer.sent);
-        let storm = |stop: &AtomicBool| {
-            while !stop.load(Ordering::Relaxed) {
-                for lane in 1..LANES {
-                    wake(own.word(Peer::slot(lane, sent[lane as usize])));
-                    wake(own.word(Peer::side(lane) + DONE));
-                }
+        let (own, sent, woken) = (Arc::clone(&peer.own), peer.sent, AtomicU64::new(0));
+        let storm = || {
+            for lane in 1..LANES {
+                let slot = wake(own.word(Peer::slot(lane, sent[lane as usize])));
+                let room = wake(own.word(Peer::side(lane) + DONE));
+                woken.fetch_add(slot as u64 + room as u64, Ordering::Relaxed);
             }
         };
         beside(storm, || {
-            while evil.goes_on() && !peer.is_over() {
+            let mut turn = 0;
+            while evil.lasts_with(peer, turn) {
+                turn += 1;
                 evil.call(peer, 0, false);
             }
         });
+        // Threads that slept.
+        evil.tally.deeds += woken.into_inner();
     });
 }

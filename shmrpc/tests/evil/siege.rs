@@ -3,8 +3,11 @@
 use std::fmt::Display;
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use nix::libc;
 
 use super::attacks::Tally;
 use super::good::{CLIENTS, Crowd};
@@ -188,11 +191,12 @@ impl<'a> Siege<'a> {
         let (start, work) = (Instant::now(), work_of_children());
         let mut evil = self.evil("child_evil", &[(ATTACK, name.to_owned())]);
         let stdin = evil.child.stdin.take();
-        let mut thawed = false;
+        let (freezes, dies) = (name.contains("freeze"), name.ends_with("die"));
+        let mut frozen = false;
         let (status, newcomers) = self.until_it_ends(name, &mut evil, |evil| {
-            if !thawed && start.elapsed() > self.time && state(evil.child.id()) == Some('T') {
-                thawed = true;
-                if name.ends_with("die") { evil.kill() } else { evil.go_on() }
+            if !frozen && start.elapsed() > self.time && state(evil.child.id()) == Some('T') {
+                frozen = true;
+                if dies { evil.kill() } else { evil.go_on() }
             }
         });
         let seconds = start.elapsed().as_secs_f64();
@@ -200,18 +204,19 @@ impl<'a> Siege<'a> {
         let share = (work_of_children() - work) / seconds;
         let mut said = String::new();
         evil.rest(&mut said);
-        assert!(
-            status.success() || name.ends_with("die"),
-            "{name}: the evil process ended with {status}\n{said}"
-        );
+        let as_it_should = if dies { status.signal() == Some(libc::SIGKILL) } else { status.success() };
+        assert!(as_it_should, "{name}: the evil process ended with {status}\n{said}");
+        assert_eq!(frozen, freezes, "{name}: it has not frozen");
         self.forgotten(name);
-        drop(stdin);
         let heir = said.lines().find_map(|line| line.strip_prefix("heir "));
-        if let Some(heir) = heir {
-            until("the heir is gone", || matches!(state(heir), None | Some('Z')));
-        }
+        assert_eq!(heir.is_some(), name.ends_with("fork_and_hold"), "{name}: there is no heir");
+        let is_gone = |heir: &str| matches!(state(heir), None | Some('Z'));
+        assert!(!heir.is_some_and(is_gone), "{name}: the heir has not held anything");
+        drop(stdin);
+        until("the heir is gone", || heir.is_none_or(is_gone));
         self.recovered(name);
-        let tally = tally(&said);
+        let tally = said.lines().rev().find_map(Tally::from_text).unwrap_or_default();
+        assert!(tally.rounds > 0 && tally.deeds > 0, "{name} did nothing: {tally:?}");
         let p99_beside_neighbour = compare.map(|lanes| {
             self.beside_neighbour(Burden { share, lanes, joins: tally.joined as f64 / seconds })
         });
@@ -233,7 +238,7 @@ impl<'a> Siege<'a> {
             if let Some(status) = process.child.try_wait().unwrap() {
                 return (status, newcomers);
             }
-            assert!(Instant::now() < end, "the evil process does not end");
+            assert!(Instant::now() < end, "{name}: the evil process does not end");
             let alive = !matches!(state(self.server.child.id()), None | Some('Z'));
             assert!(alive, "the server is dead; {:?}", self.crowd.faults());
             let came = Instant::now();
@@ -298,11 +303,4 @@ fn work_of_children() -> f64 {
     // cutime and cstime, in hundredths of a second.
     let ticks: u32 = fields[13].parse::<u32>().unwrap() + fields[14].parse::<u32>().unwrap();
     f64::from(ticks) / 100.0
-}
-
-fn tally(said: &str) -> Tally {
-    let line = said.lines().find_map(|line| line.strip_prefix("tally "));
-    let mut numbers = line.unwrap_or_default().split(' ').map(|number| number.parse().unwrap_or(0));
-    let mut next = || numbers.next().unwrap_or(0);
-    Tally { rounds: next(), joined: next(), ended: next(), answered: next() }
 }

@@ -1,5 +1,6 @@
 //! Attacks on the socket: floods of connections, lanes and frames, stalls, nonsense, answers that nobody reads.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -7,18 +8,21 @@ use std::time::Instant;
 
 use shmrpc_transport::slot::{Header, Kind};
 
-use super::attacks::{Evil, OF_ONE};
+use super::attacks::{Evil, LANES_OF_ONE, OF_ONE};
 use super::raw::{BASE, LANES, Memory, Peer, dial, frame, hello, receive, send};
 
 /// Connects until the server has no room for this process, holds all, and begins anew.
 pub(crate) fn connection_flood(evil: &mut Evil) {
-    while evil.goes_on() || evil.tally.ended == 0 {
+    while evil.lasts() {
         let before = evil.tally.ended;
         let mut held: Vec<Peer> = Vec::new();
         while held.len() <= OF_ONE && evil.tally.ended < before + 8 {
             held.extend(evil.join(0));
         }
         assert!(held.len() <= OF_ONE, "the server has no limit for one process");
+        // Later it may not have forgotten all of those before.
+        assert!(held.len() == OF_ONE || evil.tally.rounds > 0, "{} before anybody had any", held.len());
+        evil.tally.deeds += held.len() as u64;
         evil.tally.rounds += 1;
     }
 }
@@ -30,6 +34,7 @@ pub(crate) fn arrival_flood(evil: &mut Evil) {
         // The last one is refused, and hears so at once; unless the first ones' time is over, on a machine that is slow enough.
         let refused = receive(silent.last().unwrap()).is_ok_and(|(header, ..)| header.kind == Kind::Failure);
         evil.tally.ended += u64::from(refused);
+        evil.tally.deeds = evil.tally.ended;
         evil.tally.rounds += 1;
         assert!(evil.tally.ended > 0 || evil.tally.rounds < 20, "{} may all wait", silent.len());
     }
@@ -60,7 +65,7 @@ pub(crate) fn stalled_hellos(evil: &mut Evil) {
         }
         Ok(socket)
     };
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         let held: Vec<_> =
             (0..24).filter_map(|turn| Some((turn % 8, stall(&evil.at.unix, turn % 8).ok()?))).collect();
         evil.tally.rounds += 1;
@@ -72,13 +77,14 @@ pub(crate) fn stalled_hellos(evil: &mut Evil) {
             let is_told = reason.as_ref().is_ok_and(|reason| reason == "no hello came in time");
             assert!(is_told, "stalled at step {step}, and hears {reason:?}");
             evil.tally.ended += 1;
+            evil.tally.deeds += 1;
         }
     }
 }
 
 /// Hellos that are nearly right.
 pub(crate) fn bad_hellos(evil: &mut Evil) {
-    while evil.goes_on() || evil.tally.rounds < 50 {
+    while evil.lasts() || evil.tally.rounds < 50 {
         let Ok(socket) = dial(&evil.at.unix) else { continue };
         let memory = Memory::new(BASE);
         let mut bytes = hello(u64::from(evil.rng.odd()) << evil.rng.below(33));
@@ -107,7 +113,10 @@ pub(crate) fn bad_hellos(evil: &mut Evil) {
         let _ = socket.shutdown(std::net::Shutdown::Write);
         match receive(&socket) {
             Ok((header, ..)) if header.kind == Kind::Hello => evil.tally.joined += 1,
-            _ => evil.tally.ended += 1,
+            answer => {
+                evil.tally.deeds += u64::from(answer.is_ok());
+                evil.tally.ended += 1;
+            }
         }
         evil.tally.rounds += 1;
     }
@@ -115,28 +124,34 @@ pub(crate) fn bad_hellos(evil: &mut Evil) {
 
 /// Opens every lane, again and again, and lanes that there are not.
 pub(crate) fn lane_flood(evil: &mut Evil) {
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         let mut held: Vec<Peer> = (0..4).filter_map(|_| evil.join(0)).collect();
         for lane in 0..2 * LANES {
-            let mut header = Header::new(Kind::LaneOpen);
-            header.block = lane % LANES;
             for peer in &held {
+                let header = Header { block: lane % LANES, ..Header::new(Kind::LaneOpen) };
                 let _ = send(&peer.socket, &frame(header, &[]), &[]);
             }
-            held.iter().map(Peer::is_over).for_each(|_| {});
         }
-        // Some of them: who is not served is waited for.
-        for lane in (0..LANES).step_by(8) {
-            for peer in &mut held {
-                evil.call(peer, lane, false);
+        let mut all = 0;
+        for peer in &mut held {
+            let answers = (0..2 * LANES).map_while(|_| receive(&peer.socket).ok());
+            let open = answers.filter(|(header, ..)| header.kind == Kind::LaneOpen);
+            let lanes: BTreeSet<u32> = open.map(|(header, ..)| header.block).collect();
+            all += lanes.len();
+            for lane in lanes.into_iter().step_by(8) {
+                assert!(evil.sure_call(peer, lane, false), "lane {lane} is open and not served");
             }
         }
+        assert!(all <= LANES_OF_ONE, "the server has no limit for one process: {all} lanes");
+        assert!(all == LANES_OF_ONE || evil.tally.rounds > 0, "{all} lanes before anybody had any");
+        evil.tally.deeds += all as u64;
         for peer in &held {
             let mut header = Header::new(Kind::LaneOpen);
             header.block = LANES + evil.rng.word() % 3;
             let _ = send(&peer.socket, &frame(header, &[]), &[]);
             // The server ends it.
             while receive(&peer.socket).is_ok() {}
+            assert!(peer.is_over(), "the server bears a lane that there is not");
             evil.tally.ended += 1;
         }
         evil.tally.rounds += 1;
@@ -167,6 +182,7 @@ pub(crate) fn control_frames(evil: &mut Evil) {
             if send(&peer.socket, &bytes, &[]).is_err() {
                 return;
             }
+            evil.tally.deeds += 1;
             evil.call(peer, 0, false);
         }
     });
@@ -175,20 +191,24 @@ pub(crate) fn control_frames(evil: &mut Evil) {
 /// Frames that want no answer, as fast as a socket carries them, from several connections.
 pub(crate) fn frame_flood(evil: &mut Evil) {
     let pings = frame(Header::new(Kind::Ping), &[]).repeat(2000);
-    let held: Vec<Peer> = (0..4).filter_map(|_| evil.join(1)).collect();
+    let mut held: Vec<Peer> = (0..4).filter_map(|_| evil.join(1)).collect();
+    let until = evil.until;
     std::thread::scope(|scope| {
         for peer in &held {
-            let goes_on = || Instant::now() < evil.until;
             let pings = &pings;
-            scope.spawn(move || while goes_on() && (&peer.socket).write_all(pings).is_ok() {});
+            scope.spawn(move || while (&peer.socket).write_all(pings).is_ok() && Instant::now() < until {});
         }
     });
+    for peer in &mut held {
+        assert!(evil.sure_call(peer, 0, false), "pings are no fault");
+        evil.tally.deeds += 1;
+    }
     evil.tally.rounds += 1;
 }
 
 /// Asks without end and reads no answer, so that the server's answers find no room.
 pub(crate) fn deaf_socket(evil: &mut Evil) {
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         let held: Vec<Peer> = (0..4).filter_map(|_| evil.join(1)).collect();
         let question = frame(Header::new(Kind::LaneOpen), &[]);
         for peer in &held {
@@ -204,6 +224,7 @@ pub(crate) fn deaf_socket(evil: &mut Evil) {
                 assert!(sent < 100_000, "the server still answers somebody who does not read");
             }
             evil.tally.ended += 1;
+            evil.tally.deeds += 1;
         }
         evil.tally.rounds += 1;
     }

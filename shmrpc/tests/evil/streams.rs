@@ -54,7 +54,7 @@ impl Evil {
         least: u64,
         mut evil: impl FnMut(&mut Self, &Peer, &UnixStream),
     ) {
-        while self.goes_on() || self.tally.rounds < least {
+        while self.lasts() || self.tally.rounds < least {
             let Some(peer) = self.enter() else { continue };
             let Ok(lane) = peer.try_lane(0) else { continue };
             lane.set_read_timeout(Some(SURE)).unwrap();
@@ -90,7 +90,8 @@ pub(crate) fn stream_garbage(evil: &mut Evil) {
         lane.set_read_timeout(Some(PATIENCE)).unwrap();
         for _ in 0..8 {
             let (method, payload) = request(&mut evil.rng, true);
-            let mut bytes = asks(method, &payload);
+            let asked = asks(method, &payload);
+            let mut bytes = asked.clone();
             for _ in 0..evil.rng.below(4) {
                 // Most of all the header, and the end, where the root is.
                 let end = bytes.len();
@@ -102,6 +103,7 @@ pub(crate) fn stream_garbage(evil: &mut Evil) {
             }
             let on = if evil.rng.below(8) == 0 { &peer.main } else { lane };
             send(on, way, &bytes, &[]);
+            evil.tally.deeds += u64::from(bytes != asked);
             // What has a part of its answer is no stream any more that we could read.
             if method != NOTE && receive(lane).is_none() {
                 evil.tally.ended += 1;
@@ -116,7 +118,7 @@ pub(crate) fn stream_garbage(evil: &mut Evil) {
 /// the rest stay as they are.
 pub(crate) fn half_frames(evil: &mut Evil) {
     let way = evil.way;
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         for (peer, lanes) in evil.crowd(8) {
             let mut stalled = Vec::new();
             for (number, lane) in lanes.into_iter().enumerate() {
@@ -125,6 +127,7 @@ pub(crate) fn half_frames(evil: &mut Evil) {
                 let sent = cut.saturating_sub(16);
                 send(&lane, way, &bytes[..sent], &[]);
                 bytes[sent..cut].iter().for_each(|byte| send(&lane, way, std::slice::from_ref(byte), &[]));
+                evil.tally.deeds += 1;
                 match number {
                     0 => drop(lane),
                     1 => reset(lane, way),
@@ -147,7 +150,7 @@ pub(crate) fn stream_pings(evil: &mut Evil) {
     let (until, pings) = (evil.until, frame(Header::new(Kind::Ping), &[]).repeat(2000));
     let way = evil.way;
     let held = evil.crowd(2);
-    let flood = |mut socket: &UnixStream| while Instant::now() < until && socket.write_all(&pings).is_ok() {};
+    let flood = |mut socket: &UnixStream| while socket.write_all(&pings).is_ok() && Instant::now() < until {};
     std::thread::scope(|scope| {
         for (peer, lanes) in &held {
             lanes.iter().chain([&peer.main]).for_each(|socket| drop(scope.spawn(move || flood(socket))));
@@ -156,19 +159,23 @@ pub(crate) fn stream_pings(evil: &mut Evil) {
     for lane in held.iter().flat_map(|(_, lanes)| lanes) {
         assert!(is_served(lane, way), "pings are no fault");
         evil.tally.answered += 1;
+        evil.tally.deeds += 1;
     }
     evil.tally.rounds += 1;
 }
 
 /// Connects until the server has no room for us, holds all, and begins anew.
 pub(crate) fn stream_connections(evil: &mut Evil) {
-    while evil.goes_on() || evil.tally.ended == 0 {
+    while evil.lasts() {
         let before = evil.tally.ended;
         let mut held: Vec<Peer> = Vec::new();
         while held.len() <= OF_ONE && evil.tally.ended < before + 8 {
             held.extend(evil.enter());
         }
         assert!(held.len() <= OF_ONE, "the server has no limit for one");
+        // Later it may not have forgotten all of those before.
+        assert!(held.len() == OF_ONE || evil.tally.rounds > 0, "{} before anybody had any", held.len());
+        evil.tally.deeds += held.len() as u64;
         held.into_iter().for_each(|peer| reset(peer.main, evil.way));
         evil.tally.rounds += 1;
     }
@@ -176,13 +183,14 @@ pub(crate) fn stream_connections(evil: &mut Evil) {
 
 /// Connects and says nothing, more often than the server lets wait.
 pub(crate) fn stream_arrivals(evil: &mut Evil) {
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         let silent: Vec<UnixStream> = (0..300).filter_map(|_| evil.at.try_dial(evil.way).ok()).collect();
         // The last one is refused, and hears so at once.
         let refused = receive(silent.last().unwrap()).is_some_and(|(header, _)| header.kind == Kind::Failure);
         assert!(refused, "{} may all wait", silent.len());
         silent.into_iter().for_each(|socket| reset(socket, evil.way));
         evil.tally.ended += 1;
+        evil.tally.deeds += 1;
         evil.tally.rounds += 1;
     }
 }
@@ -191,7 +199,7 @@ pub(crate) fn stream_arrivals(evil: &mut Evil) {
 /// for it is over.
 pub(crate) fn stream_hellos(evil: &mut Evil) {
     let way = evil.way;
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         let peer = evil.enter();
         let further = peer.as_ref().filter(|_| way == Way::Tcp).map(|peer| lane_hello(peer.token, 0));
         let hellos: Vec<_> = [Some(hello()), further].into_iter().flatten().collect();
@@ -209,6 +217,7 @@ pub(crate) fn stream_hellos(evil: &mut Evil) {
             let reason = reason(socket);
             assert!(reason.starts_with("no hello came"), "{reason}");
             evil.tally.ended += 1;
+            evil.tally.deeds += 1;
         }
     }
 }
@@ -216,11 +225,12 @@ pub(crate) fn stream_hellos(evil: &mut Evil) {
 /// Takes all lanes that there are, again and again, and asks for more.
 pub(crate) fn stream_lanes(evil: &mut Evil) {
     let way = evil.way;
-    while evil.goes_on() || evil.tally.rounds == 0 {
+    while evil.lasts() {
         let crowd = evil.crowd(2 * LANES);
         let all: usize = crowd.iter().map(|(_, lanes)| lanes.len()).sum();
         assert!(all <= LANES_OF_ONE, "the server has no limit for one: {all} lanes");
         assert!(all >= LANES as usize || evil.tally.rounds > 0, "{all} lanes before anybody had any");
+        evil.tally.deeds += all as u64;
         for (peer, lanes) in crowd {
             assert!(lanes.len() <= LANES as usize, "the server has no limit for one connection");
             for lane in lanes.iter().step_by(8) {
@@ -244,6 +254,7 @@ pub(crate) fn stolen_tokens(evil: &mut Evil) {
         let opened = receive(&socket).is_some_and(|(header, _)| header.kind == Kind::LaneOpen);
         assert!(!opened, "a lane for a token that nobody has");
         evil.tally.ended += 1;
+        evil.tally.deeds += 1;
         reset(socket, evil.way);
     });
 }
@@ -276,9 +287,11 @@ pub(crate) fn long_frames(evil: &mut Evil) {
                     send(lane, way, &[&head(MAX_MESSAGE)[..], &[0; 1000]].concat(), &[]);
                 }
                 assert!(is_served(lane, way));
+                assert!(!lanes.is_empty(), "no further lane");
                 lanes.into_iter().for_each(|lane| reset(lane, way));
             }
         }
+        evil.tally.deeds += 1;
     });
 }
 
@@ -299,6 +312,7 @@ pub(crate) fn deaf_lanes(evil: &mut Evil) {
         let length = receive(lane).map_or(0, |(_, blob)| blob.len());
         assert!(length >= 1 << 19, "{length} bytes of a reply that waited");
         evil.tally.answered += 1;
+        evil.tally.deeds += 1;
     }
 }
 
@@ -307,13 +321,14 @@ pub(crate) fn stream_oneways(evil: &mut Evil) {
     let (way, until) = (evil.way, evil.until);
     let notes = asks(NOTE, &archive(&("z".repeat(2000),))).repeat(16);
     let held = evil.crowd(2);
-    let flood = |mut lane: &UnixStream| while Instant::now() < until && lane.write_all(&notes).is_ok() {};
+    let flood = |mut lane: &UnixStream| while lane.write_all(&notes).is_ok() && Instant::now() < until {};
     std::thread::scope(|scope| {
         held.iter().flat_map(|(_, lanes)| lanes).for_each(|lane| drop(scope.spawn(move || flood(lane))));
     });
     for lane in held.iter().flat_map(|(_, lanes)| lanes) {
         assert!(is_served(lane, way), "behind one-way calls");
         evil.tally.answered += 1;
+        evil.tally.deeds += 1;
     }
     evil.tally.rounds += 1;
 }
@@ -343,11 +358,11 @@ pub(crate) fn stream_freeze(evil: &mut Evil) {
     let held = evil.crowd(2);
     for lane in held.iter().flat_map(|(_, lanes)| lanes) {
         send(lane, evil.way, &asks(BLOB, &archive(&(5000_u32, 1_u8))).repeat(20), &[]);
+        evil.tally.rounds += 1;
     }
-    raise(Signal::SIGSTOP).unwrap();
+    evil.stop();
     for lane in held.iter().flat_map(|(_, lanes)| lanes) {
         evil.tally.answered += u64::from(receive(lane).is_some());
-        evil.tally.rounds += 1;
     }
 }
 

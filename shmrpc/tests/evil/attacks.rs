@@ -26,7 +26,7 @@ const TURNS: u64 = 8;
 type Attack = fn(&mut Evil);
 
 /// Every attack on rings: its name, how many lanes it keeps busy at once, and what it does.
-pub(crate) const ATTACKS: [(&str, usize, Attack); 32] = [
+pub(crate) const ATTACKS: [(&str, usize, Attack); 33] = [
     ("random_writes", 4, memory::random_writes),
     ("segment_writes", 2, memory::segment_writes),
     ("slot_flips", 1, rings::slot_flips),
@@ -52,6 +52,7 @@ pub(crate) const ATTACKS: [(&str, usize, Attack); 32] = [
     ("bad_hellos", 0, socket::bad_hellos),
     ("lane_flood", 4, socket::lane_flood),
     ("control_frames", 1, socket::control_frames),
+    ("stalled_controls", 8, socket::stalled_controls),
     ("frame_flood", 4, socket::frame_flood),
     ("deaf_socket", 4, socket::deaf_socket),
     ("descriptor_flood", 1, descriptors::descriptor_flood),
@@ -62,9 +63,10 @@ pub(crate) const ATTACKS: [(&str, usize, Attack); 32] = [
 ];
 
 /// The same over streams, and over which of them.
-pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 21] = [
+pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 22] = [
     ("stream_garbage", 1, &WAYS, streams::stream_garbage),
     ("half_frames", 8, &WAYS, streams::half_frames),
+    ("stream_stalls", 8, &WAYS, streams::stream_stalls),
     ("long_frames", 8, &WAYS, streams::long_frames),
     ("stream_pings", 8, &WAYS, streams::stream_pings),
     ("stream_oneways", 8, &WAYS, streams::stream_oneways),

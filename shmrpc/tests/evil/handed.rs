@@ -31,7 +31,7 @@ fn hand(peer: &Peer, lane: u32, call_id: u32, announced: usize, fds: &[RawFd]) {
 }
 
 /// Calls `method`, and says that so many descriptors belong to it.
-fn call_with(peer: &mut Peer, method: u16, payload: &[u8], count: usize) -> Option<Kind> {
+pub(super) fn call_with(peer: &mut Peer, method: u16, payload: &[u8], count: usize) -> Option<Kind> {
     let mut words: Words = peer.compose(0, method, payload, ARENA);
     words.0[1] |= (count as u64) << (24 + COUNT);
     let stamp = peer.sent[0].wrapping_add(1);
@@ -45,7 +45,7 @@ fn answer(peer: &mut Peer) -> Option<Kind> {
 }
 
 /// Waits until the server has ended the connection, as it has to.
-fn expect_end(evil: &mut Evil, peer: &Peer, what: &str) {
+pub(super) fn expect_end(evil: &mut Evil, peer: &Peer, what: &str) {
     while raw::receive(&peer.socket).is_ok() {}
     assert!(peer.is_over(), "the server bears {what}");
     evil.tally.ended += 1;

@@ -1,6 +1,7 @@
 //! Attacks on the socket: floods of connections, lanes and frames, stalls, nonsense, answers that nobody reads.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -9,7 +10,9 @@ use std::time::Instant;
 use shmrpc_transport::slot::{Header, Kind};
 
 use super::attacks::{Evil, LANES_OF_ONE, OF_ONE};
+use super::handed::{call_with, expect_end};
 use super::raw::{BASE, LANES, Memory, Peer, dial, frame, hello, receive, send};
+use super::target::{PASS, archive};
 
 /// Connects until the server has no room for this process, holds all, and begins anew.
 pub(crate) fn connection_flood(evil: &mut Evil) {
@@ -186,6 +189,56 @@ pub(crate) fn control_frames(evil: &mut Evil) {
             evil.call(peer, 0, false);
         }
     });
+}
+
+/// What may be said on a connection's socket without an answer, and what ends it.
+pub(crate) fn harmless_and_last() -> [Vec<u8>; 2] {
+    [
+        frame(Header::new(Kind::Ping), &[]),
+        frame(Header::new(Kind::Failure), "I give up. ".repeat(20).as_bytes()),
+    ]
+}
+
+/// Says hello as it should, and then stops in the middle of a frame, on eight connections at once. Their lanes are served all the
+/// same. Some go on: then it counts what they say, and not before.
+pub(crate) fn stalled_controls(evil: &mut Evil) {
+    let nothing = File::open("/dev/null").unwrap();
+    let [ping, failure] = harmless_and_last();
+    let descriptors = frame(Header::new(Kind::Descriptors).with_descriptors(1), &[]);
+    while evil.lasts() {
+        let mut held: Vec<Peer> = (0..8).filter_map(|_| evil.join(1)).collect();
+        let mut rests = Vec::new();
+        for (turn, peer) in held.iter().enumerate() {
+            let said = [&ping, &failure, &descriptors, &failure][turn % 4];
+            let fds = [nothing.as_raw_fd()];
+            let cut = 1 + evil.rng.below(said.len() - 1);
+            send(&peer.socket, &said[..cut], if turn % 4 == 2 { &fds } else { &[] }).unwrap();
+            rests.push(&said[cut..]);
+        }
+        for peer in &mut held {
+            assert!(evil.sure_call(peer, 0, false), "nothing is served beside half of a frame");
+            evil.tally.deeds += 1;
+        }
+        for ((turn, peer), rest) in held.iter_mut().enumerate().zip(rests) {
+            match turn % 4 {
+                0 => {
+                    send(&peer.socket, rest, &[]).unwrap();
+                    assert!(evil.sure_call(peer, 0, false), "the other half is a fault");
+                }
+                1 => {
+                    send(&peer.socket, rest, &[]).unwrap();
+                    expect_end(evil, peer, "somebody who has given up");
+                }
+                2 => {
+                    // Nobody waits for the other half.
+                    call_with(peer, PASS, &archive(&(0_u32,)), 1);
+                    expect_end(evil, peer, "a call whose descriptors are half announced");
+                }
+                _ => {}
+            }
+        }
+        evil.tally.rounds += 1;
+    }
 }
 
 /// Frames that want no answer, as fast as a socket carries them, from several connections.

@@ -11,6 +11,7 @@ use shmrpc_transport::slot::{HEADER, Header, Kind};
 use super::attacks::{Evil, LANES_OF_ONE, MAX_MESSAGE, OF_ONE, request};
 use super::process::rounds;
 use super::raw::PATIENCE;
+use super::socket::harmless_and_last;
 use super::target::{ADD, BLOB, NOTE, SUM, archive};
 use crate::peer::{Peer, Way, frame, hello, lane_hello, reason, receive, reset, send};
 
@@ -142,6 +143,42 @@ pub(crate) fn half_frames(evil: &mut Evil) {
             evil.tally.rounds += 1;
             drop(peer);
         }
+    }
+}
+
+/// The same beside lanes, on eight connections at once: their lanes are served, and what was half said counts when it is whole.
+pub(crate) fn stream_stalls(evil: &mut Evil) {
+    let way = evil.way;
+    let [ping, failure] = harmless_and_last();
+    while evil.lasts() {
+        let held: Vec<_> = [evil.crowd(1), evil.crowd(1)].into_iter().flatten().collect();
+        let mut rests = Vec::new();
+        for (turn, (peer, _)) in held.iter().enumerate() {
+            let said = [&ping, &failure][turn % 2];
+            let cut = 1 + evil.rng.below(said.len() - 1);
+            send(&peer.main, way, &said[..cut], &[]);
+            rests.push(&said[cut..]);
+        }
+        for ((turn, (peer, lanes)), rest) in held.into_iter().enumerate().zip(rests) {
+            assert!(is_served(&lanes[0], way), "nothing is served beside half of a frame");
+            evil.tally.deeds += 1;
+            evil.tally.answered += 1;
+            match turn % 4 {
+                0 => {
+                    send(&peer.main, way, rest, &[]);
+                    assert!(is_served(&lanes[0], way), "the other half is a fault");
+                }
+                1 => {
+                    send(&peer.main, way, rest, &[]);
+                    while receive(&peer.main).is_some() {}
+                    assert!(!is_open(&peer.main), "the server bears somebody who has given up");
+                    evil.tally.ended += 1;
+                }
+                _ => {}
+            }
+            lanes.into_iter().chain([peer.main]).for_each(|socket| reset(socket, way));
+        }
+        evil.tally.rounds += 1;
     }
 }
 

@@ -1,4 +1,4 @@
-//! A real server process with eight good clients, and beside them a real evil process that does one attack after the
+//! A real server process with eight good clients in two processes, and beside them a real evil process that does one attack after the
 //! other: to a server that trusts it (it is of the same user), and to one that does not.
 //!
 //! The server lives and says nothing on its stderr, where a panic would be; the good clients lose nothing; and after
@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 use evil::attacks::{
     Evil, HELLO_TIMEOUT, LANES_OF_ONE, MAX_CONNECTIONS, MAX_MESSAGE, OF_ONE, STALLS, attacks,
 };
-use evil::good::Crowd;
+use evil::good::{Callers, Crowd, GOOD};
 use evil::neighbour::Burden;
 use evil::raw::Rng;
 use evil::siege::{ATTACK, BURDEN, Ground, HELLO, MILLIS, Newcomers, Outcome, Siege, TRUSTED};
@@ -107,6 +107,12 @@ fn child_evil() {
         tally: evil::attacks::Tally::default(),
     };
     say(&evil.run(&name).to_text());
+}
+
+#[test]
+fn child_good() {
+    let (Ok(endpoint), Some(first)) = (std::env::var(ENDPOINT), variable(GOOD)) else { return };
+    Callers::call(&endpoint, first);
 }
 
 /// An honest process that takes as much as an evil one.

@@ -1,5 +1,7 @@
-//! The good clients beside the evil one: they call all the time, check every answer, and measure.
+//! The good clients beside the evil one, in processes of their own: they call all the time, check every answer, and measure. Each
+//! process tells what came of it whenever it is asked to.
 
+use std::io::BufRead;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,10 +10,15 @@ use shmrpc::prelude::*;
 
 use super::raw::Rng;
 use super::target::{Shape, TargetClient, blob, sum};
+use crate::support::process::{Process, say};
 use crate::support::{BOUND, until};
 
 /// Clients, each with a connection and a thread of its own.
 pub(crate) const CLIENTS: u64 = 8;
+/// Clients of one process.
+const OF_ONE: u64 = 4;
+/// Which of the clients a process is: the number of its first one.
+pub(crate) const GOOD: &str = "SHMRPC_EVIL_GOOD";
 /// Calls are counted by the time they took: 16 buckets for each power of two of nanoseconds.
 const BUCKETS: usize = 64 * 16;
 
@@ -30,6 +37,20 @@ impl Histogram {
         self.0[(u64::from(power) * 16 + part) as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// As it is told to the parent; begins anew.
+    fn take_text(&self) -> String {
+        let counts = self.0.iter().map(|bucket| bucket.swap(0, Ordering::Relaxed)).enumerate();
+        let some = counts.filter(|(_, count)| *count > 0).map(|(at, count)| format!("{at}:{count}"));
+        some.collect::<Vec<_>>().join(",")
+    }
+
+    fn add_text(&self, text: &str) {
+        for bucket in text.split(',').filter(|bucket| !bucket.is_empty()) {
+            let (at, count) = bucket.split_once(':').unwrap();
+            self.0[at.parse::<usize>().unwrap()].fetch_add(count.parse().unwrap(), Ordering::Relaxed);
+        }
+    }
+
     /// What 99 of 100 calls did not exceed, and how many there were; begins anew.
     fn take(&self) -> (u64, Duration) {
         let counts: Vec<u64> = self.0.iter().map(|bucket| bucket.swap(0, Ordering::Relaxed)).collect();
@@ -45,8 +66,8 @@ impl Histogram {
     }
 }
 
-/// The good clients.
-pub(crate) struct Crowd {
+/// Those of one process.
+pub(crate) struct Callers {
     stop: AtomicBool,
     took: Histogram,
     calls: AtomicU64,
@@ -55,32 +76,31 @@ pub(crate) struct Crowd {
     faults: Mutex<Vec<String>>,
 }
 
-impl Crowd {
-    pub(crate) fn new() -> Self {
-        Self {
+impl Callers {
+    /// Calls, and tells what came of it for each line of stdin, until that ends.
+    pub(crate) fn call(endpoint: &str, first: u64) {
+        let own = Self {
             stop: false.into(),
             took: Histogram::new(),
             calls: 0.into(),
             ready: 0.into(),
             faults: Mutex::default(),
-        }
-    }
-
-    /// Runs `beside` while the good clients call.
-    pub(crate) fn around(&self, endpoint: &str, beside: impl FnOnce()) {
+        };
         std::thread::scope(|scope| {
-            let _stop = Stop(&self.stop);
-            for number in 0..CLIENTS {
+            for number in first..first + OF_ONE {
+                let own = &own;
                 scope.spawn(move || {
-                    if let Err(fault) = self.client(endpoint, Rng(number)) {
-                        self.faults.lock().unwrap().push(format!("client {number}: {fault}"));
+                    if let Err(fault) = own.client(endpoint, Rng(number)) {
+                        own.faults.lock().unwrap().push(format!("client {number}: {fault}"));
                     }
                 });
             }
-            until("the good clients have called", || {
-                self.ready.load(Ordering::Relaxed) == CLIENTS as usize || !self.faults().is_empty()
-            });
-            beside();
+            for _question in std::io::stdin().lock().lines().map_while(Result::ok) {
+                let (ready, calls) = (own.ready.load(Ordering::Relaxed), own.calls.load(Ordering::Relaxed));
+                let faults = own.faults.lock().unwrap().join(" / ").replace('\n', " ");
+                say(&format!("good {ready} {calls} [{}] {faults}", own.took.take_text()));
+            }
+            own.stop.store(true, Ordering::Relaxed);
         });
     }
 
@@ -126,27 +146,81 @@ impl Crowd {
         }
         Ok(())
     }
+}
+
+/// The good clients, as the test sees them.
+pub(crate) struct Crowd {
+    processes: Mutex<Vec<Process>>,
+    took: Histogram,
+    /// What they said last.
+    said: Mutex<Said>,
+}
+
+#[derive(Default, Clone)]
+struct Said {
+    ready: usize,
+    calls: u64,
+    faults: Vec<String>,
+}
+
+impl Crowd {
+    pub(crate) fn new() -> Self {
+        Self { processes: Mutex::default(), took: Histogram::new(), said: Mutex::default() }
+    }
+
+    /// Runs `beside` while the good clients call.
+    pub(crate) fn around(&self, endpoint: &str, beside: impl FnOnce()) {
+        let firsts = (0..CLIENTS).step_by(OF_ONE as usize);
+        let start = |first: u64| {
+            Process::start_with("child_good", endpoint, |command| command.env(GOOD, first.to_string()))
+        };
+        *self.processes.lock().unwrap() = firsts.map(start).collect();
+        until("the good clients have called", || {
+            let said = self.ask();
+            said.ready == CLIENTS as usize || !said.faults.is_empty()
+        });
+        beside();
+        self.ask();
+        for mut process in self.processes.lock().unwrap().drain(..) {
+            drop(process.child.stdin.take());
+            assert!(process.ends().success(), "good clients ended badly");
+        }
+    }
+
+    /// What they have to say now; when they have ended, what they said last.
+    fn ask(&self) -> Said {
+        let mut processes = self.processes.lock().unwrap();
+        if !processes.is_empty() {
+            let mut all = Said::default();
+            processes.iter_mut().for_each(Process::tell);
+            for process in processes.iter_mut() {
+                let line = process.tells("good ");
+                let (counts, rest) = line["good ".len()..].split_once(" [").unwrap();
+                let (buckets, fault) = rest.split_once(']').unwrap();
+                let (ready, calls) = counts.split_once(' ').unwrap();
+                all.ready += ready.parse::<usize>().unwrap();
+                all.calls += calls.parse::<u64>().unwrap();
+                all.faults.extend((!fault.trim().is_empty()).then(|| fault.trim().to_owned()));
+                self.took.add_text(buckets);
+            }
+            *self.said.lock().unwrap() = all;
+        }
+        self.said.lock().unwrap().clone()
+    }
 
     /// Calls that were answered, and rightly.
     pub(crate) fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+        self.ask().calls
     }
 
     /// Calls since the last time, and what 99 of 100 did not exceed.
     pub(crate) fn measured(&self) -> (u64, Duration) {
+        self.ask();
         self.took.take()
     }
 
+    /// What was lost or wrong.
     pub(crate) fn faults(&self) -> Vec<String> {
-        self.faults.lock().unwrap().clone()
-    }
-}
-
-/// Ends the clients, also when the test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.ask().faults
     }
 }

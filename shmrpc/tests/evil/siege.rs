@@ -157,6 +157,11 @@ impl<'a> Siege<'a> {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// Whether a good client has lost something. It is gone then, so nothing else comes that is waited for.
+    fn has_faults(&self) -> bool {
+        !self.crowd.faults().is_empty()
+    }
+
     /// One more client that comes, calls and goes. Whether it was served.
     fn newcomer(&self) -> Result<(), String> {
         let client = TargetClient::builder().timeout(BOUND).reconnect(false).connect(&self.endpoint);
@@ -171,7 +176,7 @@ impl<'a> Siege<'a> {
         let [descriptors, threads, shared] = self.ground.of_a_client().map(|each| each * CLIENTS as usize);
         let Holdings { descriptors: few, threads: some, .. } = self.alone;
         let settled = Holdings { descriptors: few + descriptors, threads: some + threads, shared };
-        until("the newcomer is gone", || self.holdings() == settled);
+        until("the newcomer is gone", || self.holdings() == settled || self.has_faults());
         self.before = Some(self.holdings());
         self.resident_before = self.resident();
     }
@@ -258,7 +263,9 @@ impl<'a> Siege<'a> {
             let now = self.holdings();
             (now.threads, now.shared) == (before.threads, before.shared)
                 && now.descriptors <= before.descriptors + self.ground.witnesses()
+                || self.has_faults()
         });
+        assert_eq!(self.crowd.faults(), Vec::<String>::new(), "{name}");
     }
 
     /// Nothing of the attack is left, and everybody is served.
@@ -266,9 +273,7 @@ impl<'a> Siege<'a> {
         self.forgotten(name);
         self.newcomer().unwrap_or_else(|error| panic!("{name}: nobody is served any more: {error}"));
         let calls = self.crowd.calls();
-        until("the good clients go on", || {
-            self.crowd.calls() > calls + 16 || !self.crowd.faults().is_empty()
-        });
+        until("the good clients go on", || self.crowd.calls() > calls + 16 || self.has_faults());
         assert_eq!(self.crowd.faults(), Vec::<String>::new(), "{name}");
         assert_eq!(fs::read_to_string(self.place.path().join("stderr")).unwrap(), "", "{name}");
     }

@@ -172,7 +172,8 @@ fn either_side_dies_at_any_time() {
         }
         if all.killed >= u64::from(kills) {
             let grown = resident_kib().saturating_sub(kib);
-            println!("soak: {all:?}, {:?} before and after, memory grew by {grown} KiB", before);
+            let after = Counts::now(place.path());
+            println!("soak: {all:?}; {before:?} before, {after:?} after; memory grew by {grown} KiB");
             assert!(attempt < 20 || grown < 16 << 10, "{grown} KiB more than after 20 kills");
             return;
         }

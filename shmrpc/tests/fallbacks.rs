@@ -144,7 +144,7 @@ impl Lack {
     fn is_possible(self) -> bool {
         let possible = self != Self::Proc || geteuid().is_root();
         if !possible {
-            eprintln!("skipped: only root can hide /proc from a process");
+            support::skipped("only root can hide /proc from a process");
         }
         possible
     }

@@ -285,11 +285,12 @@ fn a_number_that_is_used_again_is_another_process() {
     let place = Place::new();
     let mut process = Process::start("child_in_a_pid_namespace", &place);
     let said = process.tells("s");
-    if said != "serves" {
-        eprintln!("{said}");
+    if let Some(why) = said.strip_prefix("skipped: ") {
+        support::skipped(why);
         assert!(process.ends().success());
         return;
     }
+    assert_eq!(said, "serves");
     // From here the server has number 1 in there, and a number here; we have one here only.
     let client = connect(place.endpoint());
     assert_eq!(client.pid(), Ok(1));

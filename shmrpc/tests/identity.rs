@@ -256,7 +256,7 @@ enum Become {
 /// What `child_that_asks` says as user 65534; `None` if this process may not become somebody else.
 fn asked_by_another(place: &Place, allow: Option<u32>, how: Become, memory: Memory) -> Option<String> {
     if !geteuid().is_root() {
-        eprintln!("skipped: only root can start a process of another user");
+        support::skipped("only root can start a process of another user");
         return None;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -275,7 +275,7 @@ fn asked_by_another(place: &Place, allow: Option<u32>, how: Become, memory: Memo
     }
     let output = match command.output() {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            eprintln!("skipped: another user may not run this program where it lies");
+            support::skipped("another user may not run this program where it lies");
             return None;
         }
         output => output.unwrap(),
@@ -293,7 +293,7 @@ fn mode(path: &Path) -> u32 {
 fn another_user_gets_in_only_where_both_sides_allow_it() {
     let own = geteuid().as_raw();
     if own == 65534 {
-        return eprintln!("skipped: the other user is 65534, and so are we");
+        return support::skipped("the other user is 65534, and so are we");
     }
     let start = |place: &Place, allow, trust| {
         let server = Server::builder().service(WhoServer::new(Here)).listen(place.endpoint());
@@ -392,7 +392,7 @@ fn allow_and_trust_mean_what_they_say_on_both_sides() {
 fn memory_without_seals_and_another_user() {
     let own = geteuid().as_raw();
     if own == 65534 {
-        return eprintln!("skipped: the other user is 65534, and so are we");
+        return support::skipped("the other user is 65534, and so are we");
     }
     let both = || Peers::Users(vec![own, 65534]);
     let place = Place::open_to_all();

@@ -196,7 +196,7 @@ fn what_is_no_lock_is_refused_and_left_alone() {
         assert!(error.contains("s.lock is that of user 12345; choose another name"), "{error}");
         fs::remove_file(&lock).unwrap();
     } else {
-        eprintln!("skipped: only root can give a lock away");
+        support::skipped("only root can give a lock away");
     }
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     // A lock that nobody holds is no hindrance.
@@ -237,7 +237,7 @@ fn what_is_no_stale_socket_is_refused_and_left_alone() {
         assert!(error.contains("s is that of user 12345; choose another name"), "{error}");
         fs::remove_file(&socket).unwrap();
     } else {
-        eprintln!("skipped: only root can give a socket away");
+        support::skipped("only root can give a socket away");
     }
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     // What is refused leaves no lock behind.

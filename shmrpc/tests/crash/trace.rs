@@ -10,6 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::support::skipped;
+
 /// Follows all threads of the process `pid` from now on, and kills it at the system-call stop number `at`: entries and
 /// exits are counted, from 1. The thread ends when the process is about to. `None` if the machine forbids it.
 pub(crate) fn follow(pid: u32, at: u64) -> Option<JoinHandle<()>> {
@@ -27,7 +29,7 @@ pub(crate) fn follow(pid: u32, at: u64) -> Option<JoinHandle<()>> {
     match is_attached.recv().unwrap() {
         Ok(()) => Some(tracer),
         Err(error) => {
-            println!("system calls cannot be followed here ({error}); skipped");
+            skipped(&format!("system calls cannot be followed here (ptrace: {error})"));
             tracer.join().unwrap();
             None
         }

@@ -9,8 +9,8 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 
 use super::{NamedClient, mode, start};
-use crate::support::Place;
 use crate::support::process::{ENDPOINT, Process, say, until_orphaned};
+use crate::support::{Place, skipped};
 
 /// Says what becomes of a client, of a server, and of a client again.
 #[test]
@@ -161,8 +161,7 @@ fn a_runtime_directory_on_a_way_that_others_can_change_is_refused() {
 #[test]
 fn a_runtime_directory_of_another_user_is_refused() {
     if !geteuid().is_root() {
-        eprintln!("skipped: only root can give a directory away");
-        return;
+        return skipped("only root can give a directory away");
     }
     let place = Place::new();
     let theirs = folder(&place, "theirs", 0o700);

@@ -1,6 +1,5 @@
 //! Two hosts: the process is one of them, and a thread of it is the other.
 
-use std::io::Write;
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -8,8 +7,8 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::line::{Line, Tun};
-use crate::support::Place;
 use crate::support::process::{Process, say};
+use crate::support::{Place, skipped};
 
 /// The two hosts.
 const NEAR: &str = "10.77.0.1";
@@ -93,8 +92,7 @@ pub(crate) fn across(name: &str, part: fn(&World)) {
         return;
     }
     if let Err(why) = run(name) {
-        // Where the test's harness shows it, though the test does not fail.
-        let _ = writeln!(std::io::stderr(), "netns: {name} is skipped: {why}");
+        skipped(&why);
     }
 }
 

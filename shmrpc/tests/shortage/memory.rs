@@ -11,7 +11,7 @@ use super::{
     not_encoded, serve, start_server, why_streams,
 };
 use crate::support::process::{Process, say};
-use crate::support::{BOUND, Place, until};
+use crate::support::{BOUND, Place, skipped, until};
 
 #[test]
 fn child_client_without_memory() {
@@ -185,8 +185,7 @@ fn a_full_dev_shm_is_an_error_and_not_a_death() {
         command
     };
     if !unshared("true").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: this machine gives no mount namespace with a /dev/shm of its own");
-        return;
+        return skipped("this machine gives no mount namespace with a /dev/shm of its own");
     }
     let mut command = unshared("exec \"$@\"");
     command.arg(std::env::current_exe().unwrap()).args([

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, geteuid};
 
-use super::Place;
+use super::{Place, skipped};
 
 /// Where the parent says at which endpoint a child has its part.
 pub(crate) const ENDPOINT: &str = "SHMRPC_TEST_ENDPOINT";
@@ -73,9 +73,7 @@ impl Process {
         }
         match Self::spawn(command, &place.endpoint()) {
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                eprintln!(
-                    "skipped: root has no such limit, and nobody else may run this program where it lies"
-                );
+                skipped("root has no such limit, and nobody else may run this program where it lies");
                 None
             }
             process => Some(process.unwrap()),

@@ -26,7 +26,7 @@ const TURNS: u64 = 8;
 type Attack = fn(&mut Evil);
 
 /// Every attack on rings: its name, how many lanes it keeps busy at once, and what it does.
-pub(crate) const ATTACKS: [(&str, usize, Attack); 33] = [
+pub(crate) const ATTACKS: [(&str, usize, Attack); 34] = [
     ("random_writes", 4, memory::random_writes),
     ("segment_writes", 2, memory::segment_writes),
     ("slot_flips", 1, rings::slot_flips),
@@ -40,6 +40,7 @@ pub(crate) const ATTACKS: [(&str, usize, Attack); 33] = [
     ("oneway_flood", 8, memory::oneway_flood),
     ("large_flood", 2, memory::large_flood),
     ("segment_games", 1, memory::segment_games),
+    ("holes", 1, memory::holes),
     ("wake_storm", 16, rings::wake_storm),
     ("requeue_theft", 4, process::requeue_theft),
     ("sudden_deaths", 2, process::sudden_deaths),

@@ -17,6 +17,9 @@ use crate::support::until;
 /// alone there.
 const LARGE: u32 = 3;
 
+/// In sum the server maps as much of one connection as so many of its largest messages, the base included.
+const SEGMENTS: u32 = 8;
+
 /// Writes random words all over the base segment, most of them where the server looks.
 fn scribble(own: &Memory, trusted: bool, rng: &mut Rng) {
     let large = SIDES + LARGE as usize * SIDE..SIDES + (LARGE as usize + 1) * SIDE;
@@ -166,6 +169,43 @@ pub(crate) fn oneway_flood(evil: &mut Evil) {
         let taken = || (0..8).map(|lane| u64::from(peer.taken_of_ours(lane))).sum::<u64>();
         until("one-way calls are taken", || taken() > 0 || peer.is_over());
         evil.tally.deeds += taken();
+    });
+}
+
+/// Messages as large as the server takes, in memory that was never written, in one segment after the other until it takes no
+/// more. The kernel makes a page for whoever reads a hole, so this is memory that the reader pays for.
+pub(crate) fn holes(evil: &mut Evil) {
+    const LENGTH: u32 = MAX_MESSAGE;
+    const SLICE: u32 = 512 << 10;
+    evil.again_and_again(1, |evil, peer| {
+        let mut sent = Vec::new();
+        for segment in 1..=2 * SEGMENTS {
+            let further = Memory::new(LENGTH as usize);
+            // All that we write is the root of the archive: a slice of the bytes before it, which a trusting server reads here. One
+            // that does not copies the whole message.
+            let root = u64::from(SLICE.wrapping_neg()) | u64::from(SLICE) << 32;
+            further.wide(LENGTH as usize - 8).store(root, Ordering::Relaxed);
+            let before = further.pages();
+            if peer.add_segment(segment, &further).is_err() {
+                break;
+            }
+            let call_id = peer.sent[0];
+            let header =
+                Header { call_id, method: target::SUM, flags: FLAG_BLOCK, ..Header::new(Kind::Request) };
+            let mut words = Words::inline(header, [u64::from(segment), 0, 0, 0, 0]);
+            words.set_length(LENGTH);
+            peer.publish(0, &words, call_id.wrapping_add(1));
+            sent.push((before, further));
+            if !peer.sure_reply(0) {
+                break;
+            }
+            evil.tally.answered += 1;
+        }
+        assert!(peer.is_over(), "the server maps {} segments of {LENGTH} bytes", sent.len());
+        let made: u64 = sent.iter().map(|(before, further)| further.pages() - before).sum();
+        let most = u64::from(SEGMENTS * LENGTH) / 4096;
+        assert!(made <= most, "the server has made {made} pages, and may map {most}");
+        evil.tally.deeds += made;
     });
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -114,6 +115,13 @@ impl Memory {
 
     pub(crate) fn len(&self) -> usize {
         self.map.len()
+    }
+
+    /// Those that somebody has written or read.
+    pub(crate) fn pages(&self) -> u64 {
+        let file = std::fs::File::from(self.fd.try_clone().unwrap());
+        // Blocks of 512 bytes.
+        file.metadata().unwrap().blocks() / 8
     }
 
     pub(crate) fn start(&self) -> *mut u8 {

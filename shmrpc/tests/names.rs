@@ -49,8 +49,11 @@ fn ask(endpoint: impl AsRef<str>) -> u32 {
     NamedClient::builder().timeout(BOUND).connect(endpoint).unwrap().number().unwrap()
 }
 
+/// Each is printed: SECURITY.md says how many.
 fn refusal<T>(result: Result<T, impl ToString>) -> String {
-    result.err().expect("it is refused").to_string()
+    let error = result.err().expect("it is refused").to_string();
+    println!("refused: {error}");
+    error
 }
 
 // The children's parts. They return at once when they run as tests.

@@ -184,6 +184,10 @@ fn restarted(scheme: &str, ways: &[Way]) {
     server.tell();
     assert!(server.ends().success());
     let mut runs = scene.runs();
+    let (well, unknown) = called
+        .iter()
+        .fold((0, 0), |(well, unknown), calls| (well + calls.well.len(), unknown + calls.unknown.len()));
+    println!("{scheme}, {ways:?}, {RESTARTS} restarts: {well} calls answered, {unknown} unknown");
     for calls in called {
         for id in calls.well {
             assert_eq!(runs.remove(&id), Some(1), "a call that returned");

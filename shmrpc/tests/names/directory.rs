@@ -72,6 +72,7 @@ fn refused(value: impl AsRef<OsStr>, reason: &str) {
     let ([before, server, after], _process) = in_directory("SHMRPC_RUNTIME_DIR", value);
     for said in [before, server, after] {
         assert!(said.contains(reason), "{reason}: {said}");
+        println!("refused: {said}");
         let what_to_do = "set SHMRPC_RUNTIME_DIR to a directory that only you can enter";
         assert!(said.contains(what_to_do), "{said}");
     }

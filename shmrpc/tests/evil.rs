@@ -34,6 +34,7 @@ mod evil {
     pub(crate) mod good;
     pub(crate) mod attacks;
     mod beside;
+    mod each_way;
     mod memory;
     mod rings;
     mod process;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::raw::{self, Peer, Rng};
-use super::{beside, descriptors, handed, memory, process, rings, socket, streams};
+use super::{beside, descriptors, each_way, handed, memory, process, rings, socket, streams};
 use crate::peer::{At, WAYS, Way};
 
 /// Bytes of a message that the server takes.
@@ -64,7 +64,7 @@ pub(crate) const ATTACKS: [(&str, usize, Attack); 34] = [
 ];
 
 /// The same over streams, and over which of them.
-pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 22] = [
+pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 24] = [
     ("stream_garbage", 1, &WAYS, streams::stream_garbage),
     ("half_frames", 8, &WAYS, streams::half_frames),
     ("stream_stalls", 8, &WAYS, streams::stream_stalls),
@@ -83,6 +83,8 @@ pub(crate) const STREAM_ATTACKS: [(&str, usize, &[Way], Attack); 22] = [
     ("stream_fork_and_hold", 8, &[Way::Uds], process::stream_fork_and_hold),
     ("unasked_descriptors", 1, &[Way::Uds], beside::unasked_descriptors),
     ("wrong_lanes", 1, &[Way::Uds], beside::wrong_lanes),
+    ("urgent_descriptors", 1, &[Way::Uds], each_way::urgent_descriptors),
+    ("lanes_each_way", 2, &[Way::Uds], each_way::lanes_each_way),
     ("stream_blocks", 1, &[Way::Uds], beside::stream_blocks),
     ("stream_wrong_memory", 1, &[Way::Uds], beside::stream_wrong_memory),
     ("stream_blobs", 1, &[Way::Uds], beside::stream_blobs),

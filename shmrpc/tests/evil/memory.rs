@@ -8,7 +8,7 @@ use shmrpc_transport::slot::{FLAG_BLOCK, Header, Kind};
 
 use super::attacks::{Evil, MAX_MESSAGE};
 use super::raw::{
-    ARENA, BASE, BLOCKS, Memory, Peer, QUIET, RELEASE, RING, Rng, SIDE, SIDES, Words, frame, send,
+    ARENA, BASE, BLOCKS, Memory, Peer, QUIET, RELEASE, RING, Rng, SIDE, SIDES, SLOTS, Words, frame, send,
 };
 use super::target::{self, archive};
 use crate::support::until;
@@ -130,24 +130,32 @@ pub(crate) fn never_release(evil: &mut Evil) {
     }
 }
 
-/// Sends requests as long as there is room, and reads no reply.
+/// Sends requests as long as there is room, and reads no reply; at last more than there is room for.
 pub(crate) fn never_read(evil: &mut Evil) {
     let mut peers: Vec<Peer> = (0..4).filter_map(|_| evil.join(4)).collect();
-    for round in 0..128 * 3 {
-        for peer in &mut peers {
+    // A ring of requests, then one more, whose replies find no room.
+    for taken in [SLOTS, SLOTS + 1] {
+        post_a_ring(evil, &mut peers);
+        let takes = |peer: &Peer| (0..4).all(|lane| peer.taken_of_ours(lane) >= taken);
+        until("requests are taken whose replies nobody reads", || peers.iter().all(takes));
+        evil.tally.deeds += 4 * peers.len() as u64;
+    }
+    while evil.goes_on() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(!peers.iter().any(Peer::is_over), "the server does not wait for room");
+    post_a_ring(evil, &mut peers);
+}
+
+fn post_a_ring(evil: &mut Evil, peers: &mut [Peer]) {
+    for round in 0..SLOTS {
+        for peer in &mut *peers {
             for lane in 0..4 {
                 peer.post(lane, target::BLOB, &archive(&(round * 10, 1_u8)), ARENA);
             }
         }
         evil.tally.rounds += 1;
     }
-    let taken = |peer: &Peer| (0..4).map(|lane| u64::from(peer.taken_of_ours(lane))).sum::<u64>();
-    let all_taken = || peers.iter().map(taken).sum::<u64>();
-    until("requests are taken whose replies nobody reads", || all_taken() > 0);
-    while evil.goes_on() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    evil.tally.deeds = all_taken();
 }
 
 /// One-way calls as fast as they are taken.

@@ -1,5 +1,5 @@
 //! What the last long runs of the crash, fuzz and evil-peer tests came to. Not measured here: they take hours. The record
-//! says on which commit they were made.
+//! says on which commits they were made.
 
 use crate::{
     error::{Error, Result},
@@ -11,13 +11,14 @@ use crate::{
 const RECORD: &str = include_str!("../../survive.txt");
 
 /// What it has to have: on which commits it was made, and figures.
-const COMMITS: [&str; 2] = ["commit", "fuzz_commits"];
+const COMMITS: [&str; 3] = ["crash_commit", "evil_commit", "fuzz_commits"];
 const FIGURES: [&str; 6] =
     ["crash_points", "kills", "evil_seconds", "cores", "worst_p99_ratio", "fuzz_execs"];
 
 pub(crate) fn measure(_setup: &Setup, figures: &mut Figures) -> Result<()> {
-    let [commit, of_fuzzers] = COMMITS.map(|key| text(RECORD, key));
-    eprintln!("report: survive.* is the record of commit {}, fuzz_execs of {}", commit?, of_fuzzers?);
+    let commits = COMMITS.into_iter().map(|key| Ok(format!("{key} {}", text(RECORD, key)?)));
+    let commits: Result<Vec<_>> = commits.collect();
+    eprintln!("report: survive.* is the record of {}", commits?.join(", "));
     for (key, value) in numbers(RECORD)? {
         figures.add(format!("survive.{key}"), "", &[value], Goal::None);
     }

@@ -35,6 +35,8 @@ use self::segments::{Receiving, Sending};
 pub use self::segments::{give_back_everywhere, has_ended, is_draining};
 pub use self::streams::LaneStream;
 use self::streams::Streams;
+#[cfg(test)]
+pub(crate) use self::streams::tests as streams_in_tests;
 pub(crate) use self::streams::{Dial, NoStream, Redial, shutting_down};
 
 // unsafe: hands out the memory of blocks.
@@ -243,7 +245,7 @@ impl Connection {
         let copies = limits.receive_max.saturating_mul(4).max(4 << 20);
         let pool = match &bases {
             Some(bases) => Pool::sharing(bases.account.copies(), copies),
-            None => Pool::within(copies, budget),
+            None => Pool::within(copies, budget.clone()),
         };
         let connection = Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -255,8 +257,8 @@ impl Connection {
             shared: bases.map(|bases| Shared::new(bases, limits)),
             look_at: Mutex::default(),
             pool,
-            // One on each lane, and it is ours.
-            drafts: Pool::new(u64::MAX),
+            // One on each lane, and it is ours: nothing but the budget bounds it.
+            drafts: Pool::within(i64::MAX.cast_unsigned(), budget),
             streams: Streams::new(dial),
             handed: Handed::default(),
             socket,

@@ -12,6 +12,8 @@ use crate::sys::futex::Until;
 
 mod ring;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 /// A call that has no reply.
 #[derive(Debug)]

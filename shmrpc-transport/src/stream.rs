@@ -15,7 +15,8 @@ use nix::sys::time::TimeVal;
 use parking_lot::Mutex;
 
 use self::beside::{Beside, receive_some};
-pub(crate) use self::each_way::pair_of_own;
+pub(crate) use self::each_way::{EachWay, pair_of_own};
+use self::each_way::{ear, mouth};
 pub(crate) use self::patience::Patience;
 pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
@@ -50,8 +51,8 @@ pub struct Stream {
 enum Medium {
     Socket {
         fd: Facing<OwnedFd>,
-        /// Another one that is sent over, if each way has its own. Then no descriptors come.
-        sending: OnceLock<Facing<OwnedFd>>,
+        /// Another one, if each way has its own. Then no descriptors come.
+        other: OnceLock<EachWay>,
         /// Whether those who wait have a deadline.
         sliced: bool,
         /// What came beside the bytes, if it is a Unix socket.
@@ -97,7 +98,7 @@ impl Stream {
             urgent_bytes_too(&*fd)?;
         }
         let beside = is_unix.then(Mutex::default);
-        Ok(Self::over(Medium::Socket { fd, sending: OnceLock::new(), sliced, beside }))
+        Ok(Self::over(Medium::Socket { fd, other: OnceLock::new(), sliced, beside }))
     }
 
     /// A TCP connection under TLS, whose waits end now and then, so that deadlines are looked at.
@@ -139,7 +140,7 @@ impl Stream {
     pub(crate) fn carries_descriptors(&self) -> bool {
         match &self.medium {
             Medium::Pipe(_) => true,
-            Medium::Socket { sending, beside, .. } => beside.is_some() && sending.get().is_none(),
+            Medium::Socket { other, beside, .. } => beside.is_some() && other.get().is_none(),
             Medium::Tls(_) => false,
         }
     }
@@ -152,7 +153,7 @@ impl Stream {
         let claimed = match &self.medium {
             Medium::Pipe(_) if announced == 0 => return Ok(Descriptors::default()),
             Medium::Pipe(pipe) => Descriptors::own(pipe.claim(announced)),
-            Medium::Socket { beside: Some(beside), sending, .. } if sending.get().is_none() => {
+            Medium::Socket { beside: Some(beside), other, .. } if other.get().is_none() => {
                 let came = &mut beside.lock().came;
                 let claimed = came.split_off(announced);
                 if !more && !came.is_empty() {
@@ -255,7 +256,7 @@ impl Stream {
         until: &mut Until,
     ) -> Result<usize, Pause> {
         let (fd, sliced) = match &self.medium {
-            Medium::Socket { fd, sending, sliced, .. } => (sending.get().unwrap_or(fd), *sliced),
+            Medium::Socket { fd, other, sliced, .. } => (mouth(fd, other), *sliced),
             Medium::Pipe(pipe) => return pipe.send(bytes, descriptors, until),
             Medium::Tls(link) => loop {
                 match link.send(bytes)? {
@@ -281,20 +282,21 @@ impl Stream {
         }
     }
 
-    /// Sends what the stream takes now, for a few bytes that nobody waits for.
-    pub fn send_now(&self, bytes: &[u8]) {
-        self.send_now_with(bytes, &[]);
+    /// The same over a Unix socket, with descriptors beside the first byte. False if it did not go.
+    pub(crate) fn send_now_with(&self, bytes: &[u8], descriptors: &[OwnedFd]) -> bool {
+        let Medium::Socket { fd, other, .. } = &self.medium else { return false };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let sent = send_once(mouth(fd, other), bytes, descriptors, flags);
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a frame did not go");
+        }
+        sent.is_ok()
     }
 
-    /// The same, with descriptors beside the first byte; over a Unix socket.
-    pub(crate) fn send_now_with(&self, bytes: &[u8], descriptors: &[OwnedFd]) {
+    /// Sends what the stream takes now, for a few bytes that nobody waits for.
+    pub fn send_now(&self, bytes: &[u8]) {
         match &self.medium {
-            Medium::Socket { fd, sending, .. } => {
-                let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-                if let Err(error) = send_once(sending.get().unwrap_or(fd), bytes, descriptors, flags) {
-                    tracing::debug!(%error, "a last frame did not go");
-                }
-            }
+            Medium::Socket { .. } => drop(self.send_now_with(bytes, &[])),
             Medium::Pipe(pipe) => drop(pipe.send(bytes, &mut Vec::new(), &mut Until::after(Duration::ZERO))),
             Medium::Tls(link) => {
                 if let Err(error) = link.send(bytes) {
@@ -310,7 +312,7 @@ impl Stream {
     /// [`Pause`].
     pub fn receive(&self, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {
         let (fd, beside) = match &self.medium {
-            Medium::Socket { fd, sending, beside, .. } => (fd, watched_for(sending, beside)),
+            Medium::Socket { fd, other, beside, .. } => (ear(fd, other), watched_for(other, beside)),
             Medium::Pipe(pipe) => return pipe.receive(room, until),
             Medium::Tls(link) => return receive_tls(link, room, until),
         };
@@ -335,9 +337,10 @@ impl Stream {
     /// Receives what is there, for whoever looks again at once if nothing is.
     #[inline]
     pub(crate) fn glance(&self, room: &mut [u8]) -> Option<Result<usize, Pause>> {
-        if let Medium::Socket { fd, sending, .. } = &self.medium
-            && sending.get().is_some()
+        if let Medium::Socket { fd, other, .. } = &self.medium
+            && other.get().is_some()
         {
+            let fd = ear(fd, other);
             return match recv(fd.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN | Errno::EINTR) => None,
                 received => Some(came(fd, received)),
@@ -361,8 +364,9 @@ impl Stream {
                 Some(received) => Ok(received),
                 None => Err(Pause::TimedOut),
             },
-            Medium::Socket { fd, sending, beside, .. } => {
-                came(fd, receive_some(fd, watched_for(sending, beside), room, MsgFlags::MSG_DONTWAIT)?)
+            Medium::Socket { fd, other, beside, .. } => {
+                let fd = ear(fd, other);
+                came(fd, receive_some(fd, watched_for(other, beside), room, MsgFlags::MSG_DONTWAIT)?)
             }
         }
     }
@@ -384,11 +388,12 @@ impl Stream {
 
     fn shut(&self, how: Shutdown) {
         match &self.medium {
-            Medium::Socket { fd, sending, .. } => {
-                let ends = match (sending.get(), how) {
-                    (None, _) | (Some(_), Shutdown::Read) => [Some(fd), None],
-                    (sending, Shutdown::Write) => [sending, None],
-                    (sending, Shutdown::Both) => [sending, Some(fd)],
+            Medium::Socket { fd, other, .. } => {
+                let ends = match (other.get(), how) {
+                    (None, _) => [Some(fd), None],
+                    (Some(_), Shutdown::Read) => [Some(ear(fd, other)), None],
+                    (Some(_), Shutdown::Write) => [Some(mouth(fd, other)), None],
+                    (Some(_), Shutdown::Both) => [Some(mouth(fd, other)), Some(ear(fd, other))],
                 };
                 for fd in ends.into_iter().flatten() {
                     if let Err(error) = shutdown(fd.as_raw_fd(), how) {
@@ -442,10 +447,10 @@ fn send_once(fd: &OwnedFd, bytes: &[u8], descriptors: &[OwnedFd], flags: MsgFlag
 
 /// Where descriptors go that come beside the bytes, if any may come.
 fn watched_for<'a>(
-    sending: &OnceLock<Facing<OwnedFd>>,
+    other: &OnceLock<EachWay>,
     beside: &'a Option<Mutex<Beside>>,
 ) -> Option<&'a Mutex<Beside>> {
-    beside.as_ref().filter(|_| sending.get().is_none())
+    beside.as_ref().filter(|_| other.get().is_none())
 }
 
 fn receive_tls(link: &Link, room: &mut [u8], until: &mut Until) -> Result<usize, Pause> {

@@ -205,9 +205,10 @@ impl ServerBuilder {
     }
 
     /// Bytes that all clients of this server may have together: what it lends them of its memory (large results in flight, views, what
-    /// is mapped of ended connections), copies of their messages, and buffers that are kept warm for them. Not bounded by default but
-    /// by what each may have, times their number. Its connections are not counted, each of which takes up to 1 MiB besides, and
-    /// neither are copies of messages of up to 4 KiB refused.
+    /// is mapped of ended connections, and what a connection had use for and gives back only after it has rested for a while, a minute
+    /// and more), copies of their messages, and results on their way through a socket. An eighth of it may be with buffers that are kept warm. Not
+    /// bounded by default but by what each may have, times their number. The first 1 MiB of each connection is not counted, and messages
+    /// of up to 4 KiB are counted and never refused.
     ///
     /// A call that finds no room ends as one that finds none within [`max_lent`](Self::max_lent) or
     /// [`max_message`](Self::max_message): of arguments with [`CallError::Overloaded`](crate::CallError::Overloaded), of results with

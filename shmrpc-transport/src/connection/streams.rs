@@ -17,10 +17,11 @@ use parking_lot::Mutex;
 use super::inbox::Fault;
 use super::{Carrier, Connection, Death};
 use crate::message::Message;
-use crate::peers::Party;
+use crate::peers::{Party, PeerCredentials};
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{Header, Kind};
-use crate::stream::{Cut, Pause, Reader, Stream, pair_of_own};
+use crate::stream::{Cut, EachWay, Pause, Reader, Stream, pair_of_own};
+use crate::sys::closing::{Facing, other_end};
 use crate::sys::futex::Until;
 use crate::sys::shortage::{explain, is_shortage};
 use crate::sys::socket::{MAX_CONTROL, clip, frame};
@@ -68,14 +69,21 @@ pub(crate) enum NoStream {
 #[derive(Debug)]
 pub struct LaneStream {
     stream: Arc<Stream>,
-    /// Where the peer is to send requests, if each way has a socket of its own. It goes beside the answer.
-    requests: Option<OwnedFd>,
+    /// A pair of our own, if each way is to have a socket: where we receive, and where the peer is to send, which goes beside the
+    /// answer.
+    pair: Option<[OwnedFd; 2]>,
 }
 
 impl LaneStream {
-    /// What goes beside the answer, once.
-    pub(crate) fn take_requests(&mut self) -> Option<OwnedFd> {
-        self.requests.take()
+    /// Sends the answer to lane open, with a socket for requests if there is one. If that cannot go, the lane is one socket.
+    pub(crate) fn answer(&mut self, connection: &Connection, answer: Header) {
+        if let Some([receiving, requests]) = self.pair.take()
+            && self.send_now_with(&answer.with_descriptors(1).to_frame(), &[requests])
+        {
+            connection.streams.go(self, EachWay::Receiving(Facing::new(receiving)));
+        } else {
+            self.send_now(&answer.to_frame());
+        }
     }
 }
 
@@ -155,15 +163,17 @@ impl Streams {
         } else if state.drains {
             stream.end_receiving();
         }
-        Ok(LaneStream { stream, requests: None })
+        Ok(LaneStream { stream, pair: None })
     }
 
-    /// The lane's requests go over `fd`.
-    fn send_over(&self, stream: &LaneStream, fd: OwnedFd) {
+    /// The lane has another socket for one way. It ends as the first one has.
+    fn go(&self, stream: &LaneStream, each_way: EachWay) {
         let state = self.state.lock();
-        stream.send_over(fd);
+        stream.go(each_way);
         if state.ended {
             stream.end();
+        } else if state.drains {
+            stream.end_receiving();
         }
     }
 }
@@ -240,9 +250,14 @@ impl Connection {
         if let Some(lost) = came.lost() {
             return Err(NoStream::Refused(lost));
         }
-        let fd = came.only().filter(|fd| is_unix_stream(fd.as_fd()));
+        // Of the server's own user: nobody is to be made to speak to somebody else.
+        let is_theirs =
+            |fd: &OwnedFd| other_end(fd).is_some_and(|made| made.uid() == self.peer.party().uid());
+        let fd = came.only().filter(|fd| is_unix_stream(fd.as_fd()) && is_theirs(fd));
         let fd = fd.ok_or_else(|| {
-            self.broke(&"what came with the answer to lane open is no connected Unix stream socket")
+            self.broke(
+                &"what came with the answer to lane open is no Unix stream socket of the server's user",
+            )
         })?;
         if !stream.refuse_descriptors() {
             return Err(NoStream::Refused("the system does not refuse descriptors".into()));
@@ -251,7 +266,7 @@ impl Connection {
         let mut message = Message::empty();
         match reader.next(&mut message, MAX_CONTROL as u64, &self.pool, |room| stream.receive_now(room)) {
             Err(Cut::Pause(Pause::TimedOut)) if reader.is_empty() => {
-                self.streams.send_over(stream, fd);
+                self.streams.go(stream, EachWay::Sending(Facing::new(fd)));
                 Ok(())
             }
             Err(Cut::Pause(Pause::TimedOut)) => {
@@ -332,11 +347,10 @@ impl Connection {
             return Err(Fault::Peer("the descriptor of a lane is no connected Unix stream socket".into()));
         }
         let fd = fd.keep().ok_or_else(|| Fault::Peer("a lane came without its stream".into()))?;
-        let (stream, requests) = match each_way.then(pair_of_own).flatten() {
-            Some((receiving, requests)) => (Stream::each_way(receiving, fd), Some(requests)),
-            None => (Stream::socket(fd, false).map_err(|error| Fault::Ours(error.to_string()))?, None),
-        };
-        self.lane_asked_with(lane, stream, requests);
+        let stream = Stream::socket(fd, false).map_err(|error| Fault::Ours(error.to_string()))?;
+        // An answer that is not read keeps a descriptor under way, at our user's cost, for as long as the peer likes.
+        let may = each_way && self.peer.party().uid() == Some(PeerCredentials::own().uid);
+        self.lane_asked_with(lane, stream, may.then(pair_of_own).flatten());
         Ok(())
     }
 
@@ -345,7 +359,7 @@ impl Connection {
         self.lane_asked_with(lane, stream, None);
     }
 
-    fn lane_asked_with(self: &Arc<Self>, lane: u32, stream: Stream, requests: Option<OwnedFd>) {
+    fn lane_asked_with(self: &Arc<Self>, lane: u32, stream: Stream, pair: Option<[OwnedFd; 2]>) {
         let refused = |stream: &Stream, reason: &str| {
             // Whoever drains has taken nothing there.
             let answer = if self.streams.drains() {
@@ -362,7 +376,7 @@ impl Connection {
         match self.streams.attach(stream, self.peer.party(), most) {
             Err(stream) => refused(&stream, &format!("{most} lanes are all that a connection may have")),
             Ok(mut stream) => {
-                stream.requests = requests;
+                stream.pair = pair;
                 let answer = Arc::clone(&stream.stream);
                 if let Err(reason) = self.events.lane_opened(self, lane, Some(stream)) {
                     refused(&answer, &reason);
@@ -402,4 +416,4 @@ impl fmt::Debug for Streams {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -155,8 +155,7 @@ impl Caller {
         let line = core::mem::replace(&mut self.line, Line::Closed);
         self.overdue = None;
         let left = self.connection.end().is_some_and(|death| death.peer_closed);
-        if left || matches!(line, Line::Open(open) | Line::Closing(open) if open.stream.carries_descriptors())
-        {
+        if left || matches!(line, Line::Open(open) | Line::Closing(open) if open.stream.is_local()) {
             self.closed();
         } else if !self.connection.is_done(self.lane, self.next_call) {
             let reason = format!("a lane ended, and nothing says what became of its last calls: {pause}");

@@ -3,11 +3,26 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes for copies of messages, and for what is lent, over all connections of one server.
+/// Bytes for copies of messages, for those on their way out, and for what is lent, over all connections of one server.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    taken: Arc<AtomicU64>,
+    books: Arc<Books>,
     cap: u64,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    taken: AtomicU64,
+    /// Those among them that buffers have which nobody uses.
+    warm: AtomicU64,
+}
+
+/// The part of it that may be warm, while nobody uses it: it is with one peer, and no other one can have it.
+const WARM: u64 = 8;
+
+fn take(from: &AtomicU64, bytes: u64, cap: u64) -> bool {
+    let taken = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= cap);
+    from.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
 }
 
 /// A part of a budget, until it is dropped.
@@ -20,7 +35,7 @@ pub(crate) struct Taken {
 impl Budget {
     /// Of so many bytes.
     pub fn new(cap: u64) -> Self {
-        Self { taken: Arc::default(), cap }
+        Self { books: Arc::default(), cap }
     }
 
     /// A part of it, unless there would be more than it has.
@@ -30,21 +45,34 @@ impl Budget {
 
     /// False if there would be more than it has.
     pub(super) fn take(&self, bytes: u64) -> bool {
-        let taken = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= self.cap);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+        take(&self.books.taken, bytes, self.cap)
+    }
+
+    /// Whether a buffer of so many bytes may stay warm. It counts until it is [used again, or given up](Self::cool).
+    pub(super) fn keep_warm(&self, bytes: u64) -> bool {
+        take(&self.books.warm, bytes, self.cap / WARM)
+    }
+
+    pub(super) fn cool(&self, bytes: u64) {
+        self.books.warm.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it is the same server's.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.books, &other.books)
     }
 
     /// Counts what has room in any case.
     pub(super) fn take_anyway(&self, bytes: u64) {
-        self.taken.fetch_add(bytes, Ordering::Relaxed);
+        self.books.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn give(&self, bytes: u64) {
-        self.taken.fetch_sub(bytes, Ordering::Relaxed);
+        self.books.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn left(&self) -> u64 {
-        self.cap.saturating_sub(self.taken.load(Ordering::Relaxed))
+        self.cap.saturating_sub(self.books.taken.load(Ordering::Relaxed))
     }
 
     pub(crate) fn cap(&self) -> u64 {

@@ -26,7 +26,7 @@ impl Draft {
     /// # Errors
     /// [`EncodeError::System`] if there is no memory.
     pub fn new(pool: &Arc<Pool>) -> Result<Self, EncodeError> {
-        let small = pool.take(HEAD + SMALL).map_err(no_memory)?;
+        let small = pool.take_anyway(HEAD + SMALL).map_err(no_memory)?;
         Ok(Self { small, large: None, pool: Arc::clone(pool) })
     }
 

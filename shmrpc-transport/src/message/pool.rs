@@ -58,9 +58,16 @@ impl Room {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Whether so little is taken that buffers may stay warm which nobody uses: others need room too.
-    fn is_wide(&self, cap: u64) -> bool {
-        self.taken() <= cap / 2 && self.budget.as_ref().is_none_or(|budget| budget.left() >= budget.cap() / 2)
+    /// Whether a buffer that nobody uses may stay warm: others need room too.
+    fn keep_warm(&self, bytes: u64, cap: u64) -> bool {
+        self.taken() <= cap / 2 && self.budget.as_ref().is_none_or(|budget| budget.keep_warm(bytes))
+    }
+
+    /// It is used again, or given up.
+    fn cool(&self, bytes: u64) {
+        if let Some(budget) = &self.budget {
+            budget.cool(bytes);
+        }
     }
 }
 
@@ -165,6 +172,7 @@ impl Pool {
         let right = needed..=needed.saturating_mul(2);
         let fits = stock.buffers.iter().rposition(|buffer| right.contains(&bytes(buffer)));
         let warm = fits.map(|at| stock.buffers.remove(at));
+        self.room.cool(warm.as_ref().map_or(0, bytes));
         while warm.is_none()
             && let Err(full) = self.room.take(needed, cap)
         {
@@ -177,7 +185,7 @@ impl Pool {
                 };
                 return Err(Lost { length, lack });
             }
-            self.room.give(bytes(&stock.buffers.remove(0)));
+            self.chill(&stock.buffers.remove(0));
         }
         stock.idle = stock.idle.min(stock.buffers.len());
         drop(stock);
@@ -211,13 +219,20 @@ impl Pool {
         let cold: Vec<_> = stock.buffers.drain(..idle).collect();
         stock.idle = stock.buffers.len();
         drop(stock);
-        self.room.give(cold.iter().map(bytes).sum());
+        cold.iter().for_each(|buffer| self.chill(buffer));
+    }
+
+    /// A buffer is given up that was warm.
+    fn chill(&self, buffer: &Lines) {
+        self.room.cool(bytes(buffer));
+        self.room.give(bytes(buffer));
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.room.give(self.stock.get_mut().buffers.iter().map(bytes).sum());
+        let warm = std::mem::take(&mut self.stock.get_mut().buffers);
+        warm.iter().for_each(|buffer| self.chill(buffer));
     }
 }
 
@@ -241,14 +256,15 @@ impl Drop for Copied {
         }
         let Self { buffer, pool, .. } = self;
         let mut stock = pool.stock.lock();
-        let cold = if !pool.room.is_wide(pool.cap) {
-            Some(core::mem::replace(buffer, Lines::none()))
-        } else {
-            stock.buffers.push(core::mem::replace(buffer, Lines::none()));
-            (stock.buffers.len() > KEPT).then(|| stock.buffers.remove(0))
-        };
+        let buffer = core::mem::replace(buffer, Lines::none());
+        if !pool.room.keep_warm(bytes(&buffer), pool.cap) {
+            drop(stock);
+            return pool.room.give(bytes(&buffer));
+        }
+        stock.buffers.push(buffer);
+        let coldest = (stock.buffers.len() > KEPT).then(|| stock.buffers.remove(0));
         drop(stock);
-        pool.room.give(cold.as_ref().map_or(0, bytes));
+        coldest.iter().for_each(|buffer| pool.chill(buffer));
     }
 }
 
@@ -342,14 +358,20 @@ mod tests {
         assert_eq!((pools[1].room.taken(), budget.left()), (0, 1024));
         let small = pools[1].take_anyway(2048).unwrap();
         assert_eq!((pools[1].room.taken(), budget.left()), (2048, 0));
-        // What nobody uses leaves half of it to others.
-        drop(first);
-        assert_eq!((kept(&pools[0]), budget.left()), (0, 2048));
-        drop(small);
-        assert_eq!((kept(&pools[1]), budget.left()), (2048, 2048));
-        // What is warm makes room for the same peer.
-        drop(pools[1].take(3072).unwrap());
+        drop((first, small));
+        assert_eq!((kept(&pools[0]), kept(&pools[1]), budget.left()), (0, 0, 4096), "they are large");
+        // What nobody uses leaves seven eighths of it to others, whosever it is.
+        drop(pools[0].take(512).unwrap());
+        drop(pools[1].take(64).unwrap());
+        assert_eq!((kept(&pools[0]), kept(&pools[1]), budget.left()), (512, 0, 3584));
+        // It is used again, and gone, and makes room for the same peer.
+        drop(pools[0].take(512).unwrap());
+        assert_eq!((kept(&pools[0]), budget.left()), (512, 3584));
+        drop(pools[0].take(4096).unwrap());
+        drop(pools[1].take(512).unwrap());
+        assert_eq!((kept(&pools[0]), kept(&pools[1]), budget.left()), (0, 512, 3584));
         drop(pools);
+        assert!(budget.keep_warm(512));
         assert_eq!(budget.left(), 4096);
     }
 

@@ -129,7 +129,9 @@ impl Account {
     /// The account of the process at the other end: the same one for all of its connections over this route.
     pub(crate) fn of(peer: &PeerInfo, route: &Route, budget: Option<&Budget>) -> Arc<Self> {
         let ledger = Ledger::get();
-        let is_it = |account: &Arc<Self>| account.route == *route && account.is_of(peer);
+        // Of the server that there is now: one that follows it in the same process has a budget of its own.
+        let is_it =
+            |account: &Arc<Self>| account.route == *route && account.is_within(budget) && account.is_of(peer);
         if let Some(known) = ledger.accounts().into_iter().find(is_it) {
             return known;
         }
@@ -139,6 +141,13 @@ impl Account {
         let account = Arc::new(Self { peer, route, process, books, copies, budget });
         ledger.accounts.lock().push(Arc::clone(&account));
         account
+    }
+
+    fn is_within(&self, budget: Option<&Budget>) -> bool {
+        match (&self.budget, budget) {
+            (Some(own), Some(budget)) => own.is(budget),
+            (own, budget) => own.is_none() && budget.is_none(),
+        }
     }
 
     /// Room for copies of what the process sends.
@@ -205,7 +214,15 @@ impl Account {
 
     /// Bytes that the process may still be lent of `cap`.
     pub(crate) fn left(&self, cap: u64) -> u64 {
-        self.left_of_process(cap).min(self.budget.as_ref().map_or(u64::MAX, Budget::left))
+        let left = self.left_of_process(cap);
+        let Some(budget) = &self.budget else { return left };
+        if budget.left() < left {
+            // Others may have let go of some.
+            let accounts = Ledger::get().accounts();
+            let of_all = accounts.iter().filter(|account| account.is_within(Some(budget)));
+            of_all.for_each(|account| account.ask(&mut account.books.lock()));
+        }
+        left.min(budget.left())
     }
 
     fn left_of_process(&self, cap: u64) -> u64 {
@@ -379,7 +396,11 @@ mod tests {
         drop(ours);
         assert_eq!((one.left(4 * MIB), other.left(4 * MIB)), (MIB, MIB), "the peer has it still");
         drop(theirs);
-        assert_eq!((one.left(MIB), other.left(4 * MIB)), (MIB, 2 * MIB));
+        assert_eq!(other.left(4 * MIB), 2 * MIB, "others are asked too");
+        // Who follows the server in its process has a budget of its own.
+        let next = Budget::new(MIB);
+        let [unbounded, bounded] = [None, Some(&next)].map(|budget| account_of("budget other", true, budget));
+        assert_eq!((unbounded.left(4 * MIB), bounded.left(4 * MIB)), (4 * MIB, MIB));
         drop(lent);
         assert_eq!(other.left(4 * MIB), 3 * MIB);
     }

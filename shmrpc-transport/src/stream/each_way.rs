@@ -5,28 +5,46 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
-use parking_lot::Mutex;
-
 use super::{Medium, Stream};
 use crate::sys::beside::{pass_descriptors, urgent_bytes_too};
 use crate::sys::closing::Facing;
 
+/// The second socket of a stream, and which way it is.
+#[derive(Debug)]
+pub(crate) enum EachWay {
+    /// An end of a [pair of our own](pair_of_own).
+    Receiving(Facing<OwnedFd>),
+    /// What the peer gave.
+    Sending(Facing<OwnedFd>),
+}
+
+/// Where is received.
+#[inline(always)]
+pub(super) fn ear<'a>(fd: &'a Facing<OwnedFd>, other: &'a OnceLock<EachWay>) -> &'a Facing<OwnedFd> {
+    match other.get() {
+        Some(EachWay::Receiving(fd)) => fd,
+        Some(EachWay::Sending(_)) | None => fd,
+    }
+}
+
+/// Where is sent.
+#[inline(always)]
+pub(super) fn mouth<'a>(fd: &'a Facing<OwnedFd>, other: &'a OnceLock<EachWay>) -> &'a Facing<OwnedFd> {
+    match other.get() {
+        Some(EachWay::Sending(fd)) => fd,
+        Some(EachWay::Receiving(_)) | None => fd,
+    }
+}
+
 /// An end that takes no descriptors, to receive from, and the other one, to be given away. None if the kernel cannot refuse them,
 /// or has no pair of sockets left.
-pub(crate) fn pair_of_own() -> Option<(OwnedFd, OwnedFd)> {
+pub(crate) fn pair_of_own() -> Option<[OwnedFd; 2]> {
     let (near, far) = UnixStream::pair().ok()?;
     urgent_bytes_too(&near).ok()?;
-    pass_descriptors(near.as_fd(), false).then(|| (near.into(), far.into()))
+    pass_descriptors(near.as_fd(), false).then(|| [near.into(), far.into()])
 }
 
 impl Stream {
-    /// Receives from an end of a [pair of its own](pair_of_own), and sends over what the peer gave.
-    pub(crate) fn each_way(receiving: OwnedFd, sending: OwnedFd) -> Self {
-        let [fd, sending] = [receiving, sending].map(Facing::new);
-        let sending = OnceLock::from(sending);
-        Self::over(Medium::Socket { fd, sending, sliced: false, beside: Some(Mutex::default()) })
-    }
-
     /// Whether the kernel can refuse descriptors here.
     pub(crate) fn can_refuse_descriptors(&self) -> bool {
         self.pass_descriptors(true)
@@ -41,11 +59,11 @@ impl Stream {
         matches!(&self.medium, Medium::Socket { fd, .. } if pass_descriptors(fd.as_fd(), wanted))
     }
 
-    /// Sends over `fd` from now on. All that came before descriptors were refused was read.
-    pub(crate) fn send_over(&self, fd: OwnedFd) {
-        if let Medium::Socket { sending, .. } = &self.medium {
-            let first = sending.set(Facing::new(fd));
-            debug_assert!(first.is_ok(), "the peer gives one");
+    /// Has another socket for one way from now on. Where it receives, descriptors are refused, and all that came before is read.
+    pub(crate) fn go(&self, each_way: EachWay) {
+        if let Medium::Socket { other, .. } = &self.medium {
+            let first = other.set(each_way);
+            debug_assert!(first.is_ok(), "it goes each way already");
         }
     }
 }

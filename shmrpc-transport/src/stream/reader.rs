@@ -152,7 +152,7 @@ impl Reader {
 
     /// Whether nothing has arrived beyond the last frame.
     pub fn is_empty(&self) -> bool {
-        self.arrived().is_empty()
+        self.arrived().is_empty() && self.partial.is_none()
     }
 
     /// What has arrived beyond the last frame.

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use shmrpc::Transport;
 use shmrpc::prelude::*;
 
 use crate::ground::Ground;
@@ -115,12 +114,8 @@ pub(crate) fn all_clients_together_have_so_much(ground: Ground) {
     let [one, other] = [started.connect(), started.connect()];
     if ground.in_place {
         let view = one.view().pattern(LARGE).unwrap();
-        match other.pattern(LARGE).err() {
-            // What finds no room in memory goes through the socket.
-            None => assert_eq!(ground.transport, Transport::Uds),
-            Some(CallError::BadReply(text)) => assert!(text.contains("max_memory"), "{text}"),
-            Some(error) => panic!("{error:?}"),
-        }
+        let error = other.pattern(LARGE).expect_err("there is no limit");
+        assert!(matches!(&error, CallError::BadReply(text) if text.contains("max_memory")), "{error:?}");
         assert!(**view == *pattern(LARGE));
         drop(view);
         until("the memory is given back", || other.pattern(LARGE).is_ok());

@@ -1,4 +1,4 @@
-use std::io::{self, IoSlice, PipeReader, Read};
+use std::io::{self, IoSlice, PipeReader, Read, Write};
 use std::os::fd::RawFd;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -10,6 +10,8 @@ use super::super::{Events, Limits, Parts};
 use super::*;
 use crate::descriptors::BadDescriptors;
 use crate::peers::{PeerCredentials, PeerInfo};
+use crate::slot::HEADER;
+use crate::sys::beside::pass_descriptors;
 use crate::sys::socket::{FrameReader, Socket};
 
 /// Nothing here waits so long unless something is broken.
@@ -26,7 +28,16 @@ impl Events for Lanes {
     fn closed(&self, _: &Connection) {}
 }
 
-fn connection(socket: UnixStream, dial: Dial, lanes: Sender<LaneStream>) -> Arc<Connection> {
+pub(crate) fn connection(socket: UnixStream, dial: Dial, lanes: Sender<LaneStream>) -> Arc<Connection> {
+    connection_with(PeerInfo::new(PeerCredentials::own(), None), socket, dial, lanes)
+}
+
+fn connection_with(
+    peer: PeerInfo,
+    socket: UnixStream,
+    dial: Dial,
+    lanes: Sender<LaneStream>,
+) -> Arc<Connection> {
     let limits = Limits {
         lanes: MAX_LANES,
         carrier: Carrier::Streams,
@@ -38,7 +49,7 @@ fn connection(socket: UnixStream, dial: Dial, lanes: Sender<LaneStream>) -> Arc<
     };
     let parts = Parts {
         limits,
-        peer: PeerInfo::new(PeerCredentials::own(), None),
+        peer,
         peer_is_client: matches!(dial, Dial::No),
         trusted: false,
         bases: None,
@@ -51,7 +62,7 @@ fn connection(socket: UnixStream, dial: Dial, lanes: Sender<LaneStream>) -> Arc<
 }
 
 /// A client of a service with descriptors, or without, and the other end of its socket.
-fn client(descriptors: bool) -> (Arc<Connection>, UnixStream) {
+pub(crate) fn client(descriptors: bool) -> (Arc<Connection>, UnixStream) {
     let (near, far) = UnixStream::pair().unwrap();
     (connection(near, Dial::Pair { descriptors }, channel().0), far)
 }
@@ -77,8 +88,7 @@ fn lane(descriptors: bool) -> [LaneStream; 2] {
         }
         thread::yield_now();
     };
-    let requests = theirs.take_requests();
-    theirs.send_now_with(&answer(requests.iter().count()).to_frame(), requests.as_slice());
+    theirs.answer(&server, answer(0));
     [asking.join().unwrap(), theirs]
 }
 
@@ -137,7 +147,7 @@ fn a_lane_that_comes_too_late_ends_both_ways() {
     let stream = Stream::socket(near.into(), true).unwrap();
     let lane = client.streams.attach(stream, client.peer.party(), u32::MAX).unwrap();
     client.die(Death { reason: "by the test".into(), peer_closed: false });
-    client.streams.send_over(&lane, sending.into());
+    client.streams.go(&lane, EachWay::Sending(Facing::new(sending.into())));
     for socket in [&mut far, &mut requests] {
         assert_eq!(socket.read(&mut [0]).unwrap(), 0);
     }
@@ -196,7 +206,7 @@ fn what_is_no_answer_ends_the_connection() {
         (true, 2, 2, not_wanted),
         (true, 1, 0, "0 descriptors came with a message that announces 1"),
         (true, 1, 2, UNWANTED),
-        (true, 1, 1, "no connected Unix stream socket"),
+        (true, 1, 1, "no Unix stream socket of the server's user"),
     ] {
         is_broken(heard(each_way, |said| said.say(&answer(announced).to_frame(), count)), why);
     }
@@ -210,9 +220,11 @@ fn nothing_but_goaway_comes_behind_the_answer() {
     let (requests, _theirs) = UnixStream::pair().unwrap();
     let good = |said: &mut Said| said.pass(&answer(1).to_frame(), &[requests.as_raw_fd()]);
     let ping = Header::new(Kind::Ping).to_frame();
+    let large = [&Header { length: 5000, ..Header::new(Kind::Reply) }.to_frame()[..], &[7; 100]].concat();
     for (behind, count, why) in [
         (&ping[..], 0, "Ping came where the answer to lane open was due"),
         (&ping[..7], 0, "half a frame came after the answer to lane open"),
+        (&large, 3, "half a frame came after the answer to lane open"),
         (&ping[..], 1, "Ping came where the answer to lane open was due"),
         (&ping[..7], 16, UNWANTED),
     ] {
@@ -227,4 +239,39 @@ fn nothing_but_goaway_comes_behind_the_answer() {
         said.say(&Header::new(Kind::GoAway).to_frame(), 0);
     });
     assert!(matches!(none, NoStream::Dead(_)) && client.is_going_away() && client.death().is_none());
+}
+
+/// A server that is asked for a lane by a client of this user: its end of the lane, and the client's, and the client's socket.
+fn asked_for(uid: u32, refuses: bool) -> (LaneStream, UnixStream, Socket) {
+    let (near, far) = UnixStream::pair().unwrap();
+    let (lanes, asks) = channel();
+    let peer = PeerInfo::new(PeerCredentials { uid, ..PeerCredentials::own() }, None);
+    let server = connection_with(peer, far, Dial::No, lanes);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    assert!(pass_descriptors(ours.as_fd(), !refuses));
+    let open = Header { call_id: 1, block: LANE, ..Header::new(Kind::LaneOpen) };
+    let near = Socket::new(near).unwrap();
+    near.send(open, &[], &[theirs.as_raw_fd()], || None).unwrap();
+    server.read_all_frames();
+    let mut stream = asks.recv().unwrap();
+    stream.answer(&server, answer(0));
+    (stream, ours, near)
+}
+
+/// Its answer may lie unread for as long as the client likes, and what is beside it counts for the server's user: for all that he
+/// sends anybody.
+#[test]
+fn another_users_lane_is_one_socket_and_so_is_one_to_which_no_descriptor_can_be_sent() {
+    let own = PeerCredentials::own().uid;
+    for (uid, refuses, each_way) in [(own, false, true), (own + 1, false, false), (own, true, false)] {
+        let (stream, mut ours, _near) = asked_for(uid, refuses);
+        let mut said = [0; HEADER];
+        ours.read_exact(&mut said).unwrap();
+        assert_eq!(Header::from_frame(&said), Ok(answer(usize::from(each_way))), "{uid} {refuses}");
+        assert_eq!(stream.carries_descriptors(), !each_way);
+        if !each_way {
+            ours.write_all(b"bytes").unwrap();
+            assert_eq!(stream.receive(&mut [0; 9], &mut Until::after(BOUND)).unwrap(), 5);
+        }
+    }
 }

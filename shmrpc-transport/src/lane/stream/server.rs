@@ -45,9 +45,7 @@ impl Server {
     ) -> Result<Self, EncodeError> {
         let draft = connection.draft()?;
         let header = Header { call_id: 1, block: lane, ..Header::new(Kind::LaneOpen) };
-        let requests = stream.take_requests();
-        let header = header.with_descriptors(usize::from(requests.is_some()));
-        stream.send_now_with(&header.to_frame(), requests.as_slice());
+        stream.answer(connection, header);
         let connection = Arc::clone(connection);
         let (reader, patience) = (Reader::default(), Patience::default());
         Ok(Self { connection, stream, reader, patience, draft, taken: 0 })

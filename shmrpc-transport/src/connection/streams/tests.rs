@@ -275,3 +275,23 @@ fn another_users_lane_is_one_socket_and_so_is_one_to_which_no_descriptor_can_be_
         }
     }
 }
+
+/// Whoever gets requests gets them with the client's credentials: nobody else is to be had for that.
+#[test]
+fn a_socket_that_another_user_made_is_none_of_the_servers() {
+    let own = PeerCredentials::own();
+    for (uid, is_taken) in [(own.uid, true), (own.uid + 1, false)] {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let peer = PeerInfo::new(PeerCredentials { uid, ..own }, None);
+        let client = connection_with(peer, near, Dial::Pair { descriptors: false }, channel().0);
+        let (near, socket) = UnixStream::pair().unwrap();
+        let stream = Stream::socket(near.into(), true).unwrap();
+        let stream = client.streams.attach(stream, client.peer.party(), u32::MAX).unwrap();
+        // Both were made by this process.
+        let (requests, _theirs) = UnixStream::pair().unwrap();
+        let said = Said { socket, pipes: Vec::new() };
+        said.pass(&answer(1).to_frame(), &[requests.as_raw_fd()]);
+        let heard = client.hear_answer(&stream, true, &mut Until::after(BOUND));
+        assert_eq!((heard.is_ok(), client.death().is_none()), (is_taken, is_taken), "{uid}");
+    }
+}

@@ -21,6 +21,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shmrpc::Endpoint;
 use shmrpc::prelude::*;
 use shmrpc_transport::slot::{Header, Kind};
@@ -42,6 +43,9 @@ const KEPT: u64 = 32 << 10;
 #[test]
 fn child_server() {
     let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    // Room for all lanes, and most systems give 1,024 at first.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let server = Server::builder().service(TargetServer::new(Here)).max_message(MAX_MESSAGE);
     let server = server.max_connections(64).max_connections_per_client(OF_ONE).max_lanes(512);
     let server = server.max_lanes_per_client(256).listen(endpoint).listen("tcp:127.0.0.1:0").start().unwrap();

@@ -9,6 +9,7 @@ use std::{
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sys::resource::{Resource, getrlimit, setrlimit},
     unistd::Pid,
 };
 
@@ -47,6 +48,13 @@ pub(crate) fn pin(cpus: &[usize]) -> Result<()> {
         set.set(*cpu)?;
     }
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// Takes all descriptors that this process may have: a server of as many connections as are measured does so, since most
+/// systems give 1,024 at first.
+pub(crate) fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 /// The tasks (threads) that a process had when it was looked at.

@@ -8,6 +8,7 @@ use crate::{
     groups::{asleep, blob, call, connect, contended, idle, lane, memfd, payload, survive},
     obey,
     peer::CHILD,
+    process::raise_descriptor_limit,
     setup::Setup,
 };
 
@@ -33,10 +34,10 @@ type Measure = fn(&Setup, &mut Figures) -> Result<()>;
 /// The main function of the program `report`.
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let done = match arguments.split_first() {
+    let done = raise_descriptor_limit().and_then(|()| match arguments.split_first() {
         Some((first, rest)) if first == CHILD => obey::main(rest).map(|()| true),
         _ => Options::parse(&arguments).and_then(|options| run(&options)),
-    };
+    });
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -59,10 +59,14 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
     let per_run = |over: &[f64], under: &[f64], parts: usize| -> Vec<f64> {
         over.iter().zip(under).map(|(over, under)| over / (under / parts as f64)).collect()
     };
-    let total = per_run(&shm.total, &uds.total, 1);
-    figures.add("ratio.contended.total", "x uds", &total, Goal::EachAtLeast(3.0));
-    let slowest = per_run(&shm.slowest, &uds.total, CLIENTS);
-    figures.add("ratio.contended.slowest", "x mean", &slowest, Goal::EachAtLeast(1.5));
+    for (other, suffix, total_of, mean_of) in
+        [(&uds, "", "x uds", "x mean"), (&raw, ".to_raw", "x raw", "x mean raw")]
+    {
+        let total = per_run(&shm.total, &other.total, 1);
+        figures.add(format!("ratio.contended.total{suffix}"), total_of, &total, Goal::EachAtLeast(3.0));
+        let slowest = per_run(&shm.slowest, &other.total, CLIENTS);
+        figures.add(format!("ratio.contended.slowest{suffix}"), mean_of, &slowest, Goal::EachAtLeast(1.5));
+    }
     Ok(())
 }
 

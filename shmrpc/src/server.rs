@@ -24,6 +24,7 @@ use host::{Shared, shut_down};
 mod door;
 mod host;
 mod serving;
+mod threads;
 
 /// Serves one service at one endpoint until SIGINT or SIGTERM; then calls in flight finish, for 5 s at most.
 ///
@@ -175,7 +176,9 @@ impl ServerBuilder {
     }
 
     /// Lanes at once of all connections: threads that serve calls. 1,024 by default. A client that is refused a
-    /// lane shares those it has; one that has none gets [`CallError::Overloaded`](crate::CallError::Overloaded).
+    /// lane shares those it has; one that has none gets [`CallError::Overloaded`](crate::CallError::Overloaded). A thread whose
+    /// lane has ended serves the next one, of any client, that is opened within 100 ms: what a handler sets for its thread
+    /// (thread-locals, priority) outlives its client.
     pub fn max_lanes(mut self, lanes: usize) -> Self {
         self.limits.lanes = Some(lanes);
         self
@@ -275,6 +278,7 @@ impl ServerBuilder {
             places: places(limits.connections()),
             lanes: places(limits.lanes()),
             streams: places(Limits::streams()),
+            threads: Arc::default(),
             state: Mutex::default(),
         });
         let (mut bound, until) = (Vec::new(), &mut Until::after(patience));

@@ -12,6 +12,7 @@ use shmrpc_transport::rendezvous::{Host, Refusal};
 use shmrpc_transport::sys::shortage::explain_thread;
 
 use super::serving::serve_lane;
+use super::threads::Threads;
 use crate::dispatch::Service;
 use crate::greeting::{self, Table};
 
@@ -28,6 +29,7 @@ pub(super) struct Shared {
     pub(super) lanes: Arc<Places>,
     /// Of lanes that are streams.
     pub(super) streams: Arc<Places>,
+    pub(super) threads: Arc<Threads>,
     pub(super) state: Mutex<State>,
 }
 
@@ -108,13 +110,12 @@ impl Events for Served {
         let of_stream = of_stream.transpose().map_err(|full| refused(full.into()))?;
         let serving = ServingLane::new(connection, lane, stream).map_err(refused)?;
         let table = Arc::clone(&self.table);
-        let thread = std::thread::Builder::new().name(format!("shmrpc-lane-{lane}"));
-        let started = thread.spawn(move || {
+        let started = self.shared.threads.serve(Box::new(move || {
             serve_lane(serving, &table);
             drop((of_stream, place));
-        });
+        }));
         let no_thread = |error| refused(format!("it cannot start a thread: {}", explain_thread(&error)));
-        started.map(drop).map_err(no_thread)
+        started.map_err(no_thread)
     }
 
     fn closed(&self, connection: &Connection) {
@@ -167,6 +168,7 @@ mod tests {
             places: Places::new(Limits::default().connections()),
             lanes: Places::new(Limits::default().lanes()),
             streams: Places::new(Limits::streams()),
+            threads: Arc::default(),
             state: Mutex::default(),
         })
     }

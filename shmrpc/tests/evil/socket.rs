@@ -125,10 +125,6 @@ pub(crate) fn bad_hellos(evil: &mut Evil) {
     }
 }
 
-/// How long a round's lanes are held. Whoever leaves them at once has the server start 128 threads all the time, which costs the
-/// good clients more than they are promised: ARCHITECTURE.md, "Known gaps", 15.
-const HELD: Duration = Duration::from_millis(600);
-
 /// Opens every lane, again and again, and lanes that there are not.
 pub(crate) fn lane_flood(evil: &mut Evil) {
     while evil.lasts() {
@@ -152,8 +148,6 @@ pub(crate) fn lane_flood(evil: &mut Evil) {
         assert!(all <= LANES_OF_ONE, "the server has no limit for one process: {all} lanes");
         assert!(all == LANES_OF_ONE || evil.tally.rounds > 0, "{all} lanes before anybody had any");
         evil.tally.deeds += all as u64;
-        let end = evil.until.min(Instant::now() + HELD);
-        std::thread::sleep(end.saturating_duration_since(Instant::now()));
         for peer in &held {
             let mut header = Header::new(Kind::LaneOpen);
             header.block = LANES + evil.rng.word() % 3;

@@ -30,7 +30,7 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
         [Way::Shm, Way::Uds].into_iter().flat_map(|way| SIZES.map(|size| Column { way, size })).collect();
     let samples = interleave(setup.rounds(), &columns, |Column { way, size }| {
         let caller = if way == Way::Shm { &shm } else { &uds };
-        batch::subject(setup.batch_time() / 4, WARM, |count| caller.blob(size, count))
+        batch::subject(setup.batch_time() / 4, 1, WARM, |count| caller.blob(size, count))
     })?;
     for column in &columns {
         let Column { way, size } = *column;

@@ -199,5 +199,5 @@ fn exchanges(count: u64, run: impl Fn(u64) -> Result<()>) -> Result<f64> {
 }
 
 fn calls(setup: &Setup, caller: &Caller) -> Result<f64> {
-    batch::subject(setup.batch_time(), WARM, |count| caller.add(count))
+    batch::subject(setup.batch_time(), 1, WARM, |count| caller.add(count))
 }

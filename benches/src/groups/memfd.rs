@@ -47,7 +47,7 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
         let sum = touch_lines(&bytes);
         let warm = ((256_u64 << 10) / size as u64).clamp(1, 10);
         let calls = |caller: &Caller| {
-            batch::subject(setup.batch_time(), warm, |count| caller.touch(&bytes, sum, count))
+            batch::subject(setup.batch_time(), 1, warm, |count| caller.touch(&bytes, sum, count))
         };
         let columns = [Column::InPlace, Column::Socket, Column::Copied];
         let samples = interleave(setup.rounds(), &columns, |column| match column {

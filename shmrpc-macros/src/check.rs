@@ -1,5 +1,6 @@
 //! The rules that a well-formed service or message can still break.
 
+mod references;
 mod types;
 
 use syn::meta::ParseNestedMeta;
@@ -9,7 +10,7 @@ use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant, cfgs};
 use crate::syntax::{rkyv_derive, wire_name};
 
-use types::{Place, Types};
+use types::{Place, Types, is_fine_in};
 
 /// Inherent names of every client.
 const RESERVED: [&str; 2] = ["connect", "builder"];
@@ -79,7 +80,7 @@ fn refuse_hidden_cfgs(attrs: &[Attribute], errors: &Errors) {
 }
 
 fn parameters(method: &Method, errors: &Errors) {
-    let check = |ty| Types { place: Place::Parameter(ty), errors }.check(ty);
+    let check = |ty| Types::new(Place::Parameter(ty), errors).check(ty);
     let (mut contexts, mut sent) = (0, 0);
     for (position, param) in method.params.iter().enumerate() {
         let name = wire_name(&param.name);
@@ -99,6 +100,7 @@ fn parameters(method: &Method, errors: &Errors) {
             }
             ParamKind::Owned => check(&param.written),
             ParamKind::Archived(inner) => check(inner),
+            ParamKind::Borrowed(ty) => references::refuse(&param.written, ty, errors),
             ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Blob(_) | ParamKind::Descriptor(_) => {}
         }
         sent += 1;
@@ -113,28 +115,29 @@ fn parameters(method: &Method, errors: &Errors) {
 
 /// Whether the rules have nothing to say against a type of a service; rustc may have.
 pub(crate) fn is_fine(ty: &Type) -> bool {
-    let errors = Errors::new();
-    Types { place: Place::Parameter(ty), errors: &errors }.check(ty);
-    errors.finish().is_ok()
+    is_fine_in(Place::Parameter(ty), ty)
 }
 
 /// Whether the rules have nothing to say against a type of a field; rustc may have.
 pub(crate) fn is_fine_field(ty: &Type) -> bool {
-    let errors = Errors::new();
-    Types { place: Place::Field, errors: &errors }.check(ty);
-    errors.finish().is_ok()
+    is_fine_in(Place::Field, ty)
 }
 
 fn reply(reply: &Reply, errors: &Errors) {
-    let types = Types { place: Place::Result, errors };
+    let types = Types::new(Place::Result, errors);
+    let result = |ty| {
+        if !references::refuse_result(ty, errors) {
+            types.check(ty);
+        }
+    };
     match reply {
         Reply::OneWay => {}
-        Reply::Plain(ok) => types.check(ok),
+        Reply::Plain(ok) => result(ok),
         Reply::Blob { number: _, err } | Reply::Descriptor { err } => {
             err.iter().for_each(|err| types.check(err))
         }
         Reply::Fallible { ok, err } => {
-            types.check(ok);
+            result(ok);
             types.check(err);
         }
     }
@@ -182,7 +185,7 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             }
         }
     }
-    let types = Types { place: Place::Field, errors };
+    let types = Types::new(Place::Field, errors);
     for (_, field) in message.fields() {
         for attr in field.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
             errors.refuse(

@@ -2,6 +2,8 @@
 
 use syn::{Attribute, Field, Fields, Generics, Ident, ItemTrait, Path, Type, Visibility};
 
+use crate::syntax::may_be_an_alias;
+
 /// A service: one trait.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -50,6 +52,8 @@ pub(crate) enum ParamKind {
     Owned,
     /// `&Archived<T>`: sent as `T`, read where it arrived.
     Archived(Type),
+    /// `&T` of anything else: refused, but not before `T` was looked at, too.
+    Borrowed(Type),
     /// `&str`: sent as `String`, read where it arrived.
     Text,
     /// `&[n]` of plain numbers `n`: sent as `Vec<n>`, read where it arrived.
@@ -121,6 +125,10 @@ impl Method {
         let sent = self.params.iter().filter_map(|param| match &param.kind {
             ParamKind::Owned => Some(&param.written),
             ParamKind::Archived(inner) => Some(inner),
+            // It may stand for a `Context`, which is no message.
+            ParamKind::Borrowed(ty) if may_be_an_alias(ty) => None,
+            ParamKind::Borrowed(Type::Slice(slice)) => Some(&*slice.elem),
+            ParamKind::Borrowed(ty) => Some(ty),
             ParamKind::Text
             | ParamKind::Numbers(_)
             | ParamKind::Blob(_)

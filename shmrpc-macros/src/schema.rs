@@ -76,7 +76,7 @@ pub(crate) fn arguments(krate: &Path, method: &Method) -> TokenStream {
         ParamKind::Numbers(number) => quote!(::std::vec::Vec<#number>),
         ParamKind::Blob(number) => quote!(#krate::private::BlobWire<#number>),
         ParamKind::Descriptor(_) => quote!(#krate::private::DescriptorWire),
-        ParamKind::Owned | ParamKind::Context => quote!(#written),
+        ParamKind::Owned | ParamKind::Borrowed(_) | ParamKind::Context => quote!(#written),
     });
     let span = arguments_span(method);
     quote_spanned!(span=> (#(#types,)*))

@@ -110,6 +110,12 @@ pub(crate) fn is_known(ty: &Type) -> bool {
     }
 }
 
+/// A plain number: a slice of it is read where it arrived.
+pub(crate) fn is_number(ty: &Type) -> bool {
+    const NUMBERS: [&str; 10] = ["u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64"];
+    matches!(peel(ty), Type::Path(path) if path.qself.is_none() && NUMBERS.iter().any(|name| path.path.is_ident(name)))
+}
+
 /// Numbers that cannot be keys.
 pub(crate) fn is_float(ty: &Type) -> bool {
     matches!(peel(ty), Type::Path(path) if path.path.is_ident("f32") || path.path.is_ident("f64"))
@@ -169,23 +175,32 @@ pub(crate) fn cut_off(name: impl Display, instead: &str) -> String {
     format!("`{name}` would be cut to 32 bits on its way: use `{instead}`")
 }
 
-/// What is sent in place of a type with references in it: for `Option<&str>`, `Option<String>`, and `T` for `&Archived<T>`.
-pub(crate) fn owned(ty: &Type) -> Type {
+/// Whether a type is no name of the standard library that says what it is.
+pub(crate) fn may_be_an_alias(ty: &Type) -> bool {
+    last_segment(ty).is_some() && !is_known(ty) && parts(ty) == [Part::whole(ty)]
+}
+
+/// What shares its value inside one process.
+pub(crate) const SHARED: [&str; 3] = ["Rc", "Arc", "Weak"];
+
+/// What to write in place of a type some part of which is refused, as far as that is known: for `Option<&str>` that is
+/// `Option<String>`, for `&Archived<T>` it is `T`, and for `Rc<usize>` it is `u64`.
+pub(crate) fn instead(ty: &Type) -> Type {
     match peel(ty) {
-        Type::Reference(reference) => match peel(&reference.elem) {
-            Type::Path(path) if path.path.is_ident("str") => parse_quote!(String),
-            Type::Slice(slice) => {
-                let elem = owned(&slice.elem);
-                parse_quote!(Vec<#elem>)
-            }
-            other => match last_segment(other) {
-                Some(last) if last.ident == "Archived" => {
-                    type_arguments(last).first().map_or(other.clone(), |ty| owned(ty))
-                }
-                _ => owned(other),
-            },
-        },
+        Type::Reference(reference) => value(&reference.elem),
         Type::Path(path) => {
+            if let Some(last) = last_segment(ty) {
+                if let Some(word) = fixed_width(&last.ident) {
+                    let word = Ident::new(word, last.ident.span());
+                    return parse_quote!(#word);
+                }
+                let is_owner = SHARED.iter().chain(&["Cow"]).any(|name| last.ident == name);
+                if let [inner] = type_arguments(last)[..]
+                    && is_owner
+                {
+                    return value(inner);
+                }
+            }
             let mut path = path.clone();
             let arguments =
                 path.path.segments.iter_mut().filter_map(|segment| match &mut segment.arguments {
@@ -194,22 +209,39 @@ pub(crate) fn owned(ty: &Type) -> Type {
                 });
             for argument in arguments.flatten() {
                 if let GenericArgument::Type(ty) = argument {
-                    *ty = owned(ty);
+                    *ty = instead(ty);
                 }
             }
             Type::Path(path)
         }
         Type::Tuple(tuple) => {
             let mut tuple = tuple.clone();
-            tuple.elems.iter_mut().for_each(|elem| *elem = owned(elem));
+            tuple.elems.iter_mut().for_each(|elem| *elem = instead(elem));
             Type::Tuple(tuple)
         }
         Type::Array(array) => {
             let mut array = array.clone();
-            *array.elem = owned(&array.elem);
+            *array.elem = instead(&array.elem);
             Type::Array(array)
         }
         other => other.clone(),
+    }
+}
+
+/// What is sent of something that is referred to, which may have no size of its own.
+pub(crate) fn value(ty: &Type) -> Type {
+    match peel(ty) {
+        Type::Path(path) if path.path.is_ident("str") => parse_quote!(String),
+        Type::Slice(slice) => {
+            let elem = instead(&slice.elem);
+            parse_quote!(Vec<#elem>)
+        }
+        other => match last_segment(other) {
+            Some(last) if last.ident == "Archived" => {
+                type_arguments(last).first().map_or(other.clone(), |ty| value(ty))
+            }
+            _ => instead(other),
+        },
     }
 }
 

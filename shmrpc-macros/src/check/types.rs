@@ -4,7 +4,9 @@ use quote::ToTokens;
 use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeReference};
 
 use crate::errors::Errors;
-use crate::syntax::{cut_off, fixed_width, is_unit, last_segment, owned, peel, text, type_arguments};
+use crate::syntax::{
+    SHARED, cut_off, fixed_width, instead, is_unit, last_segment, peel, text, type_arguments,
+};
 
 /// Where a type stands, which decides what to do about a mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +20,12 @@ pub(super) enum Place<'a> {
 /// The rules for types in one place.
 #[derive(Debug)]
 pub(super) struct Types<'a> {
-    pub(super) place: Place<'a>,
-    pub(super) errors: &'a Errors,
+    place: Place<'a>,
+    errors: &'a Errors,
+    /// Whether it was said what to write in place of something around, without any reference.
+    said: bool,
 }
 
-const SHARED: [&str; 3] = ["Rc", "Arc", "Weak"];
 const INDEXED: [(&str, &str); 2] =
     [("IndexMap", "`BTreeMap`, or a `Vec` of pairs"), ("IndexSet", "`BTreeSet`, or a `Vec`")];
 const LATER: [&str; 1] = ["Streaming"];
@@ -32,7 +35,23 @@ const DESCRIPTORS: [&str; 3] = ["OwnedFd", "BorrowedFd", "RawFd"];
 const COLLECTIONS: [&str; 6] = ["Vec", "VecDeque", "HashMap", "HashSet", "BTreeMap", "BTreeSet"];
 const LONGEST_TUPLE: usize = 12;
 
-impl Types<'_> {
+/// Whether the rules have nothing to say against a type; rustc may have.
+pub(super) fn is_fine_in(place: Place<'_>, ty: &Type) -> bool {
+    let errors = Errors::new();
+    Types::new(place, &errors).check(ty);
+    errors.finish().is_ok()
+}
+
+impl<'a> Types<'a> {
+    pub(super) fn new(place: Place<'a>, errors: &'a Errors) -> Self {
+        Self { place, errors, said: false }
+    }
+
+    /// The same inside of something that was refused, if it was `said` what to write in its place.
+    pub(super) fn inside(&self, said: bool) -> Self {
+        Self { place: self.place, errors: self.errors, said: self.said || said }
+    }
+
     /// Checks a type and all types in it.
     pub(super) fn check(&self, ty: &Type) {
         match peel(ty) {
@@ -78,32 +97,85 @@ impl Types<'_> {
         }
     }
 
+    /// Refuses a reference, and what it refers to if that is refused without it, too.
     fn reference(&self, ty: &Type, reference: &TypeReference) {
         let is = |name: &str| last_segment(&reference.elem).is_some_and(|last| last.ident == name);
-        let owned = |ty| text(owned(ty));
-        self.refuse(
-            reference,
-            match self.place {
-                Place::Field => format!("a message owns its data: use `{}`", owned(ty)),
-                _ if is("Context") => {
-                    "the context is of the whole call: take it as a parameter `&Context`".to_owned()
-                }
-                Place::Result => format!(
-                    "a result is owned: return `{}`; callers read it where it arrived with `view()`",
-                    owned(ty)
-                ),
-                Place::Parameter(whole) if is("Archived") => {
-                    format!("an archive is read as a whole: take `&Archived<{}>`", owned(whole))
-                }
-                Place::Parameter(_) => format!("no references inside a parameter: use `{}`", owned(ty)),
-            },
-        );
+        let whole = match self.place {
+            Place::Parameter(whole) if is("Archived") => whole,
+            _ => ty,
+        };
+        let instead = self.accepted(whole);
+        let message = match (self.place, &instead) {
+            (Place::Field, Some(instead)) => format!("a message owns its data: use `{instead}`"),
+            (Place::Field, None) => "a message owns its data, and holds no references".to_owned(),
+            _ if is("Context") => {
+                "the context is of the whole call: take it as a parameter `&Context`".to_owned()
+            }
+            (Place::Result, Some(instead)) => {
+                format!(
+                    "a result is owned: return `{instead}`; callers read it where it arrived with `view()`"
+                )
+            }
+            (Place::Result, None) => "a result is owned, and holds no references: callers read it where it \
+                arrived with `view()`"
+                .to_owned(),
+            (Place::Parameter(_), Some(instead)) if is("Archived") => {
+                format!("an archive is read as a whole: take `&Archived<{instead}>`")
+            }
+            (Place::Parameter(_), None) if is("Archived") => {
+                "an archive is read as a whole: take `&Archived<..>` of all that this parameter sends"
+                    .to_owned()
+            }
+            (Place::Parameter(_), Some(instead)) => {
+                format!("no references inside a parameter: use `{instead}`")
+            }
+            (Place::Parameter(_), None) => "no references inside a parameter".to_owned(),
+        };
+        if !self.said {
+            self.refuse(reference, message);
+        }
+        self.inside(instead.is_some()).referred_to(&reference.elem);
+    }
+
+    /// What to write in place of a type, if that is known and would be accepted.
+    fn accepted(&self, ty: &Type) -> Option<String> {
+        let instead = instead(ty);
+        let place = match self.place {
+            Place::Parameter(_) => Place::Parameter(&instead),
+            other => other,
+        };
+        (instead != *ty && is_fine_in(place, &instead)).then(|| text(&instead))
+    }
+
+    /// Checks what a reference refers to, which may be what only references refer to.
+    fn referred_to(&self, ty: &Type) {
+        match last_segment(ty) {
+            Some(last) if last.ident == "Context" => {}
+            Some(last) if last.ident == "Archived" => {
+                type_arguments(last).into_iter().for_each(|ty| self.held(ty))
+            }
+            _ => self.held(ty),
+        }
+    }
+
+    /// Checks what is held elsewhere, in a `Box` or the like, which may have no size of its own.
+    pub(super) fn held(&self, ty: &Type) {
+        match peel(ty) {
+            Type::Slice(slice) if takes_no_bytes(&slice.elem) => self.refuse(
+                ty,
+                "elements of a slice must take bytes, or their number is \
+                        bounded by nothing: send the number instead",
+            ),
+            Type::Slice(slice) => self.check(&slice.elem),
+            Type::Path(path) if path.path.is_ident("str") => {}
+            _ => self.check(ty),
+        }
     }
 
     fn path(&self, whole: &Type, path: &Path) {
         let Some(last) = path.segments.last() else { return };
         if self.refuse_by_name(whole, path, last) {
-            return;
+            return self.held_by_refused(last);
         }
         if COLLECTIONS.iter().any(|name| last.ident == name)
             && let Some(element) = type_arguments(last).first()
@@ -119,23 +191,22 @@ impl Types<'_> {
             );
         }
         // `Box` alone may hold what has no size of its own.
-        if last.ident == "Box"
-            && let [inner] = type_arguments(last)[..]
-        {
-            match peel(inner) {
-                Type::Slice(slice) if takes_no_bytes(&slice.elem) => {
-                    return self.refuse(
-                        inner,
-                        "elements of a slice must take bytes, or their number is \
-        bounded by nothing: send the number instead",
-                    );
-                }
-                Type::Slice(slice) => return self.check(&slice.elem),
-                Type::Path(path) if path.path.is_ident("str") => return,
-                _ => {}
+        match type_arguments(last)[..] {
+            [inner] if last.ident == "Box" => self.held(inner),
+            _ => path.segments.iter().for_each(|segment| self.arguments(segment)),
+        }
+    }
+
+    /// Checks what is sent instead of what was refused by its name, and was told so.
+    fn held_by_refused(&self, last: &PathSegment) {
+        let is_one_of = |names: &[&str]| names.iter().any(|name| last.ident == name);
+        for argument in type_arguments(last) {
+            if is_one_of(&SHARED) || is_one_of(&["Cow"]) {
+                self.held(argument);
+            } else if is_one_of(&["IndexMap", "IndexSet", "Archived", "View"]) {
+                self.check(argument);
             }
         }
-        path.segments.iter().for_each(|segment| self.arguments(segment));
     }
 
     /// Refuses types that are known by name, and says whether it did.

@@ -200,7 +200,9 @@ fn head(service: &Service, method: &Method) -> TokenStream {
             Some(quote!(#name: impl ::core::convert::Into<#krate::Blob<#number>>))
         }
         ParamKind::Descriptor(_) => Some(quote!(#name: impl ::core::convert::Into<::std::os::fd::OwnedFd>)),
-        ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Owned => Some(quote!(#name: #written)),
+        ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Owned | ParamKind::Borrowed(_) => {
+            Some(quote!(#name: #written))
+        }
     });
     quote!(#(#cfgs)* #doc #(#attrs)* #[inline] #vis fn #name(&self #(, #params)*))
 }
@@ -219,9 +221,11 @@ fn arguments(service: &Service, method: &Method) -> TokenStream {
             ParamKind::Text => (quote!(Text), quote!(#name)),
             ParamKind::Numbers(_) => (quote!(Slice), quote!(#name)),
             ParamKind::Archived(_) => (quote!(Ref), quote!(#name)),
-            ParamKind::Owned | ParamKind::Blob(_) | ParamKind::Descriptor(_) | ParamKind::Context => {
-                (quote!(Ref), quote_spanned!(name.span()=> &#name))
-            }
+            ParamKind::Owned
+            | ParamKind::Borrowed(_)
+            | ParamKind::Blob(_)
+            | ParamKind::Descriptor(_)
+            | ParamKind::Context => (quote!(Ref), quote_spanned!(name.span()=> &#name)),
         };
         let call = quote!(#krate::private::arg::#wrapper(#name));
         schema::on(written.span(), call)

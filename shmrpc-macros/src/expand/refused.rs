@@ -30,7 +30,12 @@ pub(crate) fn item(service: &Service) -> ItemTrait {
             }
         }
         // `Self` may be without a size there.
-        if mentions(function.sig.output.to_token_stream(), &[&format_ident!("Self")]) {
+        let own = |ty: &dyn ToTokens| mentions(ty.to_token_stream(), &[&format_ident!("Self")]);
+        let takes_own = function.sig.inputs.iter().any(|input| match input {
+            FnArg::Receiver(_) => false,
+            FnArg::Typed(typed) => own(&typed.ty),
+        });
+        if takes_own || own(&function.sig.output) {
             function.sig.generics.make_where_clause().predicates.push(parse_quote!(Self: Sized));
         }
         let name = wire_name(&function.sig.ident);

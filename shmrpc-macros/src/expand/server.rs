@@ -169,7 +169,7 @@ fn passed<'a>(
                 quote!(#blob?)
             }
             ParamKind::Descriptor(_) => quote!(#krate::private::descriptor(&#args.#index, #ctx)?),
-            ParamKind::Owned => {
+            ParamKind::Owned | ParamKind::Borrowed(_) => {
                 quote!(#krate::private::arg::owned(&#args.#index)?)
             }
         }

@@ -146,3 +146,86 @@ fn of_value(borrowed: &Type) -> Option<String> {
         Some(format!("take `{sent}`, or `&Archived<{sent}>` to read it where it arrived{alias}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proc_macro2::TokenStream;
+    use quote::quote;
+
+    use super::*;
+    use crate::{args, check, parse};
+
+    /// Whoever writes what an error says is not refused again.
+    #[test]
+    fn what_is_advised_is_accepted() {
+        const REFUSED: [&str; 30] = [
+            "&usize",
+            "&std::num::NonZeroUsize",
+            "&Vec<usize>",
+            "&Vec<&usize>",
+            "&Option<Vec<isize>>",
+            "&(u8, Rc<[usize]>)",
+            "&[usize; 4]",
+            "&Rc<u8>",
+            "&Arc<str>",
+            "&Arc<[u8]>",
+            "&Weak<Arc<Entry>>",
+            "&Cow<'static, str>",
+            "&Cow<'static, [Rc<u8>]>",
+            "&Box<Rc<str>>",
+            "&HashMap<&str, Cow<'static, [&str]>>",
+            "&[Rc<usize>]",
+            "&[&usize]",
+            "&[NonZeroUsize]",
+            "&[&[&str]]",
+            "&[&Archived<usize>]",
+            "&[(Arc<str>, &Archived<Rc<Entry>>)]",
+            "&&str",
+            "&&&Context",
+            "&&[usize]",
+            "&&Archived<&str>",
+            "&&Archived<[usize]>",
+            "&Blob<usize>",
+            "&OwnedFd",
+            "&Path",
+            "&Vec<&Archived<Rc<usize>>>",
+        ];
+        const NOTHING_IS_KNOWN: [&str; 8] = [
+            "&Self",
+            "&Vec<()>",
+            "&[Self]",
+            "&Option<Context>",
+            "&IndexMap<u8, u8>",
+            "&Box<dyn Send>",
+            "&&Archived<Self>",
+            "Vec<&fn()>",
+        ];
+        for ty in REFUSED {
+            let all = advised(ty);
+            assert!(!all.is_empty(), "{ty}: {:?}", refused(ty));
+            for one in all {
+                assert!(refused(&one).is_empty(), "{ty}: {one}: {:?}", refused(&one));
+            }
+        }
+        for ty in NOTHING_IS_KNOWN {
+            assert!(!refused(ty).is_empty() && advised(ty).is_empty(), "{ty}: {:?}", refused(ty));
+        }
+    }
+
+    /// "take `A`, or `B` if .."
+    fn advised(ty: &str) -> Vec<String> {
+        let errors = refused(ty);
+        let said = errors.iter().filter_map(|error| {
+            error.split_once("take `").or_else(|| error.split_once("inside a parameter: use `"))
+        });
+        said.flat_map(|(_, said)| said.split('`').step_by(2).take(2)).map(str::to_owned).collect()
+    }
+
+    fn refused(ty: &str) -> Vec<String> {
+        let (errors, ty): (_, TokenStream) = (Errors::new(), ty.parse().unwrap());
+        let args = args::service(TokenStream::new(), &errors);
+        let service = parse::service(args, quote!(trait Tried { fn take(&self, it: #ty); }), &errors);
+        check::service(&service.unwrap(), &errors);
+        errors.finish().err().into_iter().flatten().map(|error| error.to_string()).collect()
+    }
+}

@@ -83,8 +83,11 @@ fn parameters(method: &Method, errors: &Errors) {
     let check = |ty| Types::new(Place::Parameter(ty), errors).check(ty);
     let (mut contexts, mut sent) = (0, 0);
     for (position, param) in method.params.iter().enumerate() {
-        let name = wire_name(&param.name);
-        if method.params.iter().take(position).any(|other| wire_name(&other.name) == name) {
+        let name = param.name.as_ref().map(wire_name);
+        let mut before = method.params.iter().take(position);
+        if let Some(name) = name
+            && before.any(|other| other.name.as_ref().is_some_and(|other| wire_name(other) == name))
+        {
             errors.refuse(
                 &param.name,
                 format!("there is another parameter `{name}`: give this one a name of its own"),

@@ -39,7 +39,8 @@ pub(crate) struct Method {
 /// One parameter of a method.
 #[derive(Debug)]
 pub(crate) struct Param {
-    pub(crate) name: Ident,
+    /// None if its pattern was refused.
+    pub(crate) name: Option<Ident>,
     pub(crate) kind: ParamKind,
     /// The type as written.
     pub(crate) written: Type,

@@ -66,8 +66,7 @@ pub(super) fn param(typed: &PatType, errors: &Errors) -> Option<Param> {
             None
         }
     };
-    let kind = param_kind(ty, errors);
-    Some(Param { name: name?, kind: kind?, written: (**ty).clone() })
+    Some(Param { name, kind: param_kind(ty, errors)?, written: (**ty).clone() })
 }
 
 fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {

@@ -270,17 +270,25 @@ fn reply(output: &ReturnType, oneway: bool, errors: &Errors) -> Reply {
         [ok, err] if is_descriptor(ok) => Reply::Descriptor { err: Some(Box::new(err.clone())) },
         [ok, err] => match blob(ok, errors) {
             None => Reply::Fallible { ok: ok.clone(), err: Box::new(err.clone()) },
-            Some(number) => number.map_or_else(plain, |number| {
-                let err = Some(Box::new(err.clone()));
-                Reply::Blob { number, err }
-            }),
+            Some(number) => {
+                let err = Box::new(err.clone());
+                match number {
+                    Some(number) => Reply::Blob { number, err: Some(err) },
+                    // The error is looked at all the same.
+                    None => Reply::Fallible { ok: parse_quote!(()), err },
+                }
+            }
         },
-        _ => {
+        ref other => {
             errors.refuse(
                 &written,
                 "name both types, `Result<T, E>`: the macro cannot see through an alias of `Result`",
             );
-            Reply::Plain(parse_quote!(()))
+            // What it names is looked at all the same.
+            match other {
+                [ok] => Reply::Plain((*ok).clone()),
+                _ => plain(),
+            }
         }
     }
 }

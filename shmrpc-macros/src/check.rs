@@ -8,7 +8,7 @@ use syn::{Attribute, Fields, Ident, Meta, Token, TraitItem, Type};
 
 use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::syntax::{rkyv_derive, wire_name};
+use crate::syntax::{each_endless, rkyv_derive, text, wire_name};
 
 use types::{Place, Types, is_fine_in};
 
@@ -197,7 +197,8 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             );
         }
         types.check(&field.ty);
-        if !message.recursive
+        if !endless(message, &field.ty, errors)
+            && !message.recursive
             && let Some(mention) = types::mention(&field.ty, &message.name)
         {
             errors.refuse(
@@ -206,6 +207,23 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             );
         }
     }
+}
+
+/// Refuses a message that holds itself as a part, and says whether it does.
+fn endless(message: &Message, ty: &Type, errors: &Errors) -> bool {
+    let before = errors.count();
+    let also = if message.recursive { "" } else { ", and `#[shmrpc::message(recursive)]`" };
+    each_endless(&mut ty.clone(), &message.name, &mut |own| {
+        errors.refuse(
+            &*own,
+            format!(
+                "`{}` would contain itself without end: write `Box<{1}>` or `Vec<{1}>`{also}",
+                message.name,
+                text(&*own)
+            ),
+        );
+    });
+    errors.count() > before
 }
 
 /// Whether a number or a name is there twice, of which rustc tells.

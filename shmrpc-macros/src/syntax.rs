@@ -8,7 +8,8 @@ use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, GenericArgument, Ident, Item, Path, PathArguments, PathSegment, Token, Type, parse_quote,
+    Attribute, GenericArgument, Ident, Item, Path, PathArguments, PathSegment, Token, Type, TypePath,
+    parse_quote,
 };
 
 /// The type itself, without parentheses and without the invisible groups that `macro_rules!` adds.
@@ -242,6 +243,36 @@ pub(crate) fn value(ty: &Type) -> Type {
             }
             _ => instead(other),
         },
+    }
+}
+
+/// Whether a type is the message `name` that it is part of.
+pub(crate) fn is_own(ty: &TypePath, name: &Ident) -> bool {
+    let segments = &ty.path.segments;
+    let is_own = |segment: &PathSegment| segment.ident == *name || segment.ident == "Self";
+    ty.qself.is_none() && segments.len() == 1 && segments.first().is_some_and(is_own)
+}
+
+/// Visits where the message `name` holds itself with nothing between that lies elsewhere, so that it would have no end.
+pub(crate) fn each_endless(ty: &mut Type, name: &Ident, visit: &mut dyn FnMut(&mut Type)) {
+    match ty {
+        Type::Group(group) => each_endless(&mut group.elem, name, visit),
+        Type::Paren(paren) => each_endless(&mut paren.elem, name, visit),
+        Type::Tuple(tuple) => tuple.elems.iter_mut().for_each(|elem| each_endless(elem, name, visit)),
+        Type::Array(array) => each_endless(&mut array.elem, name, visit),
+        Type::Path(path) if is_own(path, name) => visit(ty),
+        Type::Path(path) if path.qself.is_none() => {
+            let Some(last) = path.path.segments.last_mut() else { return };
+            let PathArguments::AngleBracketed(arguments) = &mut last.arguments else { return };
+            if last.ident == "Option" || last.ident == "Result" {
+                for argument in &mut arguments.args {
+                    if let GenericArgument::Type(ty) = argument {
+                        each_endless(ty, name, visit);
+                    }
+                }
+            }
+        }
+        _ => {}
     }
 }
 

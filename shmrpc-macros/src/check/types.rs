@@ -5,7 +5,7 @@ use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeRe
 
 use crate::errors::Errors;
 use crate::syntax::{
-    SHARED, cut_off, fixed_width, instead, is_unit, last_segment, peel, text, type_arguments,
+    SHARED, cut_off, fixed_width, instead, is_own, is_unit, last_segment, peel, text, type_arguments,
 };
 
 /// Where a type stands, which decides what to do about a mistake.
@@ -310,7 +310,7 @@ fn takes_no_bytes(ty: &Type) -> bool {
 pub(super) fn mention<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Type> {
     match peel(ty) {
         Type::Path(path) => {
-            if path.qself.is_none() && path.path.segments.len() == 1 && is_own(&path.path, name) {
+            if is_own(path, name) {
                 return Some(ty);
             }
             path.path.segments.iter().flat_map(type_arguments).find_map(|argument| mention(argument, name))
@@ -320,8 +320,4 @@ pub(super) fn mention<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Type> {
         Type::Slice(slice) => mention(&slice.elem, name),
         _ => None,
     }
-}
-
-fn is_own(path: &Path, name: &Ident) -> bool {
-    path.segments.first().is_some_and(|segment| segment.ident == *name || segment.ident == "Self")
 }

@@ -1,6 +1,6 @@
 //! What a service and a message are, once they are known to be well formed. Plain data; no rules.
 
-use syn::{Attribute, Field, Fields, Generics, Ident, ItemTrait, Path, Type, Visibility};
+use syn::{Attribute, Field, Fields, Generics, Ident, ItemTrait, Meta, Path, Type, Visibility, parse_quote};
 
 use crate::syntax::may_be_an_alias;
 
@@ -11,8 +11,8 @@ pub(crate) struct Service {
     pub(crate) krate: Path,
     /// The trait as it will be emitted: as written, less the markers.
     pub(crate) item: ItemTrait,
-    /// `#[cfg]`s of the trait, which every generated item repeats.
-    pub(crate) cfgs: Vec<Attribute>,
+    /// Attributes of the trait that every generated item repeats: `#[cfg]`s, and lints that are allowed.
+    pub(crate) repeated: Vec<Attribute>,
     pub(crate) vis: Visibility,
     pub(crate) name: Ident,
     pub(crate) methods: Vec<Method>,
@@ -26,7 +26,7 @@ pub(crate) struct Method {
     pub(crate) name: Ident,
     /// `#[cfg]`s, which every arm, method and list element repeats.
     pub(crate) cfgs: Vec<Attribute>,
-    /// Attributes that the client's method repeats: docs, `deprecated`, `must_use`, `allow`.
+    /// Attributes that the client's method repeats: docs, `deprecated`, `must_use`, and lints that are allowed.
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) deprecated: bool,
     /// Whether anything of it could not be read.
@@ -168,4 +168,18 @@ impl Message {
 /// The `#[cfg]`s among `attrs`.
 pub(crate) fn cfgs(attrs: &[Attribute]) -> Vec<Attribute> {
     attrs.iter().filter(|attr| attr.path().is_ident("cfg")).cloned().collect()
+}
+
+/// The lints that `attrs` allow, and those that they expect: these are allowed in what is generated, where there may be
+/// nothing to expect. What else they say of lints is for what the user wrote.
+pub(crate) fn allowed(attrs: &[Attribute]) -> Vec<Attribute> {
+    let allowed = attrs.iter().filter_map(|attr| match &attr.meta {
+        Meta::List(list) if list.path.is_ident("allow") => Some(attr.clone()),
+        Meta::List(list) if list.path.is_ident("expect") => {
+            let lints = &list.tokens;
+            Some(parse_quote!(#[allow(#lints)]))
+        }
+        _ => None,
+    });
+    allowed.collect()
 }

@@ -12,7 +12,7 @@ use crate::syntax::{
 
 /// The value of `Client::schema`.
 pub(crate) fn service(service: &Service) -> TokenStream {
-    let Service { krate, item: _, cfgs: _, vis: _, name, methods } = service;
+    let Service { krate, item: _, repeated: _, vis: _, name, methods } = service;
     let name = wire_name(name);
     let methods = methods.iter().map(|method| method_schema(service, method));
     quote! {

@@ -105,7 +105,7 @@ fn has_archive(ty: &Type) -> bool {
 
 /// All of them.
 pub(crate) fn expand(service: &Service) -> TokenStream {
-    let Service { krate, item: _, cfgs, vis, name, methods: _ } = service;
+    let Service { krate, item: _, repeated, vis, name, methods: _ } = service;
     let (client, view) = (format_ident!("{name}Client"), format_ident!("{name}View"));
     let server = format_ident!("{name}Server");
     let connecting = client::connecting(service);
@@ -118,17 +118,17 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     };
     let serving = serving(service, &server, &allow, &schema);
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
         #vis struct #client(#krate::private::Channel);
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
         #vis struct #view(#krate::private::Channel);
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         #[derive(::core::fmt::Debug)]
         #vis struct #server<Implementation: ?::core::marker::Sized, Held: ?::core::marker::Sized = Implementation>(
@@ -136,7 +136,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             Held,
         );
 
-        #(#cfgs)*
+        #(#repeated)*
         impl #krate::Client for #client {
             type View = #view;
             fn from_channel(channel: #krate::private::Channel) -> Self { Self(channel) }
@@ -145,19 +145,19 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             fn schema() -> #krate::private::ServiceSchema { #schema }
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl #client {
             #connecting
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl #client #bounds {
             #calls
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl #view #bounds {
             #view_calls
@@ -168,9 +168,9 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
 }
 
 fn serving(service: &Service, server: &Ident, allow: &TokenStream, schema: &TokenStream) -> TokenStream {
-    let Service { krate, item: _, cfgs, vis, name: _, methods: _ } = service;
+    let Service { krate, item: _, repeated, vis, name: _, methods: _ } = service;
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl<Implementation: ?::core::marker::Sized> #server<Implementation> {
             #vis fn new(service: Implementation) -> Self
@@ -186,7 +186,7 @@ fn serving(service: &Service, server: &Ident, allow: &TokenStream, schema: &Toke
             }
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl<Implementation, Held> #krate::Service for #server<Implementation, Held>
         where

@@ -122,8 +122,8 @@ pub(crate) fn is_fine(ty: &Type) -> bool {
 }
 
 /// Whether the rules have nothing to say against a type of a field; rustc may have.
-pub(crate) fn is_fine_field(ty: &Type) -> bool {
-    is_fine_in(Place::Field, ty)
+pub(crate) fn is_fine_field(message: &Message, ty: &Type) -> bool {
+    is_fine_in(Place::Field(&message.name), ty)
 }
 
 fn reply(reply: &Reply, errors: &Errors) {
@@ -188,7 +188,7 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             }
         }
     }
-    let types = Types::new(Place::Field, errors);
+    let types = Types::new(Place::Field(&message.name), errors);
     for (_, field) in message.fields() {
         for attr in field.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
             errors.refuse(

@@ -88,8 +88,7 @@ pub(crate) fn parts(ty: &Type) -> Vec<Part> {
     let arguments = type_arguments(last);
     let Some((_, roles)) = CONTAINERS.iter().find(|(name, _)| last.ident == name) else { return whole };
     // `Box<str>` is sent as a whole, since `str` has no size of its own.
-    let is_str = |ty: &&Type| matches!(peel(ty), Type::Path(path) if path.path.is_ident("str"));
-    if arguments.len() < roles.len() || arguments.iter().any(is_str) {
+    if arguments.len() < roles.len() || arguments.iter().any(|ty| is_str(ty)) {
         return whole;
     }
     let parts = roles.iter().zip(arguments).flat_map(|(role, argument)| match role {
@@ -189,32 +188,12 @@ pub(crate) const SHARED: [&str; 3] = ["Rc", "Arc", "Weak"];
 pub(crate) fn instead(ty: &Type) -> Type {
     match peel(ty) {
         Type::Reference(reference) => value(&reference.elem),
-        Type::Path(path) => {
-            if let Some(last) = last_segment(ty) {
-                if let Some(word) = fixed_width(&last.ident) {
-                    let word = Ident::new(word, last.ident.span());
-                    return parse_quote!(#word);
-                }
-                let is_owner = SHARED.iter().chain(&["Cow"]).any(|name| last.ident == name);
-                if let [inner] = type_arguments(last)[..]
-                    && is_owner
-                {
-                    return value(inner);
-                }
-            }
-            let mut path = path.clone();
-            let arguments =
-                path.path.segments.iter_mut().filter_map(|segment| match &mut segment.arguments {
-                    PathArguments::AngleBracketed(arguments) => Some(&mut arguments.args),
-                    _ => None,
-                });
-            for argument in arguments.flatten() {
-                if let GenericArgument::Type(ty) = argument {
-                    *ty = instead(ty);
-                }
-            }
-            Type::Path(path)
+        Type::Slice(slice) => {
+            let elem = instead(&slice.elem);
+            parse_quote!(Vec<#elem>)
         }
+        ty if is_str(ty) => parse_quote!(String),
+        Type::Path(path) => path_instead(path),
         Type::Tuple(tuple) => {
             let mut tuple = tuple.clone();
             tuple.elems.iter_mut().for_each(|elem| *elem = instead(elem));
@@ -229,21 +208,52 @@ pub(crate) fn instead(ty: &Type) -> Type {
     }
 }
 
-/// What is sent of something that is referred to, which may have no size of its own.
-pub(crate) fn value(ty: &Type) -> Type {
-    match peel(ty) {
-        Type::Path(path) if path.path.is_ident("str") => parse_quote!(String),
-        Type::Slice(slice) => {
-            let elem = instead(&slice.elem);
-            parse_quote!(Vec<#elem>)
-        }
-        other => match last_segment(other) {
-            Some(last) if last.ident == "Archived" => {
-                type_arguments(last).first().map_or(other.clone(), |ty| value(ty))
-            }
-            _ => instead(other),
-        },
+fn path_instead(path: &TypePath) -> Type {
+    let mut path = path.clone();
+    let last = path.path.segments.last().filter(|_| path.qself.is_none());
+    let is = |name: &str| last.is_some_and(|last| last.ident == name);
+    let inner = last.map(type_arguments).unwrap_or_default();
+    if let Some(word) = last.and_then(|last| fixed_width(&last.ident)) {
+        let word = format_ident!("{word}");
+        return parse_quote!(#word);
     }
+    match inner[..] {
+        [inner] if is("Cow") || SHARED.iter().any(|name| is(name)) => return value(inner),
+        // It may hold what has no size of its own.
+        [inner] if is("Box") && is_str(inner) => return Type::Path(path),
+        [inner] if is("Box") => {
+            if let Type::Slice(slice) = peel(inner) {
+                let elem = instead(&slice.elem);
+                return parse_quote!(Box<[#elem]>);
+            }
+        }
+        _ => {}
+    }
+    let arguments = path.path.segments.iter_mut().filter_map(|segment| match &mut segment.arguments {
+        PathArguments::AngleBracketed(arguments) => Some(&mut arguments.args),
+        _ => None,
+    });
+    for argument in arguments.flatten() {
+        if let GenericArgument::Type(ty) = argument {
+            *ty = instead(ty);
+        }
+    }
+    Type::Path(path)
+}
+
+/// What is sent of something that is referred to.
+pub(crate) fn value(ty: &Type) -> Type {
+    match last_segment(ty) {
+        Some(last) if last.ident == "Archived" => {
+            type_arguments(last).first().map_or(ty.clone(), |ty| value(ty))
+        }
+        _ => instead(ty),
+    }
+}
+
+/// `str`, which has no size of its own.
+pub(crate) fn is_str(ty: &Type) -> bool {
+    matches!(peel(ty), Type::Path(path) if path.path.is_ident("str"))
 }
 
 /// Whether a type is the message `name` that it is part of.

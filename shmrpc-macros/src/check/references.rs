@@ -5,7 +5,7 @@ use syn::{PathArguments, PathSegment, Type, parse_quote};
 use crate::check::types::{Place, Types, is_fine_in};
 use crate::errors::Errors;
 use crate::syntax::{
-    fixed_width, instead, is_number, last_segment, may_be_an_alias, peel, text, type_arguments, value,
+    fixed_width, instead, is_number, is_str, last_segment, may_be_an_alias, peel, text, type_arguments, value,
 };
 
 /// Refuses the parameter `&borrowed`, and also what would still be refused of it without the reference.
@@ -70,7 +70,7 @@ fn refuse_twice(written: &Type, borrowed: &Type, errors: &Errors) {
             types.check(&slice.elem);
             advice(parse_quote!([#number]))
         }
-        (Type::Path(path), _) if path.path.is_ident("str") => advice(borrowed.clone()),
+        (ty, _) if is_str(ty) => advice(borrowed.clone()),
         (_, Some([])) if last.is_some_and(|last| last.ident == "Context") => advice(borrowed.clone()),
         (_, Some([inner])) if last.is_some_and(|last| last.ident == "Archived") => {
             types.check(inner);
@@ -155,9 +155,8 @@ mod tests {
     use super::*;
     use crate::{args, check, parse};
 
-    /// Whoever writes what an error says is not refused again.
     #[test]
-    fn what_is_advised_is_accepted() {
+    fn what_to_take_instead_is_said_where_it_is_known() {
         const REFUSED: [&str; 30] = [
             "&usize",
             "&std::num::NonZeroUsize",
@@ -201,31 +200,108 @@ mod tests {
             "Vec<&fn()>",
         ];
         for ty in REFUSED {
-            let all = advised(ty);
-            assert!(!all.is_empty(), "{ty}: {:?}", refused(ty));
-            for one in all {
-                assert!(refused(&one).is_empty(), "{ty}: {one}: {:?}", refused(&one));
-            }
+            assert!(!advised("parameter", ty).is_empty(), "{ty}: {:?}", refused("parameter", ty));
         }
         for ty in NOTHING_IS_KNOWN {
-            assert!(!refused(ty).is_empty() && advised(ty).is_empty(), "{ty}: {:?}", refused(ty));
+            let errors = refused("parameter", ty);
+            assert!(!errors.is_empty() && advised("parameter", ty).is_empty(), "{ty}: {errors:?}");
         }
     }
 
-    /// "take `A`, or `B` if .."
-    fn advised(ty: &str) -> Vec<String> {
-        let errors = refused(ty);
-        let said = errors.iter().filter_map(|error| {
-            error.split_once("take `").or_else(|| error.split_once("inside a parameter: use `"))
-        });
-        said.flat_map(|(_, said)| said.split('`').step_by(2).take(2)).map(str::to_owned).collect()
+    /// Whoever writes what an error says is not refused again.
+    #[test]
+    fn what_is_advised_is_accepted() {
+        const INNER: [&str; 20] = [
+            "u8",
+            "usize",
+            "NonZeroUsize",
+            "str",
+            "()",
+            "Self",
+            "Entry",
+            "dyn Send",
+            "fn()",
+            "!",
+            "Context",
+            "Blob",
+            "Blob<usize>",
+            "BlobMut",
+            "OwnedFd",
+            "Path",
+            "Archived",
+            "IndexMap<u8, usize>",
+            "PhantomData<u8>",
+            "<&Archived<u8> as Trait>::Type",
+        ];
+        const AROUND: [&str; 15] = [
+            "&_",
+            "&'static _",
+            "Vec<_>",
+            "Option<_>",
+            "Box<_>",
+            "Rc<_>",
+            "Cow<'static, _>",
+            "Archived<_>",
+            "View<_>",
+            "[_]",
+            "[_; 2]",
+            "(_, u8)",
+            "HashMap<u8, _>",
+            "Result<_, u8>",
+            "IndexSet<_>",
+        ];
+        let mut tried = INNER.map(str::to_owned).to_vec();
+        for _ in 0..2 {
+            let all = tried.iter().flat_map(|ty| AROUND.map(|around| around.replace('_', ty)));
+            tried = all.chain(INNER.map(str::to_owned)).collect();
+        }
+        for place in ["parameter", "result", "field"] {
+            for ty in &tried {
+                for one in advised(place, ty) {
+                    let again = refused(place, &one);
+                    assert!(again.is_empty(), "{place} {ty}: {one}: {again:?}");
+                }
+            }
+        }
     }
 
-    fn refused(ty: &str) -> Vec<String> {
+    /// "take `A`, or `B` if ..", "use `A`", "return `A`": types to write in place of a whole one.
+    fn advised(place: &str, ty: &str) -> Vec<String> {
+        // What is put around a type, or is a part of it.
+        const PARTS: [&str; 4] = ["BTreeMap", "BTreeSet", "T", "Vec"];
+        let errors = refused(place, ty);
+        let errors = errors
+            .iter()
+            .filter(|error| !error.contains("would be cut") && !error.contains("as a parameter"));
+        let said = errors.filter_map(|error| {
+            ["take `", "use `", "return `"].iter().find_map(|word| error.split_once(word))
+        });
+        let types = said.flat_map(|(_, said)| match said.split('`').collect::<Vec<_>>()[..] {
+            [one, ", or ", other, ..] => vec![one, other],
+            [one, ..] => vec![one],
+            [] => Vec::new(),
+        });
+        types.filter(|ty| !PARTS.contains(ty) && !ty.contains("..")).map(str::to_owned).collect()
+    }
+
+    fn refused(place: &str, ty: &str) -> Vec<String> {
         let (errors, ty): (_, TokenStream) = (Errors::new(), ty.parse().unwrap());
         let args = args::service(TokenStream::new(), &errors);
-        let service = parse::service(args, quote!(trait Tried { fn take(&self, it: #ty); }), &errors);
-        check::service(&service.unwrap(), &errors);
+        match place {
+            "field" => {
+                let args = args::Args { recursive: true, ..args };
+                let message = parse::message(args, quote!(struct Tried { it: #ty }), &errors);
+                check::message(&message.unwrap(), &errors);
+            }
+            place => {
+                let method = match place {
+                    "result" => quote!(fn take(&self) -> #ty;),
+                    _ => quote!(fn take(&self, it: #ty);),
+                };
+                let service = parse::service(args, quote!(trait Tried { #method }), &errors);
+                check::service(&service.unwrap(), &errors);
+            }
+        }
         errors.finish().err().into_iter().flatten().map(|error| error.to_string()).collect()
     }
 }

@@ -1,11 +1,12 @@
 //! Which types may travel, as far as their spelling tells. What it does not tell, the trait `Schema` decides.
 
 use quote::ToTokens;
-use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeReference};
+use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeReference, parse_quote};
 
 use crate::errors::Errors;
 use crate::syntax::{
-    SHARED, cut_off, fixed_width, instead, is_own, is_unit, last_segment, peel, text, type_arguments,
+    SHARED, cut_off, each_endless, fixed_width, instead, is_own, is_str, is_unit, last_segment, peel, text,
+    type_arguments,
 };
 
 /// Where a type stands, which decides what to do about a mistake.
@@ -14,7 +15,8 @@ pub(super) enum Place<'a> {
     /// With the whole of what is sent for the parameter.
     Parameter(&'a Type),
     Result,
-    Field,
+    /// Of the message of this name.
+    Field(&'a Ident),
 }
 
 /// The rules for types in one place.
@@ -74,8 +76,15 @@ impl<'a> Types<'a> {
                 tuple.elems.iter().for_each(|elem| self.check(elem));
             }
             Type::Array(array) => self.check(&array.elem),
-            Type::Slice(slice) => {
-                self.refuse(ty, format!("a slice has no size of its own: use `Vec<{}>`", text(&slice.elem)))
+            Type::Slice(_) => {
+                self.refuse(
+                    ty,
+                    match self.accepted(instead(ty)) {
+                        Some(list) => format!("a slice has no size of its own: use `{list}`"),
+                        None => "a slice has no size of its own: use a `Vec`".to_owned(),
+                    },
+                );
+                self.held(ty);
             }
             Type::Reference(reference) => self.reference(ty, reference),
             Type::Ptr(_) => self.refuse(
@@ -104,10 +113,11 @@ impl<'a> Types<'a> {
             Place::Parameter(whole) if is("Archived") => whole,
             _ => ty,
         };
-        let instead = self.accepted(whole);
+        // It is the same if the reference stands where no other type can: `<&T as Trait>::Type`.
+        let instead = Some(instead(whole)).filter(|ty| ty != whole).and_then(|ty| self.accepted(ty));
         let message = match (self.place, &instead) {
-            (Place::Field, Some(instead)) => format!("a message owns its data: use `{instead}`"),
-            (Place::Field, None) => "a message owns its data, and holds no references".to_owned(),
+            (Place::Field(_), Some(instead)) => format!("a message owns its data: use `{instead}`"),
+            (Place::Field(_), None) => "a message owns its data, and holds no references".to_owned(),
             _ if is("Context") => {
                 "the context is of the whole call: take it as a parameter `&Context`".to_owned()
             }
@@ -137,14 +147,16 @@ impl<'a> Types<'a> {
         self.inside(instead.is_some()).referred_to(&reference.elem);
     }
 
-    /// What to write in place of a type, if that is known and would be accepted.
-    fn accepted(&self, ty: &Type) -> Option<String> {
-        let instead = instead(ty);
+    /// A type to advise, if it is not refused itself.
+    fn accepted(&self, mut ty: Type) -> Option<String> {
+        if let Place::Field(name) = self.place {
+            each_endless(&mut ty, name, &mut |own| *own = parse_quote!(Box<#own>));
+        }
         let place = match self.place {
-            Place::Parameter(_) => Place::Parameter(&instead),
+            Place::Parameter(_) => Place::Parameter(&ty),
             other => other,
         };
-        (instead != *ty && is_fine_in(place, &instead)).then(|| text(&instead))
+        is_fine_in(place, &ty).then(|| text(&ty))
     }
 
     /// Checks what a reference refers to, which may be what only references refer to.
@@ -167,7 +179,7 @@ impl<'a> Types<'a> {
                         bounded by nothing: send the number instead",
             ),
             Type::Slice(slice) => self.check(&slice.elem),
-            Type::Path(path) if path.path.is_ident("str") => {}
+            ty if is_str(ty) => {}
             _ => self.check(ty),
         }
     }
@@ -212,12 +224,18 @@ impl<'a> Types<'a> {
     /// Refuses types that are known by name, and says whether it did.
     fn refuse_by_name(&self, whole: &Type, path: &Path, last: &PathSegment) -> bool {
         let name = last.ident.to_string();
-        let in_service = self.place != Place::Field;
+        let in_service = !matches!(self.place, Place::Field(_));
         let has_arguments = !last.arguments.is_empty();
         let message = if let Some(instead) = fixed_width(&last.ident) {
             cut_off(&name, instead)
         } else if has_arguments && SHARED.contains(&name.as_str()) {
-            format!("`{name}` shares memory inside one process: send the value itself, or a `Box` of it")
+            let instead = match (self.place, type_arguments(last).first().map(|ty| peel(ty))) {
+                (Place::Field(message), Some(Type::Path(held))) if is_own(held, message) => {
+                    "a `Box` of the value"
+                }
+                _ => "the value itself, or a `Box` of it",
+            };
+            format!("`{name}` shares memory inside one process: send {instead}")
         } else if let Some((_, instead)) =
             INDEXED.iter().find(|(indexed, _)| has_arguments && *indexed == name)
         {
@@ -259,7 +277,7 @@ impl<'a> Types<'a> {
     /// Why a descriptor of this name cannot stand here.
     fn no_descriptor(&self, name: &str) -> String {
         match name {
-            _ if self.place == Place::Field => {
+            _ if matches!(self.place, Place::Field(_)) => {
                 "a message holds no descriptors: send each as an `OwnedFd` parameter or result of its own"
                     .into()
             }
@@ -318,6 +336,7 @@ pub(super) fn mention<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Type> {
         Type::Tuple(tuple) => tuple.elems.iter().find_map(|elem| mention(elem, name)),
         Type::Array(array) => mention(&array.elem, name),
         Type::Slice(slice) => mention(&slice.elem, name),
+        Type::Reference(reference) => mention(&reference.elem, name),
         _ => None,
     }
 }

@@ -209,8 +209,9 @@ pub(crate) fn refused(message: &Message) -> TokenStream {
     ];
     let impls = impls.iter().map(|one| quote!(#(#cfgs)* #one));
     // With what is wrong with the other fields, in the same go.
-    let checks = schema::check_parts(message, check::is_fine_field);
-    let empty = refuse_empty_elements(message, check::is_fine_field);
+    let is_fine = |ty: &Type| check::is_fine_field(message, ty);
+    let checks = schema::check_parts(message, is_fine);
+    let empty = refuse_empty_elements(message, is_fine);
     quote!(#item #(#impls)* #checks #empty)
 }
 

@@ -28,6 +28,7 @@ pub trait Parameters {
     fn blobs(&self, a: &Blob<usize>, b: &Blob<String>, c: &BlobMut, d: &Option<Blob>) -> u64;
     fn mutable(&self, a: &mut Vec<usize>, b: &mut Entry, c: &'static Entry) -> u64;
     fn wrapped(&self, a: Rc<usize>, b: Arc<[isize]>, c: Cow<'static, [usize]>) -> u64;
+    fn unsized_parts(&self, a: [usize], b: Vec<[Rc<str>]>, c: &Vec<[&str]>, d: [Self]) -> u64;
     fn no_message(&self, a: &Option<NoMessage>, b: &[NoMessage]) -> u64;
 }
 

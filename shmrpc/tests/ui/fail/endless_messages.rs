@@ -27,6 +27,13 @@ pub struct Unsaid<T> {
     tail: Option<Unsaid<T>>,
 }
 
+#[shmrpc::message]
+pub struct Linked {
+    parent: &'static Linked,
+    next: Option<&'static Self>,
+    shared: Option<std::rc::Rc<Linked>>,
+}
+
 pub fn depth(tree: &Tree) -> u32 {
     match tree {
         Tree::Leaf(depth) => *depth,

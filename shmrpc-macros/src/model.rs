@@ -128,7 +128,6 @@ impl Method {
             ParamKind::Archived(inner) => Some(inner),
             // It may stand for a `Context`, which is no message.
             ParamKind::Borrowed(ty) if may_be_an_alias(ty) => None,
-            ParamKind::Borrowed(Type::Slice(slice)) => Some(&*slice.elem),
             ParamKind::Borrowed(ty) => Some(ty),
             ParamKind::Text
             | ParamKind::Numbers(_)

@@ -65,7 +65,7 @@ impl Part {
 /// other type is its own part.
 pub(crate) fn parts(ty: &Type) -> Vec<Part> {
     // With those of their arguments that are sent: a hasher is not.
-    const CONTAINERS: [(&str, &[Role]); 10] = [
+    const CONTAINERS: [(&str, &[Role]); 14] = [
         ("Box", &[Role::Message]),
         ("Option", &[Role::Message]),
         ("Vec", &[Role::Message]),
@@ -76,11 +76,18 @@ pub(crate) fn parts(ty: &Type) -> Vec<Part> {
         ("HashMap", &[Role::HashedKey, Role::Message]),
         ("BTreeSet", &[Role::OrderedKey]),
         ("BTreeMap", &[Role::OrderedKey, Role::Message]),
+        // Refused like a reference, and taken apart like one.
+        ("Rc", &[Role::Message]),
+        ("Arc", &[Role::Message]),
+        ("Weak", &[Role::Message]),
+        ("Cow", &[Role::Message]),
     ];
     match peel(ty) {
         Type::Tuple(tuple) if !tuple.elems.is_empty() => return tuple.elems.iter().flat_map(parts).collect(),
         Type::Array(array) => return parts(&array.elem),
         Type::Slice(slice) => return parts(&slice.elem),
+        // It is refused, but what it refers to may have to be a message all the same.
+        Type::Reference(reference) => return parts(&reference.elem),
         _ => {}
     }
     let whole = vec![Part::whole(ty)];

@@ -1,5 +1,6 @@
 //! The rules that a well-formed service or message can still break.
 
+mod references;
 mod types;
 
 use syn::meta::ParseNestedMeta;
@@ -7,9 +8,9 @@ use syn::{Attribute, Fields, Ident, Meta, Token, TraitItem, Type};
 
 use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::syntax::{rkyv_derive, wire_name};
+use crate::syntax::{each_endless, rkyv_derive, text, wire_name};
 
-use types::{Place, Types};
+use types::{Place, Types, is_fine_in};
 
 /// Inherent names of every client.
 const RESERVED: [&str; 2] = ["connect", "builder"];
@@ -79,11 +80,14 @@ fn refuse_hidden_cfgs(attrs: &[Attribute], errors: &Errors) {
 }
 
 fn parameters(method: &Method, errors: &Errors) {
-    let check = |ty| Types { place: Place::Parameter(ty), errors }.check(ty);
+    let check = |ty| Types::new(Place::Parameter(ty), errors).check(ty);
     let (mut contexts, mut sent) = (0, 0);
     for (position, param) in method.params.iter().enumerate() {
-        let name = wire_name(&param.name);
-        if method.params.iter().take(position).any(|other| wire_name(&other.name) == name) {
+        let name = param.name.as_ref().map(wire_name);
+        let mut before = method.params.iter().take(position);
+        if let Some(name) = name
+            && before.any(|other| other.name.as_ref().is_some_and(|other| wire_name(other) == name))
+        {
             errors.refuse(
                 &param.name,
                 format!("there is another parameter `{name}`: give this one a name of its own"),
@@ -99,6 +103,7 @@ fn parameters(method: &Method, errors: &Errors) {
             }
             ParamKind::Owned => check(&param.written),
             ParamKind::Archived(inner) => check(inner),
+            ParamKind::Borrowed(ty) => references::refuse(&param.written, ty, errors),
             ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Blob(_) | ParamKind::Descriptor(_) => {}
         }
         sent += 1;
@@ -113,28 +118,29 @@ fn parameters(method: &Method, errors: &Errors) {
 
 /// Whether the rules have nothing to say against a type of a service; rustc may have.
 pub(crate) fn is_fine(ty: &Type) -> bool {
-    let errors = Errors::new();
-    Types { place: Place::Parameter(ty), errors: &errors }.check(ty);
-    errors.finish().is_ok()
+    is_fine_in(Place::Parameter(ty), ty)
 }
 
 /// Whether the rules have nothing to say against a type of a field; rustc may have.
-pub(crate) fn is_fine_field(ty: &Type) -> bool {
-    let errors = Errors::new();
-    Types { place: Place::Field, errors: &errors }.check(ty);
-    errors.finish().is_ok()
+pub(crate) fn is_fine_field(message: &Message, ty: &Type) -> bool {
+    is_fine_in(Place::Field(&message.name), ty)
 }
 
 fn reply(reply: &Reply, errors: &Errors) {
-    let types = Types { place: Place::Result, errors };
+    let types = Types::new(Place::Result, errors);
+    let result = |ty| {
+        if !references::refuse_result(ty, errors) {
+            types.check(ty);
+        }
+    };
     match reply {
         Reply::OneWay => {}
-        Reply::Plain(ok) => types.check(ok),
+        Reply::Plain(ok) => result(ok),
         Reply::Blob { number: _, err } | Reply::Descriptor { err } => {
             err.iter().for_each(|err| types.check(err))
         }
         Reply::Fallible { ok, err } => {
-            types.check(ok);
+            result(ok);
             types.check(err);
         }
     }
@@ -182,7 +188,7 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             }
         }
     }
-    let types = Types { place: Place::Field, errors };
+    let types = Types::new(Place::Field(&message.name), errors);
     for (_, field) in message.fields() {
         for attr in field.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
             errors.refuse(
@@ -191,7 +197,8 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             );
         }
         types.check(&field.ty);
-        if !message.recursive
+        if !endless(message, &field.ty, errors)
+            && !message.recursive
             && let Some(mention) = types::mention(&field.ty, &message.name)
         {
             errors.refuse(
@@ -200,6 +207,23 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             );
         }
     }
+}
+
+/// Refuses a message that holds itself as a part, and says whether it does.
+fn endless(message: &Message, ty: &Type, errors: &Errors) -> bool {
+    let before = errors.count();
+    let also = if message.recursive { "" } else { ", and `#[shmrpc::message(recursive)]`" };
+    each_endless(&mut ty.clone(), &message.name, &mut |own| {
+        errors.refuse(
+            &*own,
+            format!(
+                "`{}` would contain itself without end: write `Box<{1}>` or `Vec<{1}>`{also}",
+                message.name,
+                text(&*own)
+            ),
+        );
+    });
+    errors.count() > before
 }
 
 /// Whether a number or a name is there twice, of which rustc tells.

@@ -54,6 +54,9 @@ use proc_macro::TokenStream;
 /// Supertraits are asked of what implements the service, and are no part of it: if one is a service, too, it is served and called
 /// by its own server and client, at the same endpoint if you like.
 ///
+/// What the trait or a method says with `allow` or `expect` is allowed in what is generated of it, too. `warn`, `deny` and
+/// `forbid` are for what the user wrote.
+///
 /// Marker: `#[oneway]` (no reply, no result). Argument: `crate = path`, where shmrpc is found if not at `::shmrpc`.
 #[proc_macro_attribute]
 pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {

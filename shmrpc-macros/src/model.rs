@@ -1,6 +1,8 @@
 //! What a service and a message are, once they are known to be well formed. Plain data; no rules.
 
-use syn::{Attribute, Field, Fields, Generics, Ident, ItemTrait, Path, Type, Visibility};
+use syn::{Attribute, Field, Fields, Generics, Ident, ItemTrait, Meta, Path, Type, Visibility, parse_quote};
+
+use crate::syntax::may_be_an_alias;
 
 /// A service: one trait.
 #[derive(Debug)]
@@ -9,8 +11,8 @@ pub(crate) struct Service {
     pub(crate) krate: Path,
     /// The trait as it will be emitted: as written, less the markers.
     pub(crate) item: ItemTrait,
-    /// `#[cfg]`s of the trait, which every generated item repeats.
-    pub(crate) cfgs: Vec<Attribute>,
+    /// Attributes of the trait that every generated item repeats: `#[cfg]`s, and lints that are allowed.
+    pub(crate) repeated: Vec<Attribute>,
     pub(crate) vis: Visibility,
     pub(crate) name: Ident,
     pub(crate) methods: Vec<Method>,
@@ -24,7 +26,7 @@ pub(crate) struct Method {
     pub(crate) name: Ident,
     /// `#[cfg]`s, which every arm, method and list element repeats.
     pub(crate) cfgs: Vec<Attribute>,
-    /// Attributes that the client's method repeats: docs, `deprecated`, `must_use`, `allow`.
+    /// Attributes that the client's method repeats: docs, `deprecated`, `must_use`, and lints that are allowed.
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) deprecated: bool,
     /// Whether anything of it could not be read.
@@ -37,7 +39,8 @@ pub(crate) struct Method {
 /// One parameter of a method.
 #[derive(Debug)]
 pub(crate) struct Param {
-    pub(crate) name: Ident,
+    /// None if its pattern was refused.
+    pub(crate) name: Option<Ident>,
     pub(crate) kind: ParamKind,
     /// The type as written.
     pub(crate) written: Type,
@@ -50,6 +53,8 @@ pub(crate) enum ParamKind {
     Owned,
     /// `&Archived<T>`: sent as `T`, read where it arrived.
     Archived(Type),
+    /// `&T` of anything else: refused, but not before `T` was looked at, too.
+    Borrowed(Type),
     /// `&str`: sent as `String`, read where it arrived.
     Text,
     /// `&[n]` of plain numbers `n`: sent as `Vec<n>`, read where it arrived.
@@ -121,6 +126,9 @@ impl Method {
         let sent = self.params.iter().filter_map(|param| match &param.kind {
             ParamKind::Owned => Some(&param.written),
             ParamKind::Archived(inner) => Some(inner),
+            // It may stand for a `Context`, which is no message.
+            ParamKind::Borrowed(ty) if may_be_an_alias(ty) => None,
+            ParamKind::Borrowed(ty) => Some(ty),
             ParamKind::Text
             | ParamKind::Numbers(_)
             | ParamKind::Blob(_)
@@ -159,4 +167,18 @@ impl Message {
 /// The `#[cfg]`s among `attrs`.
 pub(crate) fn cfgs(attrs: &[Attribute]) -> Vec<Attribute> {
     attrs.iter().filter(|attr| attr.path().is_ident("cfg")).cloned().collect()
+}
+
+/// The lints that `attrs` allow, and those that they expect: these are allowed in what is generated, where there may be
+/// nothing to expect. What else they say of lints is for what the user wrote.
+pub(crate) fn allowed(attrs: &[Attribute]) -> Vec<Attribute> {
+    let allowed = attrs.iter().filter_map(|attr| match &attr.meta {
+        Meta::List(list) if list.path.is_ident("allow") => Some(attr.clone()),
+        Meta::List(list) if list.path.is_ident("expect") => {
+            let lints = &list.tokens;
+            Some(parse_quote!(#[allow(#lints)]))
+        }
+        _ => None,
+    });
+    allowed.collect()
 }

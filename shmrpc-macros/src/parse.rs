@@ -12,7 +12,7 @@ use syn::{
 
 use crate::args::Args;
 use crate::errors::Errors;
-use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, cfgs};
+use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, allowed, cfgs};
 use crate::syntax::{head, is_unit, last_segment, type_arguments};
 
 use params::{blob, is_descriptor, param, refuse_receiver};
@@ -64,7 +64,7 @@ pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<
     }
     Some(Service {
         krate: args.krate,
-        cfgs: cfgs(&item.attrs),
+        repeated: [cfgs(&item.attrs), allowed(&item.attrs)].concat(),
         vis: item.vis.clone(),
         name: item.ident.clone(),
         methods,
@@ -150,7 +150,7 @@ fn method(index: usize, function: &mut TraitItemFn, errors: &Errors) -> Option<M
         index: number,
         name: sig.ident.clone(),
         cfgs: cfgs(attrs),
-        attrs: attrs.iter().filter(|attr| is_repeated(attr)).cloned().collect(),
+        attrs: attrs.iter().filter(|attr| is_repeated(attr)).cloned().chain(allowed(attrs)).collect(),
         deprecated: attrs.iter().any(|attr| attr.path().is_ident("deprecated")),
         refused: errors.count() > before,
         params,
@@ -190,7 +190,7 @@ fn take_markers(function: &mut TraitItemFn, errors: &Errors) -> bool {
 }
 
 fn is_repeated(attr: &Attribute) -> bool {
-    ["doc", "deprecated", "must_use", "allow"].iter().any(|name| attr.path().is_ident(name))
+    ["doc", "deprecated", "must_use"].iter().any(|name| attr.path().is_ident(name))
 }
 
 fn refuse_signature_parts(sig: &Signature, errors: &Errors) {
@@ -270,17 +270,25 @@ fn reply(output: &ReturnType, oneway: bool, errors: &Errors) -> Reply {
         [ok, err] if is_descriptor(ok) => Reply::Descriptor { err: Some(Box::new(err.clone())) },
         [ok, err] => match blob(ok, errors) {
             None => Reply::Fallible { ok: ok.clone(), err: Box::new(err.clone()) },
-            Some(number) => number.map_or_else(plain, |number| {
-                let err = Some(Box::new(err.clone()));
-                Reply::Blob { number, err }
-            }),
+            Some(number) => {
+                let err = Box::new(err.clone());
+                match number {
+                    Some(number) => Reply::Blob { number, err: Some(err) },
+                    // The error is looked at all the same.
+                    None => Reply::Fallible { ok: parse_quote!(()), err },
+                }
+            }
         },
-        _ => {
+        ref other => {
             errors.refuse(
                 &written,
                 "name both types, `Result<T, E>`: the macro cannot see through an alias of `Result`",
             );
-            Reply::Plain(parse_quote!(()))
+            // What it names is looked at all the same.
+            match other {
+                [ok] => Reply::Plain((*ok).clone()),
+                _ => plain(),
+            }
         }
     }
 }

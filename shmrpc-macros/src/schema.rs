@@ -12,7 +12,7 @@ use crate::syntax::{
 
 /// The value of `Client::schema`.
 pub(crate) fn service(service: &Service) -> TokenStream {
-    let Service { krate, item: _, cfgs: _, vis: _, name, methods } = service;
+    let Service { krate, item: _, repeated: _, vis: _, name, methods } = service;
     let name = wire_name(name);
     let methods = methods.iter().map(|method| method_schema(service, method));
     quote! {
@@ -76,7 +76,7 @@ pub(crate) fn arguments(krate: &Path, method: &Method) -> TokenStream {
         ParamKind::Numbers(number) => quote!(::std::vec::Vec<#number>),
         ParamKind::Blob(number) => quote!(#krate::private::BlobWire<#number>),
         ParamKind::Descriptor(_) => quote!(#krate::private::DescriptorWire),
-        ParamKind::Owned | ParamKind::Context => quote!(#written),
+        ParamKind::Owned | ParamKind::Borrowed(_) | ParamKind::Context => quote!(#written),
     });
     let span = arguments_span(method);
     quote_spanned!(span=> (#(#types,)*))
@@ -211,8 +211,8 @@ pub(crate) fn bound(ty: &Type, bound: TokenStream) -> WherePredicate {
 pub(crate) fn messages(service: &Service, asked: impl Fn(&Type) -> bool) -> Option<TokenStream> {
     let krate = &service.krate;
     let always = service.methods.iter().filter(|method| method.cfgs.is_empty());
-    let types = always.flat_map(Method::messages).filter(|ty| asked(ty));
-    let parts = once_each(types.flat_map(parts));
+    let parts = always.flat_map(Method::messages).flat_map(parts);
+    let parts = once_each(parts.filter(|part| asked(&part.ty)));
     let predicates = parts.iter().map(|part| is_asked(krate, part)).chain(assumed_keys(krate, &parts));
     let predicates = quote!(#(#predicates),*);
     (!predicates.is_empty()).then_some(predicates)
@@ -242,9 +242,10 @@ pub(crate) fn parts_in_bounds(message: &Message) -> Vec<Part> {
 /// Asks once, beside the message, for everything that its fields are made of, less those that are not `asked_about`.
 pub(crate) fn check_parts(message: &Message, asked_about: impl Fn(&Type) -> bool) -> TokenStream {
     let mut asked: Vec<(Vec<Attribute>, Part)> = Vec::new();
-    for (cfgs, field) in message.fields().into_iter().filter(|(_, field)| asked_about(&field.ty)) {
+    for (cfgs, field) in message.fields() {
         let cfgs = [message.cfgs.clone(), cfgs].concat();
-        for part in asked_parts(&message.generics, &field.ty) {
+        let parts = asked_parts(&message.generics, &field.ty);
+        for part in parts.into_iter().filter(|part| asked_about(&part.ty)) {
             if !asked.iter().any(|(others, other)| (others.is_empty() || *others == cfgs) && *other == part) {
                 asked.push((cfgs.clone(), part));
             }

@@ -8,7 +8,8 @@ use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, GenericArgument, Ident, Item, Path, PathArguments, PathSegment, Token, Type, parse_quote,
+    Attribute, GenericArgument, Ident, Item, Path, PathArguments, PathSegment, Token, Type, TypePath,
+    parse_quote,
 };
 
 /// The type itself, without parentheses and without the invisible groups that `macro_rules!` adds.
@@ -64,7 +65,7 @@ impl Part {
 /// other type is its own part.
 pub(crate) fn parts(ty: &Type) -> Vec<Part> {
     // With those of their arguments that are sent: a hasher is not.
-    const CONTAINERS: [(&str, &[Role]); 10] = [
+    const CONTAINERS: [(&str, &[Role]); 14] = [
         ("Box", &[Role::Message]),
         ("Option", &[Role::Message]),
         ("Vec", &[Role::Message]),
@@ -75,11 +76,18 @@ pub(crate) fn parts(ty: &Type) -> Vec<Part> {
         ("HashMap", &[Role::HashedKey, Role::Message]),
         ("BTreeSet", &[Role::OrderedKey]),
         ("BTreeMap", &[Role::OrderedKey, Role::Message]),
+        // Refused like a reference, and taken apart like one.
+        ("Rc", &[Role::Message]),
+        ("Arc", &[Role::Message]),
+        ("Weak", &[Role::Message]),
+        ("Cow", &[Role::Message]),
     ];
     match peel(ty) {
         Type::Tuple(tuple) if !tuple.elems.is_empty() => return tuple.elems.iter().flat_map(parts).collect(),
         Type::Array(array) => return parts(&array.elem),
         Type::Slice(slice) => return parts(&slice.elem),
+        // It is refused, but what it refers to may have to be a message all the same.
+        Type::Reference(reference) => return parts(&reference.elem),
         _ => {}
     }
     let whole = vec![Part::whole(ty)];
@@ -87,8 +95,7 @@ pub(crate) fn parts(ty: &Type) -> Vec<Part> {
     let arguments = type_arguments(last);
     let Some((_, roles)) = CONTAINERS.iter().find(|(name, _)| last.ident == name) else { return whole };
     // `Box<str>` is sent as a whole, since `str` has no size of its own.
-    let is_str = |ty: &&Type| matches!(peel(ty), Type::Path(path) if path.path.is_ident("str"));
-    if arguments.len() < roles.len() || arguments.iter().any(is_str) {
+    if arguments.len() < roles.len() || arguments.iter().any(|ty| is_str(ty)) {
         return whole;
     }
     let parts = roles.iter().zip(arguments).flat_map(|(role, argument)| match role {
@@ -108,6 +115,12 @@ pub(crate) fn is_known(ty: &Type) -> bool {
         Type::Path(path) => KNOWN.iter().any(|name| path.path.is_ident(name)),
         ty => is_unit(ty),
     }
+}
+
+/// A plain number: a slice of it is read where it arrived.
+pub(crate) fn is_number(ty: &Type) -> bool {
+    const NUMBERS: [&str; 10] = ["u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64"];
+    matches!(peel(ty), Type::Path(path) if path.qself.is_none() && NUMBERS.iter().any(|name| path.path.is_ident(name)))
 }
 
 /// Numbers that cannot be keys.
@@ -169,47 +182,114 @@ pub(crate) fn cut_off(name: impl Display, instead: &str) -> String {
     format!("`{name}` would be cut to 32 bits on its way: use `{instead}`")
 }
 
-/// What is sent in place of a type with references in it: for `Option<&str>`, `Option<String>`, and `T` for `&Archived<T>`.
-pub(crate) fn owned(ty: &Type) -> Type {
+/// Whether a type is no name of the standard library that says what it is.
+pub(crate) fn may_be_an_alias(ty: &Type) -> bool {
+    last_segment(ty).is_some() && !is_known(ty) && parts(ty) == [Part::whole(ty)]
+}
+
+/// What shares its value inside one process.
+pub(crate) const SHARED: [&str; 3] = ["Rc", "Arc", "Weak"];
+
+/// What to write in place of a type some part of which is refused, as far as that is known: for `Option<&str>` that is
+/// `Option<String>`, for `&Archived<T>` it is `T`, and for `Rc<usize>` it is `u64`.
+pub(crate) fn instead(ty: &Type) -> Type {
     match peel(ty) {
-        Type::Reference(reference) => match peel(&reference.elem) {
-            Type::Path(path) if path.path.is_ident("str") => parse_quote!(String),
-            Type::Slice(slice) => {
-                let elem = owned(&slice.elem);
-                parse_quote!(Vec<#elem>)
-            }
-            other => match last_segment(other) {
-                Some(last) if last.ident == "Archived" => {
-                    type_arguments(last).first().map_or(other.clone(), |ty| owned(ty))
-                }
-                _ => owned(other),
-            },
-        },
-        Type::Path(path) => {
-            let mut path = path.clone();
-            let arguments =
-                path.path.segments.iter_mut().filter_map(|segment| match &mut segment.arguments {
-                    PathArguments::AngleBracketed(arguments) => Some(&mut arguments.args),
-                    _ => None,
-                });
-            for argument in arguments.flatten() {
-                if let GenericArgument::Type(ty) = argument {
-                    *ty = owned(ty);
-                }
-            }
-            Type::Path(path)
+        Type::Reference(reference) => value(&reference.elem),
+        Type::Slice(slice) => {
+            let elem = instead(&slice.elem);
+            parse_quote!(Vec<#elem>)
         }
+        ty if is_str(ty) => parse_quote!(String),
+        Type::Path(path) => path_instead(path),
         Type::Tuple(tuple) => {
             let mut tuple = tuple.clone();
-            tuple.elems.iter_mut().for_each(|elem| *elem = owned(elem));
+            tuple.elems.iter_mut().for_each(|elem| *elem = instead(elem));
             Type::Tuple(tuple)
         }
         Type::Array(array) => {
             let mut array = array.clone();
-            *array.elem = owned(&array.elem);
+            *array.elem = instead(&array.elem);
             Type::Array(array)
         }
         other => other.clone(),
+    }
+}
+
+fn path_instead(path: &TypePath) -> Type {
+    let mut path = path.clone();
+    let last = path.path.segments.last().filter(|_| path.qself.is_none());
+    let is = |name: &str| last.is_some_and(|last| last.ident == name);
+    let inner = last.map(type_arguments).unwrap_or_default();
+    if let Some(word) = last.and_then(|last| fixed_width(&last.ident)) {
+        let word = format_ident!("{word}");
+        return parse_quote!(#word);
+    }
+    match inner[..] {
+        [inner] if is("Cow") || SHARED.iter().any(|name| is(name)) => return value(inner),
+        // It may hold what has no size of its own.
+        [inner] if is("Box") && is_str(inner) => return Type::Path(path),
+        [inner] if is("Box") => {
+            if let Type::Slice(slice) = peel(inner) {
+                let elem = instead(&slice.elem);
+                return parse_quote!(Box<[#elem]>);
+            }
+        }
+        _ => {}
+    }
+    let arguments = path.path.segments.iter_mut().filter_map(|segment| match &mut segment.arguments {
+        PathArguments::AngleBracketed(arguments) => Some(&mut arguments.args),
+        _ => None,
+    });
+    for argument in arguments.flatten() {
+        if let GenericArgument::Type(ty) = argument {
+            *ty = instead(ty);
+        }
+    }
+    Type::Path(path)
+}
+
+/// What is sent of something that is referred to.
+pub(crate) fn value(ty: &Type) -> Type {
+    match last_segment(ty) {
+        Some(last) if last.ident == "Archived" => {
+            type_arguments(last).first().map_or(ty.clone(), |ty| value(ty))
+        }
+        _ => instead(ty),
+    }
+}
+
+/// `str`, which has no size of its own.
+pub(crate) fn is_str(ty: &Type) -> bool {
+    matches!(peel(ty), Type::Path(path) if path.path.is_ident("str"))
+}
+
+/// Whether a type is the message `name` that it is part of.
+pub(crate) fn is_own(ty: &TypePath, name: &Ident) -> bool {
+    let segments = &ty.path.segments;
+    let is_own = |segment: &PathSegment| segment.ident == *name || segment.ident == "Self";
+    ty.qself.is_none() && segments.len() == 1 && segments.first().is_some_and(is_own)
+}
+
+/// Visits where the message `name` holds itself with nothing between that lies elsewhere, so that it would have no end.
+pub(crate) fn each_endless(ty: &mut Type, name: &Ident, visit: &mut dyn FnMut(&mut Type)) {
+    match ty {
+        Type::Group(group) => each_endless(&mut group.elem, name, visit),
+        Type::Paren(paren) => each_endless(&mut paren.elem, name, visit),
+        Type::Tuple(tuple) => tuple.elems.iter_mut().for_each(|elem| each_endless(elem, name, visit)),
+        Type::Array(array) => each_endless(&mut array.elem, name, visit),
+        Type::Path(path) if is_own(path, name) => visit(ty),
+        Type::Path(path) if path.qself.is_none() => {
+            let Some(last) = path.path.segments.last_mut() else { return };
+            let PathArguments::AngleBracketed(arguments) = &mut last.arguments else { return };
+            if last.ident == "Option" || last.ident == "Result" {
+                for argument in &mut arguments.args {
+                    if let GenericArgument::Type(ty) = argument {
+                        each_endless(ty, name, visit);
+                    }
+                }
+            }
+        }
+        _ => {}
     }
 }
 

@@ -1,10 +1,13 @@
 //! Which types may travel, as far as their spelling tells. What it does not tell, the trait `Schema` decides.
 
 use quote::ToTokens;
-use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeReference};
+use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeReference, parse_quote};
 
 use crate::errors::Errors;
-use crate::syntax::{cut_off, fixed_width, is_unit, last_segment, owned, peel, text, type_arguments};
+use crate::syntax::{
+    SHARED, cut_off, each_endless, fixed_width, instead, is_own, is_str, is_unit, last_segment, peel, text,
+    type_arguments,
+};
 
 /// Where a type stands, which decides what to do about a mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,17 +15,19 @@ pub(super) enum Place<'a> {
     /// With the whole of what is sent for the parameter.
     Parameter(&'a Type),
     Result,
-    Field,
+    /// Of the message of this name.
+    Field(&'a Ident),
 }
 
 /// The rules for types in one place.
 #[derive(Debug)]
 pub(super) struct Types<'a> {
-    pub(super) place: Place<'a>,
-    pub(super) errors: &'a Errors,
+    place: Place<'a>,
+    errors: &'a Errors,
+    /// Whether it was said what to write in place of something around, without any reference.
+    said: bool,
 }
 
-const SHARED: [&str; 3] = ["Rc", "Arc", "Weak"];
 const INDEXED: [(&str, &str); 2] =
     [("IndexMap", "`BTreeMap`, or a `Vec` of pairs"), ("IndexSet", "`BTreeSet`, or a `Vec`")];
 const LATER: [&str; 1] = ["Streaming"];
@@ -32,7 +37,23 @@ const DESCRIPTORS: [&str; 3] = ["OwnedFd", "BorrowedFd", "RawFd"];
 const COLLECTIONS: [&str; 6] = ["Vec", "VecDeque", "HashMap", "HashSet", "BTreeMap", "BTreeSet"];
 const LONGEST_TUPLE: usize = 12;
 
-impl Types<'_> {
+/// Whether the rules have nothing to say against a type; rustc may have.
+pub(super) fn is_fine_in(place: Place<'_>, ty: &Type) -> bool {
+    let errors = Errors::new();
+    Types::new(place, &errors).check(ty);
+    errors.finish().is_ok()
+}
+
+impl<'a> Types<'a> {
+    pub(super) fn new(place: Place<'a>, errors: &'a Errors) -> Self {
+        Self { place, errors, said: false }
+    }
+
+    /// The same inside of something that was refused, if it was `said` what to write in its place.
+    pub(super) fn inside(&self, said: bool) -> Self {
+        Self { place: self.place, errors: self.errors, said: self.said || said }
+    }
+
     /// Checks a type and all types in it.
     pub(super) fn check(&self, ty: &Type) {
         match peel(ty) {
@@ -55,8 +76,15 @@ impl Types<'_> {
                 tuple.elems.iter().for_each(|elem| self.check(elem));
             }
             Type::Array(array) => self.check(&array.elem),
-            Type::Slice(slice) => {
-                self.refuse(ty, format!("a slice has no size of its own: use `Vec<{}>`", text(&slice.elem)))
+            Type::Slice(_) => {
+                self.refuse(
+                    ty,
+                    match self.accepted(instead(ty)) {
+                        Some(list) => format!("a slice has no size of its own: use `{list}`"),
+                        None => "a slice has no size of its own: use a `Vec`".to_owned(),
+                    },
+                );
+                self.held(ty);
             }
             Type::Reference(reference) => self.reference(ty, reference),
             Type::Ptr(_) => self.refuse(
@@ -78,32 +106,88 @@ impl Types<'_> {
         }
     }
 
+    /// Refuses a reference, and what it refers to if that is refused without it, too.
     fn reference(&self, ty: &Type, reference: &TypeReference) {
         let is = |name: &str| last_segment(&reference.elem).is_some_and(|last| last.ident == name);
-        let owned = |ty| text(owned(ty));
-        self.refuse(
-            reference,
-            match self.place {
-                Place::Field => format!("a message owns its data: use `{}`", owned(ty)),
-                _ if is("Context") => {
-                    "the context is of the whole call: take it as a parameter `&Context`".to_owned()
-                }
-                Place::Result => format!(
-                    "a result is owned: return `{}`; callers read it where it arrived with `view()`",
-                    owned(ty)
-                ),
-                Place::Parameter(whole) if is("Archived") => {
-                    format!("an archive is read as a whole: take `&Archived<{}>`", owned(whole))
-                }
-                Place::Parameter(_) => format!("no references inside a parameter: use `{}`", owned(ty)),
-            },
-        );
+        let whole = match self.place {
+            Place::Parameter(whole) if is("Archived") => whole,
+            _ => ty,
+        };
+        // It is the same if the reference stands where no other type can: `<&T as Trait>::Type`.
+        let instead = Some(instead(whole)).filter(|ty| ty != whole).and_then(|ty| self.accepted(ty));
+        let message = match (self.place, &instead) {
+            (Place::Field(_), Some(instead)) => format!("a message owns its data: use `{instead}`"),
+            (Place::Field(_), None) => "a message owns its data, and holds no references".to_owned(),
+            _ if is("Context") => {
+                "the context is of the whole call: take it as a parameter `&Context`".to_owned()
+            }
+            (Place::Result, Some(instead)) => {
+                format!(
+                    "a result is owned: return `{instead}`; callers read it where it arrived with `view()`"
+                )
+            }
+            (Place::Result, None) => "a result is owned, and holds no references: callers read it where it \
+                arrived with `view()`"
+                .to_owned(),
+            (Place::Parameter(_), Some(instead)) if is("Archived") => {
+                format!("an archive is read as a whole: take `&Archived<{instead}>`")
+            }
+            (Place::Parameter(_), None) if is("Archived") => {
+                "an archive is read as a whole: take `&Archived<..>` of all that this parameter sends"
+                    .to_owned()
+            }
+            (Place::Parameter(_), Some(instead)) => {
+                format!("no references inside a parameter: use `{instead}`")
+            }
+            (Place::Parameter(_), None) => "no references inside a parameter".to_owned(),
+        };
+        if !self.said {
+            self.refuse(reference, message);
+        }
+        self.inside(instead.is_some()).referred_to(&reference.elem);
+    }
+
+    /// A type to advise, if it is not refused itself.
+    fn accepted(&self, mut ty: Type) -> Option<String> {
+        if let Place::Field(name) = self.place {
+            each_endless(&mut ty, name, &mut |own| *own = parse_quote!(Box<#own>));
+        }
+        let place = match self.place {
+            Place::Parameter(_) => Place::Parameter(&ty),
+            other => other,
+        };
+        is_fine_in(place, &ty).then(|| text(&ty))
+    }
+
+    /// Checks what a reference refers to, which may be what only references refer to.
+    fn referred_to(&self, ty: &Type) {
+        match last_segment(ty) {
+            Some(last) if last.ident == "Context" => {}
+            Some(last) if last.ident == "Archived" => {
+                type_arguments(last).into_iter().for_each(|ty| self.held(ty))
+            }
+            _ => self.held(ty),
+        }
+    }
+
+    /// Checks what is held elsewhere, in a `Box` or the like, which may have no size of its own.
+    pub(super) fn held(&self, ty: &Type) {
+        match peel(ty) {
+            Type::Slice(slice) if takes_no_bytes(&slice.elem) => self.refuse(
+                ty,
+                "elements of a slice must take bytes, or their number is \
+                        bounded by nothing: send the number instead",
+            ),
+            Type::Slice(slice) => self.check(&slice.elem),
+            ty if is_str(ty) => {}
+            _ => self.check(ty),
+        }
     }
 
     fn path(&self, whole: &Type, path: &Path) {
         let Some(last) = path.segments.last() else { return };
         if self.refuse_by_name(whole, path, last) {
-            return;
+            return self.held_by_refused(last);
         }
         if COLLECTIONS.iter().any(|name| last.ident == name)
             && let Some(element) = type_arguments(last).first()
@@ -119,34 +203,39 @@ impl Types<'_> {
             );
         }
         // `Box` alone may hold what has no size of its own.
-        if last.ident == "Box"
-            && let [inner] = type_arguments(last)[..]
-        {
-            match peel(inner) {
-                Type::Slice(slice) if takes_no_bytes(&slice.elem) => {
-                    return self.refuse(
-                        inner,
-                        "elements of a slice must take bytes, or their number is \
-        bounded by nothing: send the number instead",
-                    );
-                }
-                Type::Slice(slice) => return self.check(&slice.elem),
-                Type::Path(path) if path.path.is_ident("str") => return,
-                _ => {}
+        match type_arguments(last)[..] {
+            [inner] if last.ident == "Box" => self.held(inner),
+            _ => path.segments.iter().for_each(|segment| self.arguments(segment)),
+        }
+    }
+
+    /// Checks what is sent instead of what was refused by its name, and was told so.
+    fn held_by_refused(&self, last: &PathSegment) {
+        let is_one_of = |names: &[&str]| names.iter().any(|name| last.ident == name);
+        for argument in type_arguments(last) {
+            if is_one_of(&SHARED) || is_one_of(&["Cow"]) {
+                self.held(argument);
+            } else if is_one_of(&["IndexMap", "IndexSet", "Archived", "View"]) {
+                self.check(argument);
             }
         }
-        path.segments.iter().for_each(|segment| self.arguments(segment));
     }
 
     /// Refuses types that are known by name, and says whether it did.
     fn refuse_by_name(&self, whole: &Type, path: &Path, last: &PathSegment) -> bool {
         let name = last.ident.to_string();
-        let in_service = self.place != Place::Field;
+        let in_service = !matches!(self.place, Place::Field(_));
         let has_arguments = !last.arguments.is_empty();
         let message = if let Some(instead) = fixed_width(&last.ident) {
             cut_off(&name, instead)
         } else if has_arguments && SHARED.contains(&name.as_str()) {
-            format!("`{name}` shares memory inside one process: send the value itself, or a `Box` of it")
+            let instead = match (self.place, type_arguments(last).first().map(|ty| peel(ty))) {
+                (Place::Field(message), Some(Type::Path(held))) if is_own(held, message) => {
+                    "a `Box` of the value"
+                }
+                _ => "the value itself, or a `Box` of it",
+            };
+            format!("`{name}` shares memory inside one process: send {instead}")
         } else if let Some((_, instead)) =
             INDEXED.iter().find(|(indexed, _)| has_arguments && *indexed == name)
         {
@@ -188,7 +277,7 @@ impl Types<'_> {
     /// Why a descriptor of this name cannot stand here.
     fn no_descriptor(&self, name: &str) -> String {
         match name {
-            _ if self.place == Place::Field => {
+            _ if matches!(self.place, Place::Field(_)) => {
                 "a message holds no descriptors: send each as an `OwnedFd` parameter or result of its own"
                     .into()
             }
@@ -239,7 +328,7 @@ fn takes_no_bytes(ty: &Type) -> bool {
 pub(super) fn mention<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Type> {
     match peel(ty) {
         Type::Path(path) => {
-            if path.qself.is_none() && path.path.segments.len() == 1 && is_own(&path.path, name) {
+            if is_own(path, name) {
                 return Some(ty);
             }
             path.path.segments.iter().flat_map(type_arguments).find_map(|argument| mention(argument, name))
@@ -247,10 +336,7 @@ pub(super) fn mention<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Type> {
         Type::Tuple(tuple) => tuple.elems.iter().find_map(|elem| mention(elem, name)),
         Type::Array(array) => mention(&array.elem, name),
         Type::Slice(slice) => mention(&slice.elem, name),
+        Type::Reference(reference) => mention(&reference.elem, name),
         _ => None,
     }
-}
-
-fn is_own(path: &Path, name: &Ident) -> bool {
-    path.segments.first().is_some_and(|segment| segment.ident == *name || segment.ident == "Self")
 }

@@ -19,7 +19,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
 }
 
 fn client(service: &Service) -> TokenStream {
-    let Service { krate, item: _, cfgs, vis, name, methods } = service;
+    let Service { krate, item: _, repeated, vis, name, methods } = service;
     let (client, view) = (format_ident!("{name}Client"), format_ident!("{name}View"));
     let doc = format!(" Blocking client of the [`{name}`] service.");
     let connecting = connecting(service);
@@ -27,12 +27,12 @@ fn client(service: &Service) -> TokenStream {
     let schema = schema::service(service);
     let bounds = bounds(service);
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #[doc = #doc]
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
         #vis struct #client(#krate::private::Channel);
 
-        #(#cfgs)*
+        #(#repeated)*
         impl #krate::Client for #client #bounds {
             type View = #view;
 
@@ -53,7 +53,7 @@ fn client(service: &Service) -> TokenStream {
             }
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
         impl #client #bounds {
             #connecting
@@ -65,7 +65,7 @@ fn client(service: &Service) -> TokenStream {
 
 /// How a client comes to be.
 pub(crate) fn connecting(service: &Service) -> TokenStream {
-    let Service { krate, item: _, cfgs: _, vis, name, methods: _ } = service;
+    let Service { krate, item: _, repeated: _, vis, name, methods: _ } = service;
     let connect_doc =
         format!(" Connects to the first of the comma-separated endpoints that serves [`{name}`].");
     quote! {
@@ -87,18 +87,18 @@ pub(crate) fn connecting(service: &Service) -> TokenStream {
 }
 
 fn view(service: &Service) -> TokenStream {
-    let Service { krate, item: _, cfgs, vis, name, methods } = service;
+    let Service { krate, item: _, repeated, vis, name, methods } = service;
     let view = format_ident!("{name}View");
     let doc = format!(" Calls of the [`{name}`] service whose results are read where they arrived.");
     let calls = methods.iter().map(|method| view_call(service, method));
     let bounds = bounds(service);
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #[doc = #doc]
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
         #vis struct #view(#krate::private::Channel);
 
-        #(#cfgs)*
+        #(#repeated)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
         impl #view #bounds {
             #(#calls)*
@@ -186,7 +186,7 @@ fn bounds(service: &Service) -> Option<TokenStream> {
 
 /// Docs, attributes and signature up to the result.
 fn head(service: &Service, method: &Method) -> TokenStream {
-    let Service { krate: _, item: _, cfgs: _, vis, name: service_name, methods: _ } = service;
+    let Service { krate: _, item: _, repeated: _, vis, name: service_name, methods: _ } = service;
     let Method { index: _, name, cfgs, attrs, deprecated: _, refused: _, params, reply: _ } = method;
     let doc = (!attrs.iter().any(|attr| attr.path().is_ident("doc"))).then(|| {
         let doc = format!(" Calls `{service_name}::{}`.", wire_name(name));
@@ -200,7 +200,9 @@ fn head(service: &Service, method: &Method) -> TokenStream {
             Some(quote!(#name: impl ::core::convert::Into<#krate::Blob<#number>>))
         }
         ParamKind::Descriptor(_) => Some(quote!(#name: impl ::core::convert::Into<::std::os::fd::OwnedFd>)),
-        ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Owned => Some(quote!(#name: #written)),
+        ParamKind::Text | ParamKind::Numbers(_) | ParamKind::Owned | ParamKind::Borrowed(_) => {
+            Some(quote!(#name: #written))
+        }
     });
     quote!(#(#cfgs)* #doc #(#attrs)* #[inline] #vis fn #name(&self #(, #params)*))
 }
@@ -219,9 +221,11 @@ fn arguments(service: &Service, method: &Method) -> TokenStream {
             ParamKind::Text => (quote!(Text), quote!(#name)),
             ParamKind::Numbers(_) => (quote!(Slice), quote!(#name)),
             ParamKind::Archived(_) => (quote!(Ref), quote!(#name)),
-            ParamKind::Owned | ParamKind::Blob(_) | ParamKind::Descriptor(_) | ParamKind::Context => {
-                (quote!(Ref), quote_spanned!(name.span()=> &#name))
-            }
+            ParamKind::Owned
+            | ParamKind::Borrowed(_)
+            | ParamKind::Blob(_)
+            | ParamKind::Descriptor(_)
+            | ParamKind::Context => (quote!(Ref), quote_spanned!(name.span()=> &#name)),
         };
         let call = quote!(#krate::private::arg::#wrapper(#name));
         schema::on(written.span(), call)

@@ -11,7 +11,7 @@ use syn::{
 use crate::check;
 use crate::model::{Message, Shape};
 use crate::schema;
-use crate::syntax::rkyv_derive;
+use crate::syntax::{each_endless, rkyv_derive};
 
 /// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a
 /// field.
@@ -171,7 +171,11 @@ fn mark_fields(message: &Message, item: &mut DeriveInput) {
 /// wherever it is used.
 pub(crate) fn refused(message: &Message) -> TokenStream {
     let Message { krate, item: _, cfgs, name, generics: _, recursive: _, shape: _ } = message;
-    let item = without_rkyv(message);
+    let mut item = without_rkyv(message);
+    // rustc would say once more that it has no end.
+    for field in fields_mut(&mut item) {
+        each_endless(&mut field.ty, name, &mut |own| *own = parse_quote!(::std::boxed::Box<#own>));
+    }
     let rkyv = quote!(#krate::private::rkyv);
     let (generics, arguments) = without_lifetimes(message);
     let ty = quote!(#name #arguments);
@@ -205,8 +209,9 @@ pub(crate) fn refused(message: &Message) -> TokenStream {
     ];
     let impls = impls.iter().map(|one| quote!(#(#cfgs)* #one));
     // With what is wrong with the other fields, in the same go.
-    let checks = schema::check_parts(message, check::is_fine_field);
-    let empty = refuse_empty_elements(message, check::is_fine_field);
+    let is_fine = |ty: &Type| check::is_fine_field(message, ty);
+    let checks = schema::check_parts(message, is_fine);
+    let empty = refuse_empty_elements(message, is_fine);
     quote!(#item #(#impls)* #checks #empty)
 }
 

@@ -49,20 +49,20 @@ pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
 fn generated(service: &Service) -> TokenStream {
     let client = client::expand(service);
     let server = server::expand(service);
-    let sent = service.methods.iter().flat_map(Method::messages).map(|ty| (service.cfgs.clone(), ty));
+    let sent = service.methods.iter().flat_map(Method::messages).map(|ty| (service.repeated.clone(), ty));
     let refused = schema::refuse_empty_elements(&service.krate, sent);
     quote!(#client #server #refused)
 }
 
 /// The same later, by a derive, since a bound cannot have a `#[cfg]`.
 fn when_cfgs_are_known(service: &Service, written: Option<TokenStream>) -> TokenStream {
-    let Service { krate, item: _, cfgs, vis: _, name, methods } = service;
+    let Service { krate, item: _, repeated, vis: _, name, methods } = service;
     let variants = methods.iter().map(|method| {
         let (cfgs, variant) = (&method.cfgs, variant_of(method));
         quote!(#(#cfgs)* #variant)
     });
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #[derive(#krate::private::Methods)]
         #[service(#krate; #written)]
         #[#krate::private::discard]
@@ -91,7 +91,7 @@ pub(crate) fn methods(tokens: TokenStream) -> TokenStream {
         let service = parse::service(Args { krate, recursive: false }, written, &errors);
         errors.finish()?;
         let mut service = service.ok_or_else(|| syn::Error::new_spanned(&item.ident, "no service"))?;
-        service.cfgs.clear();
+        service.repeated.retain(|attr| !attr.path().is_ident("cfg"));
         service.methods.retain(|method| item.variants.iter().any(|left| left.ident == variant_of(method)));
         service.methods.iter_mut().for_each(|method| method.cfgs.clear());
         Ok(generated(&service))

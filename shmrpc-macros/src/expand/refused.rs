@@ -30,7 +30,12 @@ pub(crate) fn item(service: &Service) -> ItemTrait {
             }
         }
         // `Self` may be without a size there.
-        if mentions(function.sig.output.to_token_stream(), &[&format_ident!("Self")]) {
+        let own = |ty: &dyn ToTokens| mentions(ty.to_token_stream(), &[&format_ident!("Self")]);
+        let takes_own = function.sig.inputs.iter().any(|input| match input {
+            FnArg::Receiver(_) => false,
+            FnArg::Typed(typed) => own(&typed.ty),
+        });
+        if takes_own || own(&function.sig.output) {
             function.sig.generics.make_where_clause().predicates.push(parse_quote!(Self: Sized));
         }
         let name = wire_name(&function.sig.ident);
@@ -100,7 +105,7 @@ fn has_archive(ty: &Type) -> bool {
 
 /// All of them.
 pub(crate) fn expand(service: &Service) -> TokenStream {
-    let Service { krate, item: _, cfgs, vis, name, methods: _ } = service;
+    let Service { krate, item: _, repeated, vis, name, methods: _ } = service;
     let (client, view) = (format_ident!("{name}Client"), format_ident!("{name}View"));
     let server = format_ident!("{name}Server");
     let connecting = client::connecting(service);
@@ -113,17 +118,17 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     };
     let serving = serving(service, &server, &allow, &schema);
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
         #vis struct #client(#krate::private::Channel);
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
         #vis struct #view(#krate::private::Channel);
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         #[derive(::core::fmt::Debug)]
         #vis struct #server<Implementation: ?::core::marker::Sized, Held: ?::core::marker::Sized = Implementation>(
@@ -131,7 +136,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             Held,
         );
 
-        #(#cfgs)*
+        #(#repeated)*
         impl #krate::Client for #client {
             type View = #view;
             fn from_channel(channel: #krate::private::Channel) -> Self { Self(channel) }
@@ -140,19 +145,19 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             fn schema() -> #krate::private::ServiceSchema { #schema }
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl #client {
             #connecting
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl #client #bounds {
             #calls
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl #view #bounds {
             #view_calls
@@ -163,9 +168,9 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
 }
 
 fn serving(service: &Service, server: &Ident, allow: &TokenStream, schema: &TokenStream) -> TokenStream {
-    let Service { krate, item: _, cfgs, vis, name: _, methods: _ } = service;
+    let Service { krate, item: _, repeated, vis, name: _, methods: _ } = service;
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl<Implementation: ?::core::marker::Sized> #server<Implementation> {
             #vis fn new(service: Implementation) -> Self
@@ -181,7 +186,7 @@ fn serving(service: &Service, server: &Ident, allow: &TokenStream, schema: &Toke
             }
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         #allow
         impl<Implementation, Held> #krate::Service for #server<Implementation, Held>
         where

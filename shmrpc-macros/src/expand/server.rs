@@ -11,7 +11,7 @@ use crate::syntax::fresh;
 /// The server. It holds what it was given as `Held`: a server of `new` finds its service without a further load. What its
 /// implementation lacks is said once, where it is served, and not where it is wrapped, too.
 pub(crate) fn expand(service: &Service) -> TokenStream {
-    let Service { krate, item, cfgs, vis, name, methods } = service;
+    let Service { krate, item, repeated, vis, name, methods } = service;
     let (server, client) = (format_ident!("{name}Server"), format_ident!("{name}Client"));
     let (implementation, held) = (fresh("Implementation", item), fresh("Held", item));
     let doc = format!(" Serves an implementation of [`{name}`], which it holds as it is, or in an `Arc`.");
@@ -19,14 +19,14 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let arms = methods.iter().map(|method| arm(service, method, &implementation, &request, &implemented));
     let messages = schema::messages(service, |_| true);
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #[doc = #doc]
         #vis struct #server<#implementation: ?::core::marker::Sized, #held: ?::core::marker::Sized = #implementation>(
             ::core::marker::PhantomData<fn() -> #implementation>,
             #held,
         );
 
-        #(#cfgs)*
+        #(#repeated)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
         impl<#implementation: ?::core::marker::Sized> #server<#implementation> {
             /// Wraps `service` for a server to serve.
@@ -45,7 +45,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             }
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         impl<#implementation, #held> ::core::fmt::Debug for #server<#implementation, #held>
         where
             #implementation: ?::core::marker::Sized,
@@ -56,7 +56,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             }
         }
 
-        #(#cfgs)*
+        #(#repeated)*
         impl<#implementation, #held> #krate::Service for #server<#implementation, #held>
         where
             #implementation: #name + ::core::marker::Send + ::core::marker::Sync + ?::core::marker::Sized + 'static,
@@ -85,7 +85,7 @@ fn arm(
     request: &Ident,
     implemented: &Ident,
 ) -> TokenStream {
-    let Service { krate: _, item: _, cfgs: _, vis: _, name: trait_name, methods: _ } = service;
+    let Service { krate: _, item: _, repeated: _, vis: _, name: trait_name, methods: _ } = service;
     let Method { index, name, cfgs, attrs: _, deprecated, refused: _, params, reply } = method;
     let (args, ctx) = (local("args"), local("ctx"));
     let wire = schema::alias("Arguments", service, method);
@@ -169,7 +169,7 @@ fn passed<'a>(
                 quote!(#blob?)
             }
             ParamKind::Descriptor(_) => quote!(#krate::private::descriptor(&#args.#index, #ctx)?),
-            ParamKind::Owned => {
+            ParamKind::Owned | ParamKind::Borrowed(_) => {
                 quote!(#krate::private::arg::owned(&#args.#index)?)
             }
         }

@@ -1,12 +1,10 @@
 //! What a method of a service is called on, and its parameters.
 
-use syn::{Lifetime, Pat, PatType, Path, Receiver, ReceiverKind, Type, parse_quote};
+use syn::{Lifetime, Pat, PatType, Receiver, ReceiverKind, Type, parse_quote};
 
 use crate::errors::Errors;
 use crate::model::{Param, ParamKind};
-use crate::syntax::{
-    Part, cut_off, fixed_width, is_known, last_segment, owned, parts, peel, text, type_arguments,
-};
+use crate::syntax::{is_number, last_segment, peel, type_arguments};
 
 /// What a service is called on: `&self`.
 pub(super) fn refuse_receiver(receiver: &Receiver, errors: &Errors) {
@@ -68,8 +66,7 @@ pub(super) fn param(typed: &PatType, errors: &Errors) -> Option<Param> {
             None
         }
     };
-    let kind = param_kind(ty, errors);
-    Some(Param { name: name?, kind: kind?, written: (**ty).clone() })
+    Some(Param { name, kind: param_kind(ty, errors)?, written: (**ty).clone() })
 }
 
 fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
@@ -88,121 +85,34 @@ fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
             "a parameter of a service cannot be written through: the caller is \
         another process; return the new value instead",
         );
-        return None;
     }
     if let Some(lifetime) = &reference.lifetime {
         errors.refuse(
             lifetime,
             "a method of a service names no lifetimes: its borrowed parameters live until it returns",
         );
-        return None;
     }
-    match peel(&reference.elem) {
-        Type::Slice(slice) => slice_of(ty, &slice.elem, errors),
-        Type::Path(path) if path.qself.is_none() => reference_to(ty, &path.path, errors),
-        Type::Reference(_) => {
-            errors.refuse(ty, "one reference is enough: `&str`, `&[u8]`, `&Archived<T>` or `&Context`");
-            None
+    let borrowed = peel(&reference.elem);
+    match borrowed {
+        Type::Slice(slice) if is_number(&slice.elem) => {
+            return Some(ParamKind::Numbers((*slice.elem).clone()));
         }
-        Type::TraitObject(_) => {
-            errors.refuse(ty, "a trait object cannot be sent to another process: name a message");
-            None
+        Type::Path(path) if path.qself.is_none() && path.path.is_ident("str") => {
+            return Some(ParamKind::Text);
         }
-        Type::ImplTrait(_) => {
-            errors.refuse(ty, "`impl Trait` does not say what is sent: name a message");
-            None
-        }
-        other => {
-            let other = text(other);
-            errors.refuse(ty, format!("take `{other}`, or `&Archived<{other}>` to read it where it arrived"));
-            None
-        }
+        _ => {}
     }
-}
-
-/// `&[T]`, of plain numbers.
-fn slice_of(ty: &Type, elem: &Type, errors: &Errors) -> Option<ParamKind> {
-    if is_number(elem) {
-        return Some(ParamKind::Numbers(elem.clone()));
-    }
-    if let Type::Reference(inner) = peel(elem) {
-        let list = text(owned(ty));
-        let archives = last_segment(&inner.elem).is_some_and(|last| last.ident == "Archived");
-        errors.refuse(
-            ty,
-            match archives {
-                true => format!("an archive is read as a whole: take `&Archived<{list}>`"),
-                false => format!("no references inside a parameter: use `{list}`"),
-            },
-        );
-        return None;
-    }
-    // `&[usize]` is refused for its numbers, as everywhere.
-    if let Some(instead) = last_segment(elem).and_then(|last| fixed_width(&last.ident)) {
-        errors.refuse(elem, cut_off(text(elem), instead));
-        return None;
-    }
-    errors.refuse(
-        ty,
-        format!(
-            "only slices of plain numbers (u8 to u64, i8 to i64, f32, f64) are read where they arrived: \
-             take `Vec<{0}>`, or `&Archived<Vec<{0}>>`",
-            text(elem)
-        ),
-    );
-    None
-}
-
-/// `&Path`: one of the references that a service may take.
-fn reference_to(ty: &Type, path: &Path, errors: &Errors) -> Option<ParamKind> {
-    let last = path.segments.last()?;
-    if path.is_ident("str") {
-        return Some(ParamKind::Text);
-    }
-    if last.ident == "Context" && last.arguments.is_empty() {
-        return Some(ParamKind::Context);
-    }
-    if last.ident == "Archived" {
-        let [inner] = type_arguments(last)[..] else {
-            errors.refuse(ty, "`Archived` takes the message's type: `&Archived<T>`");
-            return None;
-        };
-        return Some(ParamKind::Archived(inner.clone()));
-    }
-    let hint = match (&last.ident, &type_arguments(last)[..]) {
-        (ident, _) if ident == "Blob" => {
-            format!("take `{}`: it is lent, and read where it arrived", text(path))
-        }
-        (ident, _) if ident == "OwnedFd" => {
-            format!("take `{}`: it is moved to the other process, and closed here", text(path))
-        }
-        (ident, []) if ident == "String" => "take `&str`: it is read where it arrived".to_owned(),
-        (ident, []) if ["Path", "PathBuf", "OsStr", "OsString"].iter().any(|name| ident == name) => {
-            "a path is sent as text: take `&str`, or `&[u8]` if it may not be UTF-8".to_owned()
-        }
-        (ident, [elem]) if ident == "Vec" && is_number(elem) => {
-            format!("take `&[{}]`: it is read where it arrived", text(elem))
-        }
-        (ident, _) => {
-            let alias = match may_be_an_alias(path) {
-                true => format!(
-                    "; if `{ident}` is another name of `Context`, `Archived` or `str`, write that one: \
-                     only names are seen here"
-                ),
-                false => String::new(),
+    match last_segment(borrowed) {
+        Some(last) if last.ident == "Context" && last.arguments.is_empty() => Some(ParamKind::Context),
+        Some(last) if last.ident == "Archived" => {
+            let [inner] = type_arguments(last)[..] else {
+                errors.refuse(ty, "`Archived` takes the message's type: `&Archived<T>`");
+                return None;
             };
-            let path = text(path);
-            format!("take `{path}`, or `&Archived<{path}>` to read it where it arrived{alias}")
+            Some(ParamKind::Archived(inner.clone()))
         }
-    };
-    errors.refuse(ty, hint);
-    None
-}
-
-/// Whether it is no name of the standard library that says what it is.
-fn may_be_an_alias(path: &Path) -> bool {
-    let ty = parse_quote!(#path);
-    !is_known(&ty) && parts(&ty) == [Part::whole(&ty)]
+        _ => Some(ParamKind::Borrowed(borrowed.clone())),
+    }
 }
 
 /// The numbers of a `Blob`, if it is one; `None` inside if they are none.
@@ -221,10 +131,4 @@ pub(super) fn blob(ty: &Type, errors: &Errors) -> Option<Option<Type>> {
 /// `OwnedFd`, by whatever path.
 pub(super) fn is_descriptor(ty: &Type) -> bool {
     last_segment(ty).is_some_and(|last| last.ident == "OwnedFd" && last.arguments.is_empty())
-}
-
-/// A plain number: a slice of it is read where it arrived.
-fn is_number(ty: &Type) -> bool {
-    const NUMBERS: [&str; 10] = ["u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64"];
-    matches!(peel(ty), Type::Path(path) if path.qself.is_none() && NUMBERS.iter().any(|name| path.path.is_ident(name)))
 }

@@ -2,6 +2,8 @@
     note = "an `Arc` of what implements `Kv` is served by `KvServer::from_arc`"
 )]
 /// A key-value store.
+#[expect(clippy::too_many_arguments, reason = "no fewer would do")]
+#[warn(clippy::pedantic)]
 pub trait Kv {
     /// Reads an entry.
     fn get(&self, key: &str) -> Result<Entry, KvError>;
@@ -19,9 +21,11 @@ pub trait Kv {
         let _ = self;
     }
 }
+#[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 /// Blocking client of the [`Kv`] service.
 #[derive(::core::clone::Clone, ::core::fmt::Debug)]
 pub struct KvClient(::shmrpc::private::Channel);
+#[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 impl ::shmrpc::Client for KvClient
 where
     Entry: ::shmrpc::Message,
@@ -91,6 +95,7 @@ where
         }
     }
 }
+#[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl KvClient
 where
@@ -172,9 +177,11 @@ where
         self.0.call(5u16, &())
     }
 }
+#[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 /// Calls of the [`Kv`] service whose results are read where they arrived.
 #[derive(::core::clone::Clone, ::core::fmt::Debug)]
 pub struct KvView(::shmrpc::private::Channel);
+#[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl KvView
 where
@@ -240,6 +247,7 @@ where
         self.0.call_view(5u16, &())
     }
 }
+#[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 /// Serves an implementation of [`Kv`], which it holds as it is, or in an `Arc`.
 pub struct KvServer<
     Implementation: ?::core::marker::Sized,
@@ -248,6 +256,7 @@ pub struct KvServer<
     ::core::marker::PhantomData<fn() -> Implementation>,
     Held,
 );
+#[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl<Implementation: ?::core::marker::Sized> KvServer<Implementation> {
     /// Wraps `service` for a server to serve.
@@ -264,6 +273,7 @@ impl<Implementation: ?::core::marker::Sized> KvServer<Implementation> {
         KvServer(::core::marker::PhantomData, service)
     }
 }
+#[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 impl<Implementation, Held> ::core::fmt::Debug for KvServer<Implementation, Held>
 where
     Implementation: ?::core::marker::Sized,
@@ -273,6 +283,7 @@ where
         f.debug_struct(::core::stringify!(KvServer)).finish_non_exhaustive()
     }
 }
+#[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 impl<Implementation, Held> ::shmrpc::Service for KvServer<Implementation, Held>
 where
     Implementation: Kv + ::core::marker::Send + ::core::marker::Sync

@@ -1,4 +1,6 @@
 /// A key-value store.
+#[expect(clippy::too_many_arguments, reason = "no fewer would do")]
+#[warn(clippy::pedantic)]
 pub trait Kv {
     /// Reads an entry.
     fn get(&self, key: &str) -> Result<Entry, KvError>;

@@ -65,6 +65,7 @@ impl KvClient {
 impl KvClient
 where
     u64: ::shmrpc::Message,
+    u8: ::shmrpc::Message,
     String: ::shmrpc::Message,
 {
     /// Calls `Kv::put`.
@@ -84,6 +85,7 @@ where
 impl KvView
 where
     u64: ::shmrpc::Message,
+    u8: ::shmrpc::Message,
     String: ::shmrpc::Message,
 {
     /// Calls `Kv::put`.

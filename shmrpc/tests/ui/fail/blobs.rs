@@ -8,6 +8,7 @@ pub trait Blobs {
     fn inside(&self, frames: Vec<Blob>) -> u64;
     fn maybe(&self) -> Option<Blob>;
     fn of_error(&self) -> Result<Blob<bool>, u32>;
+    fn of_refused_error(&self) -> Result<Blob<bool>, Vec<usize>>;
     fn as_error(&self) -> Result<u32, Blob>;
 }
 

@@ -1,3 +1,5 @@
+use std::rc::Rc;
+
 pub struct Pair(u32, u32);
 
 #[shmrpc::service]
@@ -9,6 +11,7 @@ pub trait Patterns {
     fn by_ref(&self, ref value: u64) -> u64 {
         *value
     }
+    fn types(&self, (a, b): (usize, Rc<u8>), _: &usize, Pair(c, d): Pair, [e]: Box<[Pair; 1]>) -> u64;
     fn attributed(&self, #[cfg(all())] value: u64) -> u64;
     fn fine(&self, value: u64) -> u64;
 }

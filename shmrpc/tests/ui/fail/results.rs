@@ -10,6 +10,7 @@ pub trait Results {
     fn size(&self) -> usize;
     fn sizes(&self) -> Result<Vec<usize>, Arc<str>>;
     fn alias(&self) -> std::io::Result<u64>;
+    fn alias_of_refused(&self) -> std::io::Result<Vec<usize>>;
     fn never(&self) -> !;
     fn hidden(&self) -> impl Iterator<Item = u64>;
     fn archive(&self) -> Archived<u64>;

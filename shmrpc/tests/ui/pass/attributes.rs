@@ -133,6 +133,38 @@ pub trait Kv {
     fn hidden(&self) -> u32;
 }
 
+/// Old.
+#[deprecated]
+pub type Number = u64;
+
+/// What is allowed here is allowed in what is generated of it.
+#[allow(deprecated)]
+#[shmrpc::service]
+#[expect(non_snake_case, reason = "it is as old as its numbers")]
+pub trait Numbers {
+    /// Here.
+    fn getAll(&self, number: Number) -> Result<Vec<Number>, Number>;
+}
+
+/// So it is where methods come and go.
+#[shmrpc::service]
+#[allow(deprecated, non_snake_case)]
+pub trait SomeNumbers {
+    /// Here.
+    fn getAll(&self, number: Number) -> Result<Vec<Number>, Number>;
+    /// Here.
+    #[cfg(all())]
+    fn getOne(&self, number: Number) -> Number;
+}
+
+/// What is expected of a method is allowed in the client.
+#[shmrpc::service]
+pub trait Expecting {
+    /// Here.
+    #[expect(non_snake_case)]
+    fn getOne(&self) -> u64;
+}
+
 struct MyKv;
 
 impl Kv for MyKv {

@@ -130,3 +130,15 @@ fn every_shared_word_says_who_writes_it() {
     }
     assert!(seen >= 12, "found {seen} shared fields only");
 }
+
+/// A receiver maps what it reads read-only, so nothing shared is read and written at once, whoever owns it.
+#[test]
+fn no_shared_word_is_read_and_written_at_once() {
+    let code = fs::read_to_string(root().join("shmrpc-transport/src/sync.rs")).unwrap();
+    assert!(code.contains("self.value.store("));
+    for operation in
+        ["fetch_", "swap(", "compare_exchange", "pub value", "pub(crate) value", "-> &atomic", "get_mut("]
+    {
+        assert!(!code.contains(operation), "sync.rs has {operation}");
+    }
+}

@@ -10,6 +10,8 @@ use nix::libc::O_NONBLOCK;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
+use super::support::until;
+
 /// The file that calls hand over: a pipe with a name, so that it shows whether anybody has an end to write to, or whether
 /// one is still on its way in some socket.
 pub(crate) fn handed_file(place: &Path) -> PathBuf {
@@ -49,6 +51,17 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// When nothing shares memory any more, and no thread waits for another lane: what is there then is there for good.
+    pub(crate) fn at_rest(place: &Path) -> Self {
+        let name = |task: &Path| fs::read_to_string(task.join("comm")).unwrap_or_default();
+        let serves = || {
+            let mut tasks = fs::read_dir("/proc/self/task").unwrap();
+            tasks.any(|task| name(&task.unwrap().path()).starts_with("shmrpc-lane"))
+        };
+        until("nothing is shared any more", || Self::now(place).mappings == 0 && !serves());
+        Self::now(place)
+    }
+
     pub(crate) fn now(place: &Path) -> Self {
         let entries = |path: &Path| fs::read_dir(path).unwrap().count();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();

@@ -87,7 +87,7 @@ fn sweep_plan(plan: Plan, victim: Victim, what: &str, when: &impl Fn(u64) -> Whe
     let mut all = Findings::default();
     // The first connection of a process starts its watcher.
     attack(victim, When::Operation(0), plan, &place);
-    let before = Counts::now(place.path());
+    let before = Counts::at_rest(place.path());
     let mut unharmed = 0;
     // Each plan begins elsewhere, so that the bounded form meets other points in each.
     let begin_elsewhere = !all_points && !is_short(plan, what);
@@ -156,7 +156,10 @@ fn either_side_dies_at_any_time() {
     let mut random = Random(u64::from(std::process::id()) | 1);
     println!("soak of {kills} kills, seed {}", random.0);
     let mut all = Findings::default();
-    let mut begun = None;
+    // The first connection of a process starts its watcher.
+    attack(Victim::Client, When::Operation(0), Plan::ALL[0], &place);
+    let before = Counts::at_rest(place.path());
+    let mut kib = resident_kib();
     for attempt in 0.. {
         let victim = if random.below(2) == 0 { Victim::Server } else { Victim::Client };
         let when = When::After(Duration::from_micros(random.below(40_000)));
@@ -164,11 +167,10 @@ fn either_side_dies_at_any_time() {
         let (_, found) = attack(victim, when, plan, &place).unwrap();
         found.expect_none(&format!("{victim:?} killed, {when:?}, {plan:?}, attempt {attempt}"));
         all += found;
-        // By then all that stays for good is there: threads, pools, the allocator's arenas.
-        let (before, kib) = *begun.get_or_insert_with(|| (Counts::now(place.path()), resident_kib()));
         until("all is given back", || Counts::now(place.path()).at_most(before));
         if attempt == 20 {
-            begun = Some((before, resident_kib()));
+            // By then pools and the allocator's arenas are there.
+            kib = resident_kib();
         }
         if all.killed >= u64::from(kills) {
             let grown = resident_kib().saturating_sub(kib);

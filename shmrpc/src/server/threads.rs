@@ -69,16 +69,17 @@ impl Threads {
     fn wait(&self, next: &Sender<Lane>, lanes: &Receiver<Lane>) -> Option<Lane> {
         let thread = thread::current().id();
         self.waiting.lock().push(Waiting { thread, next: next.clone() });
-        if let Ok(lane) = lanes.recv_timeout(self.idle) {
-            return Some(lane);
-        }
+        lanes.recv_timeout(self.idle).ok().or_else(|| self.end(thread, lanes))
+    }
+
+    /// Ends a thread that has waited for long enough, unless somebody has just asked it: then its lane comes.
+    fn end(&self, thread: ThreadId, lanes: &Receiver<Lane>) -> Option<Lane> {
         let mut waiting = self.waiting.lock();
         if let Some(at) = waiting.iter().position(|waiting| waiting.thread == thread) {
             waiting.remove(at);
             return None;
         }
         drop(waiting);
-        // Somebody has just asked this one.
         lanes.recv().ok()
     }
 }
@@ -130,23 +131,25 @@ mod tests {
     }
 
     #[test]
-    fn who_has_waited_for_long_enough_ends_unless_it_has_been_asked() {
+    fn who_has_waited_for_long_enough_ends() {
         let threads = Arc::new(Threads::with(Duration::from_nanos(1)));
-        let mut asked = 0;
-        until("nobody is asked in time", || {
-            served_by(&threads);
-            while Arc::strong_count(&threads) > 1 {
-                let waiting = threads.waiting.lock().pop();
-                if let Some(waiting) = waiting {
-                    // Time to find that it has waited for long enough.
-                    (0..100).for_each(|_| thread::yield_now());
-                    assert!(waiting.next.send(Box::new(|| {})).is_ok(), "a lane is lost");
-                    asked += 1;
-                }
-            }
-            asked > 100
-        });
-        until("threads wait on", || Arc::strong_count(&threads) == 1);
+        served_by(&threads);
+        until("it waits on", || Arc::strong_count(&threads) == 1);
         assert!(threads.waiting.lock().is_empty());
+    }
+
+    #[test]
+    fn who_was_asked_when_its_time_was_over_serves_once_more() {
+        let threads = Threads::with(BOUND);
+        let (next, lanes) = channel::<Lane>();
+        let thread = thread::current().id();
+        threads.waiting.lock().push(Waiting { thread, next });
+        // Asked, and the lane is on its way.
+        let asked = threads.waiting.lock().pop().unwrap();
+        asked.next.send(Box::new(|| {})).unwrap();
+        assert!(threads.end(thread, &lanes).is_some(), "a lane is lost");
+        threads.waiting.lock().push(asked);
+        assert!(threads.end(thread, &lanes).is_none());
+        assert!(threads.waiting.lock().is_empty(), "somebody would ask who has ended");
     }
 }

@@ -28,6 +28,17 @@ pub(crate) struct Ladder {
     crowd: Crowd,
 }
 
+/// What a climb came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Climb {
+    /// What was waited for is there.
+    Found,
+    /// Patience has ended.
+    Missed,
+    /// It was not begun: the core is crowded, and whoever waits knows of something better to do than to take turns.
+    Crowded,
+}
+
 /// Looks with a pause between them (about 25 ns each): at least in a crowd, at least, and at most.
 const SPINS: [u32; 3] = if cfg!(loom) { [0, 0, 0] } else { [1, 8, 128] };
 /// Time for turns of `sched_yield`, at least and at most.
@@ -63,20 +74,35 @@ impl Ladder {
         self.weight = 1 + bytes / HEAVY;
     }
 
-    /// Goes on after the short spin, until `ready` says yes or patience ends. True if it said yes.
-    pub(crate) fn climb(&mut self, stamp: u32, ready: impl Fn() -> bool) -> bool {
-        let [least_in_crowd, least, most] = SPINS;
+    /// Whoever goes on finds out anew whether there is a crowd.
+    pub(crate) fn forget_crowd(&mut self) {
+        self.crowd.forget();
+    }
+
+    /// Goes on after the short spin, until `ready` says yes or patience ends; or, if `takes_no_turns`, until it would take turns
+    /// in a crowd.
+    pub(crate) fn climb(&mut self, stamp: u32, takes_no_turns: bool, ready: impl Fn() -> bool) -> Climb {
+        let [least_in_crowd, least, _] = SPINS;
         if self.spins(stamp) > 0 {
             self.spins = (self.spins / 2).max(if self.crowd.is_there() { least_in_crowd } else { least });
         }
         if self.patience.is_zero() {
-            return false;
+            return Climb::Missed;
         }
         let advice = self.crowd.advice();
-        if advice == Advice::TurnsUntimed {
-            self.since = None;
-            return self.turns_untimed(stamp, ready);
-        }
+        let found = match advice {
+            Advice::TurnsUntimed if takes_no_turns => return Climb::Crowded,
+            Advice::TurnsUntimed => {
+                self.since = None;
+                self.turns_untimed(stamp, ready)
+            }
+            timed => self.climb_timed(stamp, timed, ready),
+        };
+        if found { Climb::Found } else { Climb::Missed }
+    }
+
+    fn climb_timed(&mut self, stamp: u32, advice: Advice, ready: impl Fn() -> bool) -> bool {
+        let most = SPINS[2];
         let start = Instant::now();
         self.since = Some(start);
         match advice {

@@ -259,6 +259,30 @@ impl Incoming {
     }
 }
 
+/// How a serving lane waits. A lane over a stream waits alone whatever it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Until a request comes or none will.
+    Alone,
+    /// The same, until others want the core.
+    UntilCrowded,
+    /// As alone, and asleep from the start.
+    Asleep,
+    /// Not at all.
+    None,
+}
+
+/// What a wait of a serving lane came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A request.
+    Request,
+    /// Nothing yet: others want the core, or the wait was not to last.
+    Nothing,
+    /// The connection has ended or drains, and no request is left.
+    Ended,
+}
+
 /// The serving end of a lane.
 #[derive(Debug)]
 pub struct ServingLane(Server);
@@ -297,9 +321,38 @@ impl ServingLane {
     /// Waits for the next request. False when the connection has ended or drains, and no request is left.
     #[inline(always)]
     pub fn next(&mut self, incoming: &mut Incoming) -> bool {
+        self.next_with(incoming, Patience::Alone) == Next::Request
+    }
+
+    /// Waits for the next request, as `patience` says.
+    #[inline(always)]
+    pub fn next_with(&mut self, incoming: &mut Incoming, patience: Patience) -> Next {
         match &mut self.0 {
-            Server::Ring(ring) => ring.next(incoming),
-            Server::Stream(stream) => stream.next(incoming),
+            Server::Ring(ring) => ring.next(incoming, patience),
+            Server::Stream(stream) => {
+                if stream.next(incoming) {
+                    Next::Request
+                } else {
+                    Next::Ended
+                }
+            }
+        }
+    }
+
+    /// Whether [`ServingLane::next_with`] would find a request, or that none will come, without waiting.
+    #[inline(always)]
+    pub fn is_due(&self) -> bool {
+        match &self.0 {
+            Server::Ring(ring) => ring.is_due(),
+            Server::Stream(_) => false,
+        }
+    }
+
+    /// The next waits find out anew whether others want the core.
+    pub fn forget_crowd(&mut self) {
+        match &mut self.0 {
+            Server::Ring(ring) => ring.forget_crowd(),
+            Server::Stream(_) => {}
         }
     }
 

@@ -216,7 +216,7 @@ pub enum ServeError {
     #[error("this server belongs to the parent of this forked process; shut it down there")]
     Forked,
     /// Calls were still in flight when the time to shut down was over.
-    #[error("{lanes} lanes were still busy after {timeout:?}; their calls were cut off")]
+    #[error("{} still busy after {timeout:?}; their calls were cut off", if *lanes == 1 { "1 lane was".into() } else { format!("{lanes} lanes were") })]
     StillBusy {
         /// Lanes whose handlers had not returned.
         lanes: usize,

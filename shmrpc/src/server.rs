@@ -1,4 +1,4 @@
-//! Servers: what is served where, a thread per lane, and an orderly end.
+//! Servers: what is served where, a thread for each lane or for a crowd of them, and an orderly end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -24,6 +24,7 @@ use host::{Shared, shut_down};
 mod door;
 mod host;
 mod serving;
+mod team;
 mod threads;
 
 /// Serves one service at one endpoint until SIGINT or SIGTERM; then calls in flight finish, for 5 s at most.
@@ -177,8 +178,9 @@ impl ServerBuilder {
 
     /// Lanes at once of all connections: threads that serve calls. 1,024 by default. A client that is refused a
     /// lane shares those it has; one that has none gets [`CallError::Overloaded`](crate::CallError::Overloaded). A thread whose
-    /// lane has ended serves the next one, of any client, that is opened within 100 ms: what a handler sets for its thread
-    /// (thread-locals, priority) outlives its client.
+    /// lane has ended serves the next one, of any client, that is opened within 100 ms, and threads that want the
+    /// same core let one of them serve the calls of all: what a handler sets for its thread (thread-locals, priority) reaches
+    /// other clients.
     pub fn max_lanes(mut self, lanes: usize) -> Self {
         self.limits.lanes = Some(lanes);
         self
@@ -279,6 +281,7 @@ impl ServerBuilder {
             lanes: places(limits.lanes()),
             streams: places(Limits::streams()),
             threads: Arc::default(),
+            team: Arc::default(),
             state: Mutex::default(),
         });
         let (mut bound, until) = (Vec::new(), &mut Until::after(patience));

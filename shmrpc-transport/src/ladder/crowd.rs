@@ -79,6 +79,11 @@ impl Crowd {
         self.level >= LEVEL[1]
     }
 
+    /// From now on it has to be found anew.
+    pub(super) fn forget(&mut self) {
+        self.level = 0;
+    }
+
     /// What a slow wait should begin with.
     pub(super) fn advice(&mut self) -> Advice {
         if !self.is_there() {

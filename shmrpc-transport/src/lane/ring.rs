@@ -2,20 +2,22 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{
-    Discard, Incoming, NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors,
-    not_encoded,
+    Discard, NoReply, NotOpened, Outgoing, Reply, check_number, given, may_have_descriptors, not_encoded,
 };
-use crate::connection::{BadBlock, Connection, Death, Encoded, LaneAnswer};
+use crate::connection::{BadBlock, Connection, Encoded, LaneAnswer};
 use crate::descriptors::{BadDescriptors, Descriptors};
-use crate::message::{Encode, EncodeError};
+use crate::message::Encode;
 use crate::shm::consumer::{Consumer, Wait};
 use crate::shm::producer::{BadCredit, Producer};
 use crate::shm::segment::Side;
 use crate::slot::{BadHeader, Header, Kind};
 use crate::sys::futex::{Stop, Until};
+
+pub(super) use self::server::Server;
+
+mod server;
 
 /// What a peer did that no correct peer does.
 #[derive(Debug, thiserror::Error)]
@@ -230,15 +232,15 @@ impl Caller {
         until: &mut Until,
     ) -> Result<(), Box<NoReply>> {
         let connection = Arc::clone(&self.connection);
-        let none = match connection
-            .stop(self.lane)
-            .map(|stop| wait_for(comes, &mut self.producer, stop, until))
-        {
-            Some(Ok(Wait::Ready)) => return Ok(()),
-            Some(Ok(Wait::TimedOut)) => NoReply::TimedOut { published: false },
-            Some(Err(bad)) => NoReply::Dead { taken: false, death: connection.poison(&bad) },
-            Some(Ok(Wait::Stopped)) | None => NoReply::Dead { taken: false, death: connection.last_words() },
-        };
+        let none =
+            match connection.stop(self.lane).map(|stop| wait_for(comes, &mut self.producer, stop, until)) {
+                Some(Ok(Wait::Ready)) => return Ok(()),
+                Some(Ok(Wait::TimedOut)) => NoReply::TimedOut { published: false },
+                Some(Err(bad)) => NoReply::Dead { taken: false, death: connection.poison(&bad) },
+                Some(Ok(Wait::Stopped | Wait::Crowded)) | None => {
+                    NoReply::Dead { taken: false, death: connection.last_words() }
+                }
+            };
         Err(Box::new(none))
     }
 
@@ -338,153 +340,5 @@ fn take_descriptors(connection: &Arc<Connection>, lane: u32, header: Header) -> 
     match may_have_descriptors(header) {
         true => Ok(connection.take_handed(lane, header)?),
         false => Err(BadDescriptors::Unwanted.into()),
-    }
-}
-
-/// How long a reply may wait for the caller to give memory back, or to read its socket.
-const REPLY_MEMORY: Duration = Duration::from_secs(1);
-
-/// The serving end.
-#[derive(Debug)]
-pub(super) struct Server {
-    connection: Arc<Connection>,
-    lane: u32,
-    producer: Producer<Side>,
-    consumer: Consumer<Side>,
-}
-
-impl Server {
-    /// The serving end of `lane`; `None` if there is no such lane.
-    pub(super) fn new(connection: &Arc<Connection>, lane: u32) -> Option<Self> {
-        let (producer, consumer) = connection.rings(lane)?;
-        Some(Self { connection: Arc::clone(connection), lane, producer, consumer })
-    }
-
-    /// The connection that the lane belongs to.
-    #[inline(always)]
-    pub(super) fn connection(&self) -> &Arc<Connection> {
-        &self.connection
-    }
-
-    /// Waits for the next request. False when the connection has ended or drains, and no request is left.
-    #[inline(always)]
-    pub(super) fn next(&mut self, incoming: &mut Incoming) -> bool {
-        if !self.consumer.ready() {
-            self.tell_the_sleeping();
-            let Some(stop) = self.connection.stop(self.lane) else { return false };
-            match self.consumer.wait(stop, &mut Until::never()) {
-                Ok(Wait::Ready) => {}
-                other => return self.ended(other),
-            }
-        }
-        // Not taken at all, if the end is known; taken and not run, if it comes meanwhile.
-        if !self.connection.may_run(self.lane) {
-            return false;
-        }
-        match self.take(incoming) {
-            Ok(()) => self.connection.may_run(self.lane),
-            Err(broken) => self.poisoned(&broken),
-        }
-    }
-
-    #[cold]
-    fn ended(&self, wait: Result<Wait, BadHeader>) -> bool {
-        match wait {
-            Ok(_) => false,
-            Err(bad) => self.poisoned(&bad.into()),
-        }
-    }
-
-    #[cold]
-    fn poisoned(&self, broken: &Broken) -> bool {
-        self.connection.poison(broken);
-        false
-    }
-
-    /// Says that the request taken last is finished, after its reply was published, if it has one.
-    #[inline(always)]
-    pub(super) fn finish(&mut self) {
-        self.consumer.finish();
-    }
-
-    /// Encodes and publishes a reply.
-    ///
-    /// # Errors
-    /// [`EncodeError`]: nothing was published. A connection that has ended is no error: nobody waits for the reply.
-    #[inline(always)]
-    pub(super) fn reply<T: Encode>(
-        &mut self,
-        call_id: u32,
-        kind: Kind,
-        value: &T,
-        recursive: bool,
-        descriptors: &[OwnedFd],
-    ) -> Result<(), EncodeError> {
-        check_number(descriptors)?;
-        if !matches!(self.producer.try_claim(), Ok(true))
-            && let Err(death) = self.wait_for_credit()
-        {
-            tracing::debug!(%death, "nobody waits for a reply any more");
-            return Ok(());
-        }
-        let mut until = Until::after(REPLY_MEMORY);
-        let hand_over = |until: &mut Until| match descriptors {
-            [] => Ok(()),
-            some => self.connection.hand_over(self.lane, call_id, some, until),
-        };
-        let slot = self.producer.claimed();
-        let Encoded { length, flags, block } =
-            self.connection.encode(value, recursive, &mut until, slot, hand_over)?;
-        let header = Header { call_id, flags, length, block, ..Header::new(kind) };
-        self.producer.publish_written(header.with_descriptors(descriptors.len()));
-        // What the handler returned is dropped after this, which may take long.
-        self.producer.wake_seen_sleeper();
-        Ok(())
-    }
-
-    #[cold]
-    fn wait_for_credit(&mut self) -> Result<(), Box<Death>> {
-        let connection = Arc::clone(&self.connection);
-        let until = &mut Until::never();
-        let wait = |stop| wait_for(Producer::try_claim, &mut self.producer, stop, until);
-        match connection.stop(self.lane).map(wait) {
-            Some(Ok(Wait::Ready)) => Ok(()),
-            Some(Err(bad)) => Err(Box::new(connection.poison(&bad))),
-            Some(Ok(_)) | None => Err(Box::new(connection.last_words())),
-        }
-    }
-
-    #[inline(always)]
-    fn take(&mut self, incoming: &mut Incoming) -> Result<(), Broken> {
-        // The caller waits for the reply now, and so polls the line that it will lie in.
-        self.producer.expect_to_publish();
-        let header = self.consumer.take(incoming.message.words_mut())?;
-        let Header { call_id, method, kind, timeout_ms, length, .. } = header;
-        self.consumer.follows(length);
-        if !matches!(kind, Kind::Request | Kind::OneWay) {
-            return Err(Broken::Kind(kind));
-        }
-        self.connection.receive(header, &mut incoming.message)?;
-        if header.descriptors() > 0 {
-            incoming.descriptors = take_descriptors(&self.connection, self.lane, header)?;
-        }
-        incoming.call_id = call_id;
-        incoming.method = method;
-        incoming.oneway = kind == Kind::OneWay;
-        incoming.timeout_ms = timeout_ms;
-        incoming.answered = false;
-        Ok(())
-    }
-
-    /// Wakes the caller if it sleeps on a reply or for want of credits.
-    #[inline(always)]
-    fn tell_the_sleeping(&mut self) {
-        self.producer.tell_the_sleeping(&self.consumer);
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.tell_the_sleeping();
     }
 }

@@ -2,7 +2,7 @@
 
 use core::ops::Deref;
 
-use crate::ladder::Ladder;
+use crate::ladder::{Climb, Ladder};
 use crate::slot::{ASLEEP, BadHeader, Header, INLINE_WORDS, LaneSide, SLOTS, Slot};
 use crate::sync::{Ordering, fence_release, fence_seq_cst, relax};
 use crate::sys::futex::{self, Stop, Until};
@@ -26,6 +26,8 @@ pub enum Wait {
     Stopped,
     /// The time is over, and no message is there.
     TimedOut,
+    /// Others want the core, and no message is there; `Consumer::wait` never says so.
+    Crowded,
 }
 
 impl<S: Deref<Target = LaneSide>> Consumer<S> {
@@ -86,25 +88,55 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
     /// [`BadHeader::Stamp`] if the slot holds a stamp that no correct peer writes there.
     #[inline(always)]
     pub fn wait(&mut self, stop: &Stop, until: &mut Until) -> Result<Wait, BadHeader> {
+        if self.comes_at_once() { Ok(Wait::Ready) } else { self.wait_slowly(stop, until, false) }
+    }
+
+    /// The same, until it would take turns in a crowd: then it says so instead.
+    ///
+    /// # Errors
+    /// As [`Consumer::wait`].
+    #[inline(always)]
+    pub(crate) fn wait_until_crowded(&mut self, stop: &Stop) -> Result<Wait, BadHeader> {
+        if self.comes_at_once() { Ok(Wait::Ready) } else { self.wait_slowly(stop, &mut Until::never(), true) }
+    }
+
+    /// The short spin.
+    #[inline(always)]
+    fn comes_at_once(&self) -> bool {
         let slot = self.peer.slot(self.next);
         let expected = self.next.wrapping_add(1);
         for _ in 0..self.ladder.spins(expected) {
             if is_published(slot, expected) {
-                return Ok(Wait::Ready);
+                return true;
             }
             relax();
         }
-        self.wait_slowly(stop, until)
+        false
     }
 
     #[cold]
     #[inline(never)]
-    fn wait_slowly(&mut self, stop: &Stop, until: &mut Until) -> Result<Wait, BadHeader> {
+    fn wait_slowly(
+        &mut self,
+        stop: &Stop,
+        until: &mut Until,
+        takes_no_turns: bool,
+    ) -> Result<Wait, BadHeader> {
         let slot = self.peer.slot(self.next);
         let expected = self.next.wrapping_add(1);
-        if self.ladder.climb(expected, || is_published(slot, expected)) {
-            return Ok(Wait::Ready);
+        match self.ladder.climb(expected, takes_no_turns, || is_published(slot, expected)) {
+            Climb::Found => Ok(Wait::Ready),
+            Climb::Missed => self.wait_asleep(stop, until),
+            Climb::Crowded => Ok(Wait::Crowded),
         }
+    }
+
+    /// Waits asleep from the start.
+    ///
+    /// # Errors
+    /// As [`Consumer::wait`].
+    #[cold]
+    pub(crate) fn wait_asleep(&mut self, stop: &Stop, until: &mut Until) -> Result<Wait, BadHeader> {
         loop {
             if self.sleep(stop, until)? {
                 self.ladder.slept();
@@ -118,6 +150,11 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
                 return Ok(if self.ready() { Wait::Ready } else { Wait::TimedOut });
             }
         }
+    }
+
+    /// The next waits find out anew whether there is a crowd.
+    pub(crate) fn forget_crowd(&mut self) {
+        self.ladder.forget_crowd();
     }
 
     /// Sleeps once. True if the next message is there.

@@ -63,7 +63,7 @@ impl Patience {
             found.set(seen);
             is_there
         };
-        self.ladder.climb(self.waits, ready);
+        self.ladder.climb(self.waits, false, ready);
         found.take()
     }
 }

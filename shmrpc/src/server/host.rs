@@ -11,7 +11,8 @@ use shmrpc_transport::places::{Place, Places};
 use shmrpc_transport::rendezvous::{Host, Refusal};
 use shmrpc_transport::sys::shortage::explain_thread;
 
-use super::serving::serve_lane;
+use super::serving::ServedLane;
+use super::team::Team;
 use super::threads::Threads;
 use crate::dispatch::Service;
 use crate::greeting::{self, Table};
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     /// Of lanes that are streams.
     pub(super) streams: Arc<Places>,
     pub(super) threads: Arc<Threads>,
+    pub(super) team: Arc<Team<ServedLane>>,
     pub(super) state: Mutex<State>,
 }
 
@@ -110,10 +112,9 @@ impl Events for Served {
         let of_stream = of_stream.transpose().map_err(|full| refused(full.into()))?;
         let serving = ServingLane::new(connection, lane, stream).map_err(refused)?;
         let table = Arc::clone(&self.table);
-        let started = self.shared.threads.serve(Box::new(move || {
-            serve_lane(serving, &table);
-            drop((of_stream, place));
-        }));
+        let lane = Box::new(ServedLane::new(serving, table, (of_stream, place)));
+        let team = Arc::clone(&self.shared.team);
+        let started = self.shared.threads.serve(Box::new(move || team.serve(lane)));
         let no_thread = |error| refused(format!("it cannot start a thread: {}", explain_thread(&error)));
         started.map_err(no_thread)
     }
@@ -169,6 +170,7 @@ mod tests {
             lanes: Places::new(Limits::default().lanes()),
             streams: Places::new(Limits::streams()),
             threads: Arc::default(),
+            team: Arc::default(),
             state: Mutex::default(),
         })
     }

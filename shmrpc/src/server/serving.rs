@@ -3,21 +3,73 @@
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use shmrpc_transport::lane::{Incoming, ServingLane};
+use shmrpc_transport::lane::{Incoming, Next, Patience, ServingLane};
+use shmrpc_transport::places::Place;
 
+use super::team::{After, Lane};
 use crate::context::Context;
 use crate::dispatch::{Failure, Request, Service, fail, panic_text};
 use crate::greeting::Table;
 
-/// Serves one lane, inline and in order, until its connection ends.
-pub(super) fn serve_lane(mut lane: ServingLane, table: &Table) {
-    let methods: Box<[Method<'_>]> = table.iter().map(|(service, index)| (&**service, *index)).collect();
-    let mut context = Context::new(lane.connection());
-    let mut incoming = Incoming::empty();
-    while lane.next(&mut incoming) {
-        serve_one(&mut lane, &methods, &mut context, &mut incoming);
-        lane.finish();
+/// One lane, with all that its calls need: any thread may serve it.
+pub(super) struct ServedLane {
+    lane: ServingLane,
+    table: Arc<Table>,
+    context: Context,
+    incoming: Incoming,
+    /// Given back after the lane.
+    _places: (Option<Place>, Place),
+}
+
+impl ServedLane {
+    pub(super) fn new(lane: ServingLane, table: Arc<Table>, places: (Option<Place>, Place)) -> Self {
+        let context = Context::new(lane.connection());
+        Self { lane, table, context, incoming: Incoming::empty(), _places: places }
+    }
+}
+
+/// Requests of a lane that are served in one turn of a leader, at most.
+const TURN: u32 = 8;
+
+impl Lane for ServedLane {
+    fn serve(&mut self, mut patience: Patience) -> After {
+        let Self { lane, table, context, incoming, .. } = self;
+        let methods: Box<[Method<'_>]> = table.iter().map(|(service, index)| (&**service, *index)).collect();
+        loop {
+            match lane.next_with(incoming, patience) {
+                Next::Request => {}
+                Next::Nothing => return After::Nothing,
+                Next::Ended => return After::Ended,
+            }
+            serve_one(lane, methods.get(usize::from(incoming.method)).copied(), context, incoming);
+            lane.finish();
+            patience = Patience::UntilCrowded;
+        }
+    }
+
+    fn take_turn(&mut self) -> After {
+        let Self { lane, table, context, incoming, .. } = self;
+        for _ in 0..TURN {
+            match lane.next_with(incoming, Patience::None) {
+                Next::Request => {}
+                Next::Nothing => return After::Nothing,
+                Next::Ended => return After::Ended,
+            }
+            let known = table.get(usize::from(incoming.method)).map(|(service, index)| (&**service, *index));
+            serve_one(lane, known, context, incoming);
+            lane.finish();
+        }
+        After::Nothing
+    }
+
+    fn is_due(&self) -> bool {
+        self.lane.is_due()
+    }
+
+    fn forget_crowd(&mut self) {
+        self.lane.forget_crowd();
     }
 }
 
@@ -25,16 +77,20 @@ pub(super) fn serve_lane(mut lane: ServingLane, table: &Table) {
 type Method<'a> = (&'a dyn Service, u16);
 
 #[inline(always)]
-fn serve_one(lane: &mut ServingLane, methods: &[Method<'_>], context: &mut Context, incoming: &mut Incoming) {
+fn serve_one(
+    lane: &mut ServingLane,
+    known: Option<Method<'_>>,
+    context: &mut Context,
+    incoming: &mut Incoming,
+) {
     context.timeout_ms = incoming.timeout_ms;
     if !incoming.descriptors.is_empty() && !hand_over(lane, context, incoming) {
         return;
     }
-    let known = methods.get(usize::from(incoming.method));
     let run = AssertUnwindSafe(|| {
         let request = Request { lane, incoming, context };
         match known {
-            Some((service, index)) => service.dispatch(*index, request),
+            Some((service, index)) => service.dispatch(index, request),
             None => request.unknown_method(),
         }
     });

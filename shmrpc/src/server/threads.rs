@@ -1,5 +1,5 @@
 //! The threads that serve lanes. One that has served its lane waits a moment for another: to start a thread and to end it costs a
-//! server ten times what it costs a client to ask for a lane, and all threads of the process feel it (`munmap` interrupts them).
+//! server more than it costs a client to ask for a lane, and all threads of the process feel it (`munmap` interrupts them).
 
 use std::io;
 use std::sync::Arc;

@@ -26,7 +26,7 @@ const TURNS: u64 = 8;
 type Attack = fn(&mut Evil);
 
 /// Every attack on rings: its name, how many lanes it keeps busy at once, and what it does.
-pub(crate) const ATTACKS: [(&str, usize, Attack); 34] = [
+pub(crate) const ATTACKS: [(&str, usize, Attack); 35] = [
     ("random_writes", 4, memory::random_writes),
     ("segment_writes", 2, memory::segment_writes),
     ("slot_flips", 1, rings::slot_flips),
@@ -42,6 +42,7 @@ pub(crate) const ATTACKS: [(&str, usize, Attack); 34] = [
     ("segment_games", 1, memory::segment_games),
     ("holes", 1, memory::holes),
     ("wake_storm", 16, rings::wake_storm),
+    ("slow_turns", 4, rings::slow_turns),
     ("requeue_theft", 4, process::requeue_theft),
     ("sudden_deaths", 2, process::sudden_deaths),
     ("freeze", 8, process::freeze),

@@ -172,6 +172,27 @@ pub(crate) fn bad_releases(evil: &mut Evil) {
     });
 }
 
+/// Calls that are over at once on all lanes, so that one thread of the server may serve them with those of others, and then one
+/// that takes long.
+pub(crate) fn slow_turns(evil: &mut Evil) {
+    const LANES: u32 = 4;
+    let slow = archive(&(1_u32 << 20, 1_u8));
+    evil.again_and_again(LANES, |evil, peer| {
+        let mut turn = 0;
+        while evil.lasts_with(peer, turn) {
+            turn += 1;
+            for call in 0..64 {
+                peer.post(call % LANES, target::ADD, &archive(&(call, call)), ARENA);
+                evil.tally.answered += u64::from(peer.reply(call % LANES));
+            }
+            for lane in 0..evil.rng.below(LANES as usize) as u32 {
+                peer.post(lane, target::BLOB, &slow, ARENA);
+                evil.tally.deeds += u64::from(peer.reply(lane));
+            }
+        }
+    });
+}
+
 /// Wakes the server's threads without end, for nothing.
 pub(crate) fn wake_storm(evil: &mut Evil) {
     const LANES: u32 = 16;

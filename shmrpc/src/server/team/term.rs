@@ -1,0 +1,211 @@
+//! How long a leader leads, and whether that pays.
+
+use std::time::{Duration, Instant};
+
+use shmrpc_transport::sys::futex::times_displaced;
+
+/// A term, at most. Then all find out anew who wants whose core: there may be enough of them by now.
+const LONGEST: Duration = Duration::from_millis(20);
+/// Turns of lanes between two looks at what they took; and what one may take on average: as long as the switches to a thread
+/// of its own and back.
+const LOOK_EVERY: u32 = 64;
+const ON_AVERAGE: Duration = Duration::from_micros(3);
+/// A turn of a lane that takes longer holds up the others: so many may do so in a term.
+const SLOW: Duration = Duration::from_micros(20);
+const SLOW_MOST: u32 = 4;
+/// Waits between two looks at what was served meanwhile; and seven lanes served in four waits are the least that pays: as many
+/// switches as that are spared.
+const WAITS: u32 = 1024;
+const PAYS: [u32; 2] = [7, 4];
+/// Turns of lanes after which others have the core, at most.
+const TURN_EVERY: u32 = 256;
+/// A wait that lasted longer met somebody who computes.
+const KEPT: Duration = Duration::from_micros(500);
+
+/// What a leader knows of its term.
+pub(super) struct Term {
+    began: Instant,
+    /// When the last turn or wait ended.
+    last: Instant,
+    /// Turns of lanes, and what they took.
+    served: u32,
+    serving: Duration,
+    slow: u32,
+    waits: u32,
+    /// Turns of lanes since others had the core.
+    in_a_row: u32,
+    /// How often somebody else had run in this thread's place when a turn last took long.
+    displaced: u64,
+    bounds: Bounds,
+}
+
+/// Times that the machine has a say in.
+struct Bounds {
+    longest: Duration,
+    slow: Duration,
+    kept: Duration,
+}
+
+/// Why a term is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// It has lasted, or somebody keeps the core.
+    Time,
+    /// Its calls take too long for one thread, or come too seldom.
+    Vain,
+}
+
+impl Term {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            began: now,
+            last: now,
+            served: 0,
+            serving: Duration::ZERO,
+            slow: 0,
+            waits: 0,
+            in_a_row: 0,
+            displaced: times_displaced(),
+            bounds: Bounds { longest: LONGEST, slow: SLOW, kept: KEPT },
+        }
+    }
+
+    /// Ends for nothing that a busy machine does.
+    #[cfg(test)]
+    pub(super) fn endless() -> Self {
+        let [longest, slow, kept] = [Duration::MAX; 3];
+        Self { bounds: Bounds { longest, slow, kept }, ..Self::new() }
+    }
+
+    /// Whether others have to have the core now, whatever there is to do.
+    pub(super) fn owes_a_turn(&self) -> bool {
+        self.in_a_row == TURN_EVERY
+    }
+
+    /// A lane had its turn.
+    pub(super) fn served(&mut self) -> Option<Over> {
+        let took = self.step();
+        self.served_for(took, times_displaced)
+    }
+
+    /// Others had the core.
+    pub(super) fn waited(&mut self) -> Option<Over> {
+        let took = self.step();
+        self.waited_for(took)
+    }
+
+    fn served_for(&mut self, took: Duration, displaced: impl FnOnce() -> u64) -> Option<Over> {
+        self.in_a_row += 1;
+        self.served += 1;
+        self.serving += took;
+        if took > self.bounds.slow {
+            // If somebody else ran meanwhile, it was not the call that took so long.
+            let now = displaced();
+            self.slow += u32::from(now == self.displaced);
+            self.displaced = now;
+        }
+        let looks = self.served.is_multiple_of(LOOK_EVERY);
+        let vain = self.slow > SLOW_MOST || looks && self.serving > ON_AVERAGE * self.served;
+        if vain { Some(Over::Vain) } else { self.lasted() }
+    }
+
+    fn waited_for(&mut self, took: Duration) -> Option<Over> {
+        self.in_a_row = 0;
+        self.waits += 1;
+        let [served, waits] = PAYS;
+        if self.waits.is_multiple_of(WAITS) && self.served * waits < self.waits * served {
+            return Some(Over::Vain);
+        }
+        if took > self.bounds.kept { Some(Over::Time) } else { self.lasted() }
+    }
+
+    fn lasted(&self) -> Option<Over> {
+        (self.last - self.began > self.bounds.longest).then_some(Over::Time)
+    }
+
+    fn step(&mut self) -> Duration {
+        let now = Instant::now();
+        let took = now - self.last;
+        self.last = now;
+        took
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a turn takes that nobody has to be asked about.
+    const SHORT: Duration = Duration::from_nanos(300);
+
+    fn nobody_ran() -> u64 {
+        0
+    }
+
+    fn fresh() -> Term {
+        Term { displaced: 0, ..Term::new() }
+    }
+
+    #[test]
+    fn a_term_ends() {
+        let mut term = fresh();
+        assert_eq!(term.served_for(SHORT, nobody_ran), None);
+        assert_eq!(term.waited_for(SHORT), None);
+        assert_eq!(term.waited_for(KEPT * 2), Some(Over::Time));
+        term.last += LONGEST * 2;
+        assert_eq!(term.served_for(SHORT, nobody_ran), Some(Over::Time));
+        assert_eq!(term.waited_for(SHORT), Some(Over::Time));
+    }
+
+    #[test]
+    fn calls_that_take_long_are_not_for_one_thread() {
+        let mut term = fresh();
+        let turns = (1..).find(|_| term.served_for(ON_AVERAGE * 2, nobody_ran) == Some(Over::Vain));
+        assert_eq!(turns, Some(LOOK_EVERY));
+    }
+
+    #[test]
+    fn few_turns_may_be_slow() {
+        let mut term = fresh();
+        for _ in 0..SLOW_MOST {
+            assert_eq!(term.served_for(SLOW * 2, nobody_ran), None);
+        }
+        assert_eq!(term.served_for(SLOW * 2, nobody_ran), Some(Over::Vain));
+    }
+
+    #[test]
+    fn a_turn_in_which_somebody_else_ran_was_not_slow() {
+        let mut term = fresh();
+        for displaced in 1..=10 {
+            for _ in 1..LOOK_EVERY {
+                assert_eq!(term.served_for(SHORT, nobody_ran), None);
+            }
+            assert_eq!(term.served_for(SLOW * 2, || displaced), None);
+        }
+    }
+
+    #[test]
+    fn a_leader_that_mostly_waits_is_none() {
+        for (served, pays) in [(1, false), (2, true)] {
+            let mut term = fresh();
+            let ends = (0..WAITS).any(|_| {
+                let turns = (0..served).any(|_| term.served_for(SHORT, nobody_ran).is_some());
+                turns || term.waited_for(SHORT) == Some(Over::Vain)
+            });
+            assert_eq!(ends, !pays, "{served}");
+        }
+    }
+
+    #[test]
+    fn others_have_the_core_now_and_then() {
+        let mut term = fresh();
+        let turns = (1..).find(|_| {
+            assert_eq!(term.served_for(SHORT, nobody_ran), None);
+            term.owes_a_turn()
+        });
+        assert_eq!(turns, Some(TURN_EVERY));
+        assert_eq!(term.waited_for(SHORT), None);
+        assert!(!term.owes_a_turn());
+    }
+}

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, LazyLock};
 
 use shmrpc_transport::connection::{Connection, LaneAnswer};
-use shmrpc_transport::lane::{Incoming, ServingLane};
+use shmrpc_transport::lane::{Incoming, Next, Patience, ServingLane};
 use shmrpc_transport::message::SMALL;
 use shmrpc_transport::peers::Peers;
 use shmrpc_transport::rendezvous::{Hello, connect};
@@ -418,10 +418,13 @@ impl Session {
         let Some(lane) = self.lanes.get_mut(&number) else { return Ok(()) };
         let mut incoming = Incoming::empty();
         let due = self.model.slot(&self.own, number, lane.position);
+        let looked = lane.serving.next_with(&mut incoming, Patience::None);
         if let Ok(Due::Nothing) = due {
+            assert_ne!(looked, Next::Request, "{:?}", self.connection.death());
             return Ok(());
         }
-        let taken = lane.serving.next(&mut incoming);
+        // What stands where nothing was published is found by whoever is about to sleep.
+        let taken = if looked == Next::Nothing { lane.serving.next(&mut incoming) } else { looked == Next::Request };
         assert_eq!(taken, due.is_ok(), "{due:?} and {:?}", self.connection.death());
         let Due::Message(header, place) = due? else { return Ok(()) };
         lane.position = lane.position.wrapping_add(1);

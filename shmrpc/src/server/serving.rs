@@ -10,7 +10,7 @@ use shmrpc_transport::places::Place;
 
 use super::team::{After, Lane};
 use crate::context::Context;
-use crate::dispatch::{Failure, Request, Service, fail, panic_text};
+use crate::dispatch::{Failure, Request, fail, panic_text};
 use crate::greeting::Table;
 
 /// One lane, with all that its calls need: any thread may serve it.
@@ -36,14 +36,13 @@ const TURN: u32 = 8;
 impl Lane for ServedLane {
     fn serve(&mut self, mut patience: Patience) -> After {
         let Self { lane, table, context, incoming, .. } = self;
-        let methods: Box<[Method<'_>]> = table.iter().map(|(service, index)| (&**service, *index)).collect();
         loop {
             match lane.next_with(incoming, patience) {
                 Next::Request => {}
                 Next::Nothing => return After::Nothing,
                 Next::Ended => return After::Ended,
             }
-            serve_one(lane, methods.get(usize::from(incoming.method)).copied(), context, incoming);
+            serve_one(lane, table, context, incoming);
             lane.finish();
             patience = Patience::UntilCrowded;
         }
@@ -57,8 +56,7 @@ impl Lane for ServedLane {
                 Next::Nothing => return After::Nothing,
                 Next::Ended => return After::Ended,
             }
-            let known = table.get(usize::from(incoming.method)).map(|(service, index)| (&**service, *index));
-            serve_one(lane, known, context, incoming);
+            serve_one(lane, table, context, incoming);
             lane.finish();
         }
         After::Nothing
@@ -73,24 +71,17 @@ impl Lane for ServedLane {
     }
 }
 
-/// A service, and the index of the method in it.
-type Method<'a> = (&'a dyn Service, u16);
-
 #[inline(always)]
-fn serve_one(
-    lane: &mut ServingLane,
-    known: Option<Method<'_>>,
-    context: &mut Context,
-    incoming: &mut Incoming,
-) {
+fn serve_one(lane: &mut ServingLane, table: &Table, context: &mut Context, incoming: &mut Incoming) {
     context.timeout_ms = incoming.timeout_ms;
     if !incoming.descriptors.is_empty() && !hand_over(lane, context, incoming) {
         return;
     }
+    let known = table.get(usize::from(incoming.method));
     let run = AssertUnwindSafe(|| {
         let request = Request { lane, incoming, context };
         match known {
-            Some((service, index)) => service.dispatch(index, request),
+            Some((service, index)) => service.dispatch(*index, request),
             None => request.unknown_method(),
         }
     });

@@ -2,6 +2,7 @@
 //! sleep. Calls then cost the callers' turns on the core, and the server's only where the leader finds nothing to do.
 
 use std::collections::VecDeque;
+use std::ptr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -60,6 +61,8 @@ struct State<L> {
     /// The first one watches.
     followers: Vec<Sender<Given<L>>>,
     lead: Lead,
+    /// Where the lane is that last found no leader: one that is the only one in its crowd leads nobody.
+    last: Option<usize>,
     /// Counts the leader's steps.
     steps: u64,
     /// Counts the leaders.
@@ -100,8 +103,9 @@ impl<L> Default for Team<L> {
 
 impl<L> Team<L> {
     fn with(stuck: Duration, new_term: fn() -> Term) -> Self {
-        let (lanes, followers) = (VecDeque::new(), Vec::new());
-        let state = State { lanes, followers, lead: Lead::Nobody, steps: 0, leaders: 0, banned: None };
+        let (lanes, followers) = (VecDeque::with_capacity(MOST), Vec::with_capacity(MOST));
+        let state =
+            State { lanes, followers, lead: Lead::Nobody, last: None, steps: 0, leaders: 0, banned: None };
         Self { state: Mutex::new(state), stuck, new_term }
     }
 }
@@ -124,12 +128,19 @@ impl<L: Lane> Team<L> {
         if !state.has_room() {
             return Some((lane, Patience::Alone));
         }
-        state.lanes.push_back(Member { lane, idle: 0 });
         if state.lead == Lead::Nobody {
+            let own = Some(ptr::from_ref::<L>(&lane).addr());
+            let other = state.last.is_some() && state.last != own;
+            state.last = own;
+            if !other {
+                return Some((lane, Patience::Alone));
+            }
+            state.lanes.push_back(Member { lane, idle: 0 });
             state.leaders += 1;
             state.lead = Lead::Leads(state.leaders);
             return self.lead(state.leaders, state);
         }
+        state.lanes.push_back(Member { lane, idle: 0 });
         let (give, given) = channel();
         state.followers.push(give);
         let watches = state.followers.len() == 1;

@@ -80,8 +80,15 @@ impl Lane for Fake {
 
 type Fakes = Arc<Team<Fake>>;
 
+/// A team that the first who joins leads.
+fn team(stuck: Duration, new_term: fn() -> Term) -> Fakes {
+    let team = Team::with(stuck, new_term);
+    team.state.lock().last = Some(0);
+    Arc::new(team)
+}
+
 fn patient() -> Fakes {
-    Arc::new(Team::with(BOUND, Term::endless))
+    team(BOUND, Term::endless)
 }
 
 /// A lane that a thread serves.
@@ -140,6 +147,22 @@ fn busy_leader(team: &Fakes) -> (Served, Sender<()>) {
 }
 
 #[test]
+fn who_is_alone_in_its_crowd_leads_nobody() {
+    let team = Team::with(BOUND, Term::endless);
+    let lane = || Box::new(Fake(Arc::default()));
+    let mut one = lane();
+    for _ in 0..3 {
+        let (same, patience) = team.join(one).unwrap();
+        assert_eq!(patience, Patience::Alone);
+        one = same;
+    }
+    // Nobody follows and nothing comes, so it soon sleeps.
+    let (_other, patience) = team.join(lane()).unwrap();
+    assert_eq!((patience, team.state.lock().leaders), (Patience::Asleep, 1));
+    assert_eq!(team.join(one).unwrap().1, Patience::Asleep);
+}
+
+#[test]
 fn the_leader_serves_the_lanes_of_its_followers() {
     let team = patient();
     let (first, release) = busy_leader(&team);
@@ -181,7 +204,7 @@ fn lanes_have_their_turns_one_after_another() {
 
 #[test]
 fn nobody_waits_for_the_call_of_another_lane() {
-    let team: Fakes = Arc::new(Team::with(Duration::from_nanos(1), Term::endless));
+    let team = team(Duration::from_nanos(1), Term::endless);
     let (first, release) = busy_leader(&team);
     let (tell, told) = channel();
     let lanes = [first, serve(&team, whose(&tell)), serve(&team, whose(&tell))];
@@ -194,7 +217,7 @@ fn nobody_waits_for_the_call_of_another_lane() {
 
 #[test]
 fn a_leader_that_was_relieved_goes_on_with_the_lane_that_it_served() {
-    let team: Fakes = Arc::new(Team::with(Duration::from_nanos(1), Term::endless));
+    let team = team(Duration::from_nanos(1), Term::endless);
     let (first, release) = busy_leader(&team);
     let (tell, told) = channel();
     let second = serve(&team, whose(&tell));
@@ -245,7 +268,7 @@ fn who_has_to_be_relieved_again_and_again_is_left_alone_for_longer_each_time() {
 #[test]
 fn no_lane_is_lost() {
     for stuck in [Duration::from_nanos(1), STUCK] {
-        let team: Fakes = Arc::new(Team::with(stuck, Term::new));
+        let team = team(stuck, Term::new);
         let (tell, told) = channel();
         let lanes: Vec<_> = (0..2 * MOST).map(|_| serve(&team, whose(&tell))).collect();
         for round in 0..200 {

@@ -92,10 +92,7 @@ impl Ladder {
         let advice = self.crowd.advice();
         let found = match advice {
             Advice::TurnsUntimed if takes_no_turns => return Climb::Crowded,
-            Advice::TurnsUntimed => {
-                self.since = None;
-                self.turns_untimed(stamp, ready)
-            }
+            Advice::TurnsUntimed => self.take_turns(stamp, ready),
             timed => self.climb_timed(stamp, timed, ready),
         };
         if found { Climb::Found } else { Climb::Missed }
@@ -142,8 +139,9 @@ impl Ladder {
         if self.crowd.is_there() { in_crowd } else { elsewhere }
     }
 
-    /// The same without a clock, which costs as much as a tenth of two turns.
-    fn turns_untimed(&mut self, stamp: u32, ready: impl Fn() -> bool) -> bool {
+    /// Turns in a crowd, without a clock, which costs as much as a tenth of two turns. True if `ready` said yes.
+    pub(crate) fn take_turns(&mut self, stamp: u32, ready: impl Fn() -> bool) -> bool {
+        self.since = None;
         let found = (0..CROWDED_TURNS).any(|_| {
             yield_now();
             ready()

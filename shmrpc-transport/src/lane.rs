@@ -266,6 +266,8 @@ pub enum Patience {
     Alone,
     /// The same, until others want the core.
     UntilCrowded,
+    /// As alone, and in turns with the others who want the core from the start.
+    InTurns,
     /// As alone, and asleep from the start.
     Asleep,
     /// Not at all.
@@ -345,6 +347,15 @@ impl ServingLane {
         match &self.0 {
             Server::Ring(ring) => ring.is_due(),
             Server::Stream(_) => false,
+        }
+    }
+
+    /// Wakes the caller if it sleeps: for whoever goes on with something else than the next request. What waits does so, too.
+    #[inline(always)]
+    pub fn tell_the_sleeping(&mut self) {
+        match &mut self.0 {
+            Server::Ring(ring) => ring.tell_the_sleeping(),
+            Server::Stream(_) => {}
         }
     }
 

@@ -131,6 +131,20 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
         }
     }
 
+    /// Goes on where [`Consumer::wait_until_crowded`] ended.
+    ///
+    /// # Errors
+    /// As [`Consumer::wait`].
+    #[cold]
+    pub(crate) fn wait_in_turns(&mut self, stop: &Stop) -> Result<Wait, BadHeader> {
+        let slot = self.peer.slot(self.next);
+        let expected = self.next.wrapping_add(1);
+        match self.ladder.take_turns(expected, || is_published(slot, expected)) {
+            true => Ok(Wait::Ready),
+            false => self.wait_asleep(stop, &mut Until::never()),
+        }
+    }
+
     /// Waits asleep from the start.
     ///
     /// # Errors

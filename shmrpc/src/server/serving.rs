@@ -30,9 +30,6 @@ impl ServedLane {
     }
 }
 
-/// Requests of a lane that are served in one turn of a leader, at most.
-const TURN: u32 = 8;
-
 impl Lane for ServedLane {
     fn serve(&mut self, mut patience: Patience) -> After {
         let Self { lane, table, context, incoming, .. } = self;
@@ -50,14 +47,15 @@ impl Lane for ServedLane {
 
     fn take_turn(&mut self) -> After {
         let Self { lane, table, context, incoming, .. } = self;
-        for _ in 0..TURN {
-            match lane.next_with(incoming, Patience::None) {
-                Next::Request => {}
-                Next::Nothing => return After::Nothing,
-                Next::Ended => return After::Ended,
-            }
-            serve_one(lane, table, context, incoming);
-            lane.finish();
+        match lane.next_with(incoming, Patience::None) {
+            Next::Request => {}
+            Next::Nothing => return After::Nothing,
+            Next::Ended => return After::Ended,
+        }
+        serve_one(lane, table, context, incoming);
+        lane.finish();
+        if !lane.is_due() {
+            lane.tell_the_sleeping();
         }
         After::Nothing
     }

@@ -20,7 +20,7 @@ mod tests;
 pub(super) trait Lane: Send {
     /// Serves it until it ends or others want the core, beginning with a wait of this patience.
     fn serve(&mut self, patience: Patience) -> After;
-    /// Serves what is there, or the beginning of it.
+    /// Serves one request, if one is there.
     fn take_turn(&mut self) -> After;
     /// Whether a turn would find something, if only the end.
     fn is_due(&self) -> bool;
@@ -126,14 +126,14 @@ impl<L: Lane> Team<L> {
     fn join(&self, lane: Box<L>) -> Option<Given<L>> {
         let mut state = self.state.lock();
         if !state.has_room() {
-            return Some((lane, Patience::Alone));
+            return Some((lane, Patience::InTurns));
         }
         if state.lead == Lead::Nobody {
             let own = Some(ptr::from_ref::<L>(&lane).addr());
             let other = state.last.is_some() && state.last != own;
             state.last = own;
             if !other {
-                return Some((lane, Patience::Alone));
+                return Some((lane, Patience::InTurns));
             }
             state.lanes.push_back(Member { lane, idle: 0 });
             state.leaders += 1;
@@ -197,10 +197,8 @@ impl<L: Lane> Team<L> {
             let over = term.served();
             state = self.state.lock();
             if state.lead != Lead::Leads(id) {
-                // Relieved meanwhile, with this lane for its own.
-                if over == Some(Over::Vain) {
-                    state.ban();
-                }
+                // Relieved meanwhile, with this lane for its own: its call took too long.
+                state.ban();
                 return Some((member.lane, Patience::UntilCrowded));
             }
             if after == After::Ended {
@@ -291,18 +289,23 @@ impl<L: Lane> State<L> {
     fn ban(&mut self) {
         let [first, longest] = BAN;
         let now = Instant::now();
-        let time = match self.banned {
-            Some(Ban { until, time }) if now < until + longest => (time * 2).min(longest),
-            _ => first,
-        };
-        self.banned = Some(Ban { until: now + time, time });
+        let last = self.recent_ban(now);
+        let time = (last.time * 2).clamp(first, longest);
+        // Whoever was relieved finds a pause when it comes back, and that lasts.
+        self.banned = Some(Ban { until: last.until.max(now + time), time });
     }
 
     /// No team for a moment.
     fn pause(&mut self) {
-        let pause = Instant::now() + BAN[0];
-        let Ban { until, time } = self.banned.unwrap_or(Ban { until: pause, time: Duration::ZERO });
-        self.banned = Some(Ban { until: until.max(pause), time });
+        let now = Instant::now();
+        let last = self.recent_ban(now);
+        self.banned = Some(Ban { until: last.until.max(now + BAN[0]), ..last });
+    }
+
+    /// What counts for the next one.
+    fn recent_ban(&self, now: Instant) -> Ban {
+        let recent = self.banned.filter(|ban| now < ban.until + BAN[1]);
+        recent.unwrap_or(Ban { until: now, time: Duration::ZERO })
     }
 }
 

@@ -66,6 +66,7 @@ impl Server {
         match patience {
             Patience::Alone => self.consumer.wait(stop, &mut Until::never()),
             Patience::UntilCrowded => self.consumer.wait_until_crowded(stop),
+            Patience::InTurns => self.consumer.wait_in_turns(stop),
             Patience::Asleep => self.consumer.wait_asleep(stop, &mut Until::never()),
             Patience::None if !stop.is_set() => Ok(Wait::Crowded),
             // What was published before the stop is still served.
@@ -176,7 +177,7 @@ impl Server {
 
     /// Wakes the caller if it sleeps on a reply or for want of credits.
     #[inline(always)]
-    fn tell_the_sleeping(&mut self) {
+    pub(in crate::lane) fn tell_the_sleeping(&mut self) {
         self.producer.tell_the_sleeping(&self.consumer);
     }
 }

@@ -1,5 +1,6 @@
 //! How long a leader leads, and whether that pays.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use shmrpc_transport::sys::futex::times_displaced;
@@ -19,6 +20,8 @@ const WAITS: u32 = 1024;
 const PAYS: [u32; 2] = [7, 4];
 /// Turns of lanes after which others have the core, at most.
 const TURN_EVERY: u32 = 256;
+/// In a wait that lasted longer somebody else may have run.
+const TAKEN: Duration = Duration::from_nanos(1_500);
 /// A wait that lasted longer met somebody who computes.
 const KEPT: Duration = Duration::from_micros(500);
 
@@ -34,7 +37,7 @@ pub(super) struct Term {
     waits: u32,
     /// Turns of lanes since others had the core.
     in_a_row: u32,
-    /// How often somebody else had run in this thread's place when a turn last took long.
+    /// How often somebody else had run in this thread's place after the last wait or turn in which that may have been.
     displaced: u64,
     bounds: Bounds,
 }
@@ -92,36 +95,50 @@ impl Term {
     /// Others had the core.
     pub(super) fn waited(&mut self) -> Option<Over> {
         let took = self.step();
-        self.waited_for(took)
+        self.waited_for(took, times_displaced)
     }
 
     fn served_for(&mut self, took: Duration, displaced: impl FnOnce() -> u64) -> Option<Over> {
         self.in_a_row += 1;
         self.served += 1;
-        self.serving += took;
-        if took > self.bounds.slow {
-            // If somebody else ran meanwhile, it was not the call that took so long.
-            let now = displaced();
-            self.slow += u32::from(now == self.displaced);
-            self.displaced = now;
+        // If somebody else ran meanwhile, it was not the call that took so long.
+        if took <= self.bounds.slow || !self.was_displaced(displaced) {
+            self.serving += took;
+            self.slow += u32::from(took > self.bounds.slow);
         }
         let looks = self.served.is_multiple_of(LOOK_EVERY);
-        let vain = self.slow > SLOW_MOST || looks && self.serving > ON_AVERAGE * self.served;
-        if vain { Some(Over::Vain) } else { self.lasted() }
+        if self.slow > SLOW_MOST || looks && self.is_slow() { Some(Over::Vain) } else { self.lasted() }
     }
 
-    fn waited_for(&mut self, took: Duration) -> Option<Over> {
+    fn waited_for(&mut self, took: Duration, displaced: impl FnOnce() -> u64) -> Option<Over> {
         self.in_a_row = 0;
         self.waits += 1;
+        if took > TAKEN {
+            self.was_displaced(displaced);
+        }
         let [served, waits] = PAYS;
         if self.waits.is_multiple_of(WAITS) && self.served * waits < self.waits * served {
             return Some(Over::Vain);
         }
-        if took > self.bounds.kept { Some(Over::Time) } else { self.lasted() }
+        if took > self.bounds.kept { Some(self.ended()) } else { self.lasted() }
+    }
+
+    /// Whether somebody else has run in this thread's place since this was last asked.
+    fn was_displaced(&mut self, displaced: impl FnOnce() -> u64) -> bool {
+        let now = displaced();
+        mem::replace(&mut self.displaced, now) != now
+    }
+
+    fn is_slow(&self) -> bool {
+        self.serving > ON_AVERAGE * self.served
     }
 
     fn lasted(&self) -> Option<Over> {
-        (self.last - self.began > self.bounds.longest).then_some(Over::Time)
+        (self.last - self.began > self.bounds.longest).then(|| self.ended())
+    }
+
+    fn ended(&self) -> Over {
+        if self.is_slow() { Over::Vain } else { Over::Time }
     }
 
     fn step(&mut self) -> Duration {
@@ -151,11 +168,11 @@ mod tests {
     fn a_term_ends() {
         let mut term = fresh();
         assert_eq!(term.served_for(SHORT, nobody_ran), None);
-        assert_eq!(term.waited_for(SHORT), None);
-        assert_eq!(term.waited_for(KEPT * 2), Some(Over::Time));
+        assert_eq!(term.waited_for(SHORT, nobody_ran), None);
+        assert_eq!(term.waited_for(KEPT * 2, nobody_ran), Some(Over::Time));
         term.last += LONGEST * 2;
         assert_eq!(term.served_for(SHORT, nobody_ran), Some(Over::Time));
-        assert_eq!(term.waited_for(SHORT), Some(Over::Time));
+        assert_eq!(term.waited_for(SHORT, nobody_ran), Some(Over::Time));
     }
 
     #[test]
@@ -186,12 +203,29 @@ mod tests {
     }
 
     #[test]
+    fn whoever_ran_in_a_wait_excuses_no_turn_after_it() {
+        let mut term = fresh();
+        for displaced in 1..=u64::from(SLOW_MOST) {
+            assert_eq!(term.waited_for(TAKEN * 2, || displaced), None);
+            assert_eq!(term.served_for(SLOW * 2, || displaced), None);
+        }
+        assert_eq!(term.served_for(SLOW * 2, || SLOW_MOST.into()), Some(Over::Vain));
+    }
+
+    #[test]
+    fn a_short_term_is_judged_at_its_end() {
+        let mut term = fresh();
+        assert_eq!(term.served_for(ON_AVERAGE * 2, nobody_ran), None);
+        assert_eq!(term.waited_for(KEPT * 2, nobody_ran), Some(Over::Vain));
+    }
+
+    #[test]
     fn a_leader_that_mostly_waits_is_none() {
         for (served, pays) in [(1, false), (2, true)] {
             let mut term = fresh();
             let ends = (0..WAITS).any(|_| {
                 let turns = (0..served).any(|_| term.served_for(SHORT, nobody_ran).is_some());
-                turns || term.waited_for(SHORT) == Some(Over::Vain)
+                turns || term.waited_for(SHORT, nobody_ran) == Some(Over::Vain)
             });
             assert_eq!(ends, !pays, "{served}");
         }
@@ -205,7 +239,7 @@ mod tests {
             term.owes_a_turn()
         });
         assert_eq!(turns, Some(TURN_EVERY));
-        assert_eq!(term.waited_for(SHORT), None);
+        assert_eq!(term.waited_for(SHORT, nobody_ran), None);
         assert!(!term.owes_a_turn());
     }
 }

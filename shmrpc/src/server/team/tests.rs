@@ -23,6 +23,8 @@ struct Calls {
 struct Waiting {
     calls: VecDeque<Call>,
     ended: bool,
+    /// How often it was to forget the crowd.
+    forgot: u32,
 }
 
 impl Calls {
@@ -75,7 +77,9 @@ impl Lane for Fake {
         !waiting.calls.is_empty() || waiting.ended
     }
 
-    fn forget_crowd(&mut self) {}
+    fn forget_crowd(&mut self) {
+        self.0.waiting.lock().forgot += 1;
+    }
 }
 
 type Fakes = Arc<Team<Fake>>;
@@ -153,7 +157,7 @@ fn who_is_alone_in_its_crowd_leads_nobody() {
     let mut one = lane();
     for _ in 0..3 {
         let (same, patience) = team.join(one).unwrap();
-        assert_eq!(patience, Patience::Alone);
+        assert_eq!(patience, Patience::InTurns);
         one = same;
     }
     // Nobody follows and nothing comes, so it soon sleeps.
@@ -222,9 +226,12 @@ fn a_leader_that_was_relieved_goes_on_with_the_lane_that_it_served() {
     let (tell, told) = channel();
     let second = serve(&team, whose(&tell));
     let other = told.recv_timeout(BOUND).unwrap();
+    assert_eq!(second.calls.waiting.lock().forgot, 1, "it is not to find out anew who wants the core");
     first.calls.call(whose(&tell));
     drop(release);
     assert_ne!(told.recv_timeout(BOUND).unwrap(), other);
+    let banned = team.state.lock().banned.unwrap();
+    assert!(banned.time >= BAN[0], "{banned:?}");
     end(&[first, second]);
 }
 
@@ -261,8 +268,13 @@ fn who_has_to_be_relieved_again_and_again_is_left_alone_for_longer_each_time() {
     assert!(!state.has_room());
     state.banned = Some(Ban { until: Instant::now() - BAN[1], time: BAN[1] });
     assert!(state.has_room());
+    // A pause is no ban yet, and is not cut short by one.
+    state.pause();
+    assert!(!state.has_room());
+    let until = state.banned.unwrap().until;
     state.ban();
     assert_eq!(state.banned.unwrap().time, BAN[0]);
+    assert!(state.banned.unwrap().until >= until);
 }
 
 #[test]

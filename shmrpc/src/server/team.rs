@@ -43,9 +43,10 @@ const MOST: usize = 8;
 const IDLE: u32 = 8;
 /// A leader that has not looked for so long is not waited for, nor is the next one for as long again.
 const STUCK: Duration = Duration::from_millis(2);
-/// How long no team is made after one that did not do: the first time, and after many times. It is the first time again when
-/// none had to be banned for as long as the longest.
+/// How long no team is made after one that did not do: the first time, and after many times.
 const BAN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
+/// After so many times as long as a ban took, the next one is the first again.
+const FORGOTTEN: u32 = 8;
 
 /// The team of one server, if it has one just now.
 pub(super) struct Team<L> {
@@ -304,7 +305,7 @@ impl<L: Lane> State<L> {
 
     /// What counts for the next one.
     fn recent_ban(&self, now: Instant) -> Ban {
-        let recent = self.banned.filter(|ban| now < ban.until + BAN[1]);
+        let recent = self.banned.filter(|ban| now < ban.until + ban.time * FORGOTTEN);
         recent.unwrap_or(Ban { until: now, time: Duration::ZERO })
     }
 }

@@ -11,9 +11,10 @@ const LONGEST: Duration = Duration::from_millis(20);
 /// of its own and back.
 const LOOK_EVERY: u32 = 64;
 const ON_AVERAGE: Duration = Duration::from_micros(3);
-/// A turn of a lane that takes longer holds up the others: so many may do so in a term.
+/// A turn of a lane that takes longer holds up the others: so much of a term may go that way. Some always does: to wake a caller, and
+/// while the host has the processor.
 const SLOW: Duration = Duration::from_micros(20);
-const SLOW_MOST: u32 = 4;
+const SLOW_MOST: Duration = Duration::from_millis(1);
 /// Waits between two looks at what was served meanwhile; and seven lanes served in four waits are the least that pays: as many
 /// switches as that are spared.
 const WAITS: u32 = 1024;
@@ -33,7 +34,8 @@ pub(super) struct Term {
     /// Turns of lanes, and what they took.
     served: u32,
     serving: Duration,
-    slow: u32,
+    /// What the slow ones took.
+    slow: Duration,
     waits: u32,
     /// Turns of lanes since others had the core.
     in_a_row: u32,
@@ -66,7 +68,7 @@ impl Term {
             last: now,
             served: 0,
             serving: Duration::ZERO,
-            slow: 0,
+            slow: Duration::ZERO,
             waits: 0,
             in_a_row: 0,
             displaced: times_displaced(),
@@ -104,7 +106,7 @@ impl Term {
         // If somebody else ran meanwhile, it was not the call that took so long.
         if took <= self.bounds.slow || !self.was_displaced(displaced) {
             self.serving += took;
-            self.slow += u32::from(took > self.bounds.slow);
+            self.slow += if took > self.bounds.slow { took } else { Duration::ZERO };
         }
         let looks = self.served.is_multiple_of(LOOK_EVERY);
         if self.slow > SLOW_MOST || looks && self.is_slow() { Some(Over::Vain) } else { self.lasted() }
@@ -183,11 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn few_turns_may_be_slow() {
+    fn some_turns_may_be_slow() {
         let mut term = fresh();
-        for _ in 0..SLOW_MOST {
-            assert_eq!(term.served_for(SLOW * 2, nobody_ran), None);
-        }
+        assert_eq!(term.served_for(SLOW_MOST / 2, nobody_ran), None);
+        assert_eq!(term.served_for(SLOW_MOST / 2, nobody_ran), None);
         assert_eq!(term.served_for(SLOW * 2, nobody_ran), Some(Over::Vain));
     }
 
@@ -205,11 +206,8 @@ mod tests {
     #[test]
     fn whoever_ran_in_a_wait_excuses_no_turn_after_it() {
         let mut term = fresh();
-        for displaced in 1..=u64::from(SLOW_MOST) {
-            assert_eq!(term.waited_for(TAKEN * 2, || displaced), None);
-            assert_eq!(term.served_for(SLOW * 2, || displaced), None);
-        }
-        assert_eq!(term.served_for(SLOW * 2, || SLOW_MOST.into()), Some(Over::Vain));
+        assert_eq!(term.waited_for(TAKEN * 2, || 1), None);
+        assert_eq!(term.served_for(SLOW_MOST * 2, || 1), Some(Over::Vain));
     }
 
     #[test]

@@ -266,7 +266,7 @@ fn who_has_to_be_relieved_again_and_again_is_left_alone_for_longer_each_time() {
     state.pause();
     assert_eq!(state.banned.unwrap().until, until, "a pause ends a ban");
     assert!(!state.has_room());
-    state.banned = Some(Ban { until: Instant::now() - BAN[1], time: BAN[1] });
+    state.banned = Some(Ban { until: Instant::now() - BAN[1] * FORGOTTEN, time: BAN[1] });
     assert!(state.has_room());
     // A pause is no ban yet, and is not cut short by one.
     state.pause();

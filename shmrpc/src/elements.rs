@@ -5,11 +5,17 @@
 use std::hash::Hash;
 use std::marker::PhantomData;
 
+use shmrpc_transport::message::Wire;
 use shmrpc_transport::rkyv::rancor::Fallible;
 use shmrpc_transport::rkyv::with::{ArchiveWith, DeserializeWith, Identity, SerializeWith};
 use shmrpc_transport::rkyv::{Archive, Archived, Place};
 
 use crate::schema::{Declared, Describe, Schema};
+
+/// [`Wire`], asked of a message with `for`: of what that is made of, rustc then says nothing where a type is no message.
+pub trait Sent<'a>: Wire {}
+
+impl<T: Wire> Sent<'_> for T {}
 
 /// Looks at a type that may be no message, which is reported elsewhere. What does not hold for it is as in [`Overlook`].
 #[derive(Debug)]

@@ -141,9 +141,13 @@ pub type Archived<T> = shmrpc_transport::rkyv::Archived<T>;
     label = "cannot be sent to another process",
     note = "if it is your own struct or enum, add `#[shmrpc::message]` to it",
     note = "in place of any other type, send plain data: `u64` for `usize`, `String` for a path, `Duration` for an `Instant` \
-        or a `SystemTime`, an enum of your own for an error"
+        or a `SystemTime`, an enum of your own for an error; a file or a socket goes as an `OwnedFd`, which is a parameter or a \
+        result of its own"
 )]
-pub trait Message: Schema + private::Declared + shmrpc_transport::message::Wire {}
+pub trait Message:
+    Schema + private::Declared + shmrpc_transport::rkyv::Archive + for<'a> private::Sent<'a>
+{
+}
 
 /// Everything that a service, its server and its clients need.
 pub mod prelude {

@@ -34,7 +34,8 @@ use crate::{Archived, Message};
     label = "cannot be sent to another process",
     note = "if it is your own struct or enum, add `#[shmrpc::message]` to it",
     note = "in place of any other type, send plain data: `u64` for `usize`, `String` for a path, `Duration` for an `Instant` \
-        or a `SystemTime`, an enum of your own for an error"
+        or a `SystemTime`, an enum of your own for an error; a file or a socket goes as an `OwnedFd`, which is a parameter or a \
+        result of its own"
 )]
 pub trait Schema: 'static {
     /// Whether a value can contain values of its own type, so that its depth is not bounded by its type.

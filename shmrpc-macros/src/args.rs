@@ -12,6 +12,8 @@ use crate::errors::Errors;
 pub(crate) struct Args {
     /// Where generated code finds shmrpc.
     pub(crate) krate: Path,
+    /// Whether that was said.
+    pub(crate) elsewhere: bool,
     /// Messages only: the type contains itself.
     pub(crate) recursive: bool,
 }
@@ -48,16 +50,14 @@ fn read(
     errors: &Errors,
     other: impl Fn(&mut Args, &ParseNestedMeta<'_>) -> syn::Result<()>,
 ) -> Args {
-    let mut args = Args { krate: parse_quote!(::shmrpc), recursive: false };
-    let mut crate_given = false;
+    let mut args = Args { krate: parse_quote!(::shmrpc), elsewhere: false, recursive: false };
     let parser = syn::meta::parser(|meta| {
         if !meta.path.is_ident("crate") {
             return other(&mut args, &meta);
         }
-        if crate_given {
+        if std::mem::replace(&mut args.elsewhere, true) {
             return Err(meta.error("`crate` is given twice"));
         }
-        crate_given = true;
         let path = meta.value().and_then(|value| value.call(Path::parse_mod_style));
         args.krate =
             path.map_err(|_| meta.error("name shmrpc's path without quotes: `crate = ::framework::shmrpc`"))?;

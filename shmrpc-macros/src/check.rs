@@ -4,14 +4,18 @@ mod references;
 mod types;
 
 use syn::meta::ParseNestedMeta;
-use syn::{Attribute, Fields, Ident, Meta, Token, TraitItem, Type};
+use syn::{Attribute, Fields, Ident, Token, TraitItem, Type, parse_quote};
 
 use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant, cfgs};
-use crate::syntax::{each_endless, rkyv_derive, text, wire_name};
+use crate::syntax::{
+    Part, Role, each_argument, each_endless, hides, in_place_of, instead, rkyv_derive, text, wire_name,
+};
 
 use types::{Place, Types, is_fine_in};
 
+/// Said of an enum.
+pub(crate) const WITHOUT_VARIANTS: &str = "an enum without variants has no values to send";
 /// Inherent names of every client.
 const RESERVED: [&str; 2] = ["connect", "builder"];
 /// The longest tuple that is a message.
@@ -63,15 +67,9 @@ pub(crate) fn is_fine_method(method: &Method) -> bool {
     errors.finish().is_ok()
 }
 
-/// A `#[cfg]` has to be repeated where the thing is used, and what `#[cfg_attr]` makes of itself cannot be seen here.
+/// A `#[cfg]` has to be repeated where the thing is used.
 fn refuse_hidden_cfgs(attrs: &[Attribute], errors: &Errors) {
-    let hides = |attr: &&Attribute| {
-        let Meta::List(list) = &attr.meta else { return false };
-        // The first `cfg` that counts stands behind the condition.
-        let mut tokens = list.tokens.clone().into_iter().skip_while(|token| token.to_string() != ",");
-        list.path.is_ident("cfg_attr") && tokens.any(|token| token.to_string() == "cfg")
-    };
-    for attr in attrs.iter().filter(hides) {
+    for attr in attrs.iter().filter(|attr| hides(attr, "cfg")) {
         errors.refuse(
             attr,
             "write this `#[cfg(..)]` without `cfg_attr`: what that makes of itself cannot be seen here",
@@ -126,6 +124,37 @@ pub(crate) fn is_fine_field(message: &Message, ty: &Type) -> bool {
     is_fine_in(Place::Field(&message.name), ty)
 }
 
+/// What a refused service still asks of a part of what it sends.
+pub(crate) fn asked(part: Part) -> Option<Part> {
+    around_what_is_refused(part, is_fine)
+}
+
+/// What a refused message still asks of a part of a field.
+pub(crate) fn asked_of_field(message: &Message, part: Part) -> Option<Part> {
+    around_what_is_refused(part, |ty| is_fine_field(message, ty))
+}
+
+/// A part that is fine, or else the same with what may be sent in place of what is refused in it: so rustc can tell in the
+/// same round that `Wrapping` is no message, if it is for its `usize` that `Wrapping<usize>` was refused.
+fn around_what_is_refused(mut part: Part, is_fine: impl Fn(&Type) -> bool) -> Option<Part> {
+    if is_fine(&part.ty) {
+        return Some(part);
+    }
+    if part.role == Role::Message {
+        each_argument(&mut part.ty, |ty| {
+            let instead = instead(ty);
+            match (is_fine(ty), is_fine(&instead)) {
+                (true, _) => {}
+                (false, true) => *ty = instead,
+                (false, false) => *ty = parse_quote!(u8),
+            }
+        });
+    } else {
+        part.ty = in_place_of(&part.ty, &instead(&part.ty));
+    }
+    is_fine(&part.ty).then_some(part)
+}
+
 fn reply(reply: &Reply, errors: &Errors) {
     let types = Types::new(Place::Result, errors);
     let result = |ty| {
@@ -164,7 +193,7 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
     }
     if let Shape::Enum(variants) = &message.shape {
         if variants.is_empty() {
-            errors.refuse(&message.name, "an enum without variants has no values to send");
+            errors.refuse(&message.name, WITHOUT_VARIANTS);
         }
         if let Some(Variant { name, .. }) = variants.get(MOST_VARIANTS) {
             errors.refuse(
@@ -183,14 +212,14 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
         }
         for variant in variants {
             refuse_hidden_cfgs(&variant.attrs, errors);
-            for attr in variant.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
+            for attr in variant.attrs.iter().filter(is_of_rkyv) {
                 errors.refuse(attr, "`#[rkyv(..)]` goes on the whole message here");
             }
         }
     }
     let types = Types::new(Place::Field(&message.name), errors);
     for (_, field) in message.fields() {
-        for attr in field.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
+        for attr in field.attrs.iter().filter(is_of_rkyv) {
             errors.refuse(
                 attr,
                 "a field travels as its type says: `#[rkyv(..)]` goes on the whole message only",
@@ -207,6 +236,10 @@ pub(crate) fn message(message: &Message, errors: &Errors) {
             );
         }
     }
+}
+
+fn is_of_rkyv(attr: &&Attribute) -> bool {
+    attr.path().is_ident("rkyv") || hides(attr, "rkyv")
 }
 
 /// Refuses a message that holds itself as a part, and says whether it does.

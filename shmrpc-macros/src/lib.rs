@@ -78,6 +78,13 @@ pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand::message(arguments.into(), item.into()).into()
 }
 
+/// The second half of `#[shmrpc::message(crate = path)]`, found by that path. Only for the expansion of [`macro@message`].
+#[doc(hidden)]
+#[proc_macro_attribute]
+pub fn message_found(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    expand::message_found(arguments.into(), item.into()).into()
+}
+
 /// Takes the item away, once the derives above it have seen it. Only for the expansion of [`macro@message`].
 #[doc(hidden)]
 #[proc_macro_attribute]

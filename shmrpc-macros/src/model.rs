@@ -1,5 +1,7 @@
 //! What a service and a message are, once they are known to be well formed. Plain data; no rules.
 
+use proc_macro2::TokenStream;
+use quote::quote;
 use syn::{Attribute, Field, Fields, Generics, Ident, ItemTrait, Meta, Path, Type, Visibility, parse_quote};
 
 use crate::syntax::may_be_an_alias;
@@ -83,7 +85,7 @@ pub(crate) enum Reply {
 }
 
 /// A message: a struct or an enum.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Message {
     /// Where generated code finds shmrpc.
     pub(crate) krate: Path,
@@ -99,14 +101,14 @@ pub(crate) struct Message {
 }
 
 /// What a message holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Shape {
     Struct(Fields),
     Enum(Vec<Variant>),
 }
 
 /// One variant of an enum message.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Variant {
     pub(crate) name: Ident,
     pub(crate) attrs: Vec<Attribute>,
@@ -148,6 +150,27 @@ impl Method {
 }
 
 impl Message {
+    /// When it has a variant at all, if `#[cfg]` decides that: the condition.
+    pub(crate) fn has_variants(&self) -> Option<TokenStream> {
+        let Shape::Enum(variants) = &self.shape else { return None };
+        let conditions = variants.iter().map(|variant| {
+            let cfgs = cfgs(&variant.attrs);
+            let conditions = cfgs.iter().map(|attr| attr.parse_args::<TokenStream>().unwrap_or_default());
+            (!cfgs.is_empty()).then(|| quote!(all(#(#conditions),*)))
+        });
+        let conditions: Vec<TokenStream> = conditions.collect::<Option<_>>()?;
+        Some(quote!(any(#(#conditions),*)))
+    }
+
+    /// The same message where a condition holds.
+    pub(crate) fn under(&self, condition: &TokenStream) -> Self {
+        let mut message = self.clone();
+        let cfg: Attribute = parse_quote!(#[cfg(#condition)]);
+        message.cfgs.push(cfg.clone());
+        message.item.attrs.push(cfg);
+        message
+    }
+
     /// All fields, of all variants, each with the `#[cfg]`s under which it exists.
     pub(crate) fn fields(&self) -> Vec<(Vec<Attribute>, &Field)> {
         match &self.shape {

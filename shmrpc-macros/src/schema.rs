@@ -109,7 +109,7 @@ pub(crate) fn message(message: &Message) -> TokenStream {
     let asked = parts_in_bounds(message);
     generics.make_where_clause().predicates.extend(asked.iter().map(|part| is_asked(krate, part)));
     let is_message = impl_message(message);
-    let checks = (!may_be_copied(message)).then(|| check_parts(message, |_| true));
+    let checks = (!may_be_copied(message)).then(|| check_parts(message, Some));
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     let recursive = recursive(message);
     let empty_elements = empty_elements(message);
@@ -194,6 +194,7 @@ pub(crate) fn is_asked(krate: &Path, part: &Part) -> WherePredicate {
             Role::Message => quote!(#krate::Message),
             Role::HashedKey => quote!(#krate::private::IsHashedKey),
             Role::OrderedKey => quote!(#krate::private::IsOrderedKey),
+            Role::Hasher => quote!(#krate::private::IsHasher),
         },
     )
 }
@@ -206,25 +207,28 @@ pub(crate) fn bound(ty: &Type, bound: TokenStream) -> WherePredicate {
 
 /// `where T: Message` for each type that a service sends, and for those that types of the standard library are made of
 /// in place of these. rustc says once for each place what does not hold, and assumes it from then on: so it names a type
-/// that is no message, and not every use of it. A predicate cannot have a `#[cfg]`, so methods that have one are left out,
-/// and so are types that are not `asked` about.
-pub(crate) fn messages(service: &Service, asked: impl Fn(&Type) -> bool) -> Option<TokenStream> {
+/// that is no message, and not every use of it. A predicate cannot have a `#[cfg]`, so methods that have one are left out.
+/// Of each part, what is `asked` about it is asked.
+pub(crate) fn messages(service: &Service, asked: impl Fn(Part) -> Option<Part>) -> Option<TokenStream> {
     let krate = &service.krate;
     let always = service.methods.iter().filter(|method| method.cfgs.is_empty());
     let parts = always.flat_map(Method::messages).flat_map(parts);
-    let parts = once_each(parts.filter(|part| asked(&part.ty)));
-    let predicates = parts.iter().map(|part| is_asked(krate, part)).chain(assumed_keys(krate, &parts));
+    let parts = once_each(parts.filter_map(asked));
+    let predicates = parts.iter().map(|part| is_asked(krate, part)).chain(assumed(krate, &parts));
     let predicates = quote!(#(#predicates),*);
     (!predicates.is_empty()).then_some(predicates)
 }
 
-/// What is asked of a key in one piece stands for more, which rustc has to be told. With `for`, it does not say what of it does
+/// What is asked of a key or a hasher in one piece stands for more, which rustc has to be told. With `for`, it does not say what of it does
 /// not hold.
-fn assumed_keys(krate: &Path, parts: &[Part]) -> Vec<WherePredicate> {
+fn assumed(krate: &Path, parts: &[Part]) -> Vec<WherePredicate> {
     let assumed = parts.iter().filter_map(|Part { ty, role }| match role {
         Role::Message => None,
         Role::HashedKey => Some(parse_quote!(for<'__a> #ty: #krate::private::HashedKey)),
         Role::OrderedKey => Some(parse_quote!(for<'__a> #ty: #krate::private::OrderedKey)),
+        Role::Hasher => {
+            Some(parse_quote!(for<'__a> #ty: ::core::hash::BuildHasher + ::core::default::Default))
+        }
     });
     assumed.collect()
 }
@@ -239,19 +243,19 @@ pub(crate) fn parts_in_bounds(message: &Message) -> Vec<Part> {
     once_each(message.fields().iter().flat_map(|(_, field)| asked_parts(&message.generics, &field.ty)))
 }
 
-/// Asks once, beside the message, for everything that its fields are made of, less those that are not `asked_about`.
-pub(crate) fn check_parts(message: &Message, asked_about: impl Fn(&Type) -> bool) -> TokenStream {
-    let mut asked: Vec<(Vec<Attribute>, Part)> = Vec::new();
+/// Asks once, beside the message, for everything that its fields are made of: of each part, what is `asked` about it.
+pub(crate) fn check_parts(message: &Message, asked: impl Fn(Part) -> Option<Part>) -> TokenStream {
+    let mut all: Vec<(Vec<Attribute>, Part)> = Vec::new();
     for (cfgs, field) in message.fields() {
         let cfgs = [message.cfgs.clone(), cfgs].concat();
         let parts = asked_parts(&message.generics, &field.ty);
-        for part in parts.into_iter().filter(|part| asked_about(&part.ty)) {
-            if !asked.iter().any(|(others, other)| (others.is_empty() || *others == cfgs) && *other == part) {
-                asked.push((cfgs.clone(), part));
+        for part in parts.into_iter().filter_map(&asked) {
+            if !all.iter().any(|(others, other)| (others.is_empty() || *others == cfgs) && *other == part) {
+                all.push((cfgs.clone(), part));
             }
         }
     }
-    let lines = asked.iter().map(|(cfgs, part)| {
+    let lines = all.iter().map(|(cfgs, part)| {
         let predicate = is_asked(&message.krate, part);
         quote! {
             #(#cfgs)*
@@ -303,6 +307,7 @@ fn are(krate: &Path, generics: &Generics, ty: &Type) -> Option<TokenStream> {
         Role::Message => quote!(#ty: MESSAGE),
         Role::HashedKey => quote!(#ty: HASHED_KEY),
         Role::OrderedKey => quote!(#ty: ORDERED_KEY),
+        Role::Hasher => quote!(#ty: HASHER),
     });
     (!parts.is_empty()).then(|| quote!(#krate::private::are!(#(#asked),*)))
 }

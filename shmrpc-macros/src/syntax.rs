@@ -1,5 +1,7 @@
 //! What syntax says by itself: small questions that several steps ask.
 
+mod foreign;
+
 use std::fmt::Display;
 
 use proc_macro2::{Span, TokenStream, TokenTree};
@@ -8,9 +10,11 @@ use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, GenericArgument, Ident, Item, Path, PathArguments, PathSegment, Token, Type, TypePath,
+    Attribute, GenericArgument, Ident, Item, Meta, Path, PathArguments, PathSegment, Token, Type, TypePath,
     parse_quote,
 };
+
+pub(crate) use foreign::{Foreign, foreign, is_sizeless, may_be_own, owns_descriptor, referred_instead};
 
 /// The type itself, without parentheses and without the invisible groups that `macro_rules!` adds.
 pub(crate) fn peel(ty: &Type) -> &Type {
@@ -52,6 +56,7 @@ pub(crate) enum Role {
     Message,
     HashedKey,
     OrderedKey,
+    Hasher,
 }
 
 impl Part {
@@ -64,7 +69,7 @@ impl Part {
 /// What makes a type of the standard library a message: for `HashMap<String, Vec<u8>>`, the key `String` and `u8`. Any
 /// other type is its own part.
 pub(crate) fn parts(ty: &Type) -> Vec<Part> {
-    // With those of their arguments that are sent: a hasher is not.
+    // With what their arguments have to be. They may have a hasher besides.
     const CONTAINERS: [(&str, &[Role]); 14] = [
         ("Box", &[Role::Message]),
         ("Option", &[Role::Message]),
@@ -87,20 +92,25 @@ pub(crate) fn parts(ty: &Type) -> Vec<Part> {
         Type::Array(array) => return parts(&array.elem),
         Type::Slice(slice) => return parts(&slice.elem),
         // It is refused, but what it refers to may have to be a message all the same.
-        Type::Reference(reference) => return parts(&reference.elem),
+        Type::Reference(reference) if referred_instead(&reference.elem).is_none() => {
+            return parts(&reference.elem);
+        }
         _ => {}
     }
     let whole = vec![Part::whole(ty)];
     let Some(last) = last_segment(ty) else { return whole };
     let arguments = type_arguments(last);
     let Some((_, roles)) = CONTAINERS.iter().find(|(name, _)| last.ident == name) else { return whole };
-    // `Box<str>` is sent as a whole, since `str` has no size of its own.
-    if arguments.len() < roles.len() || arguments.iter().any(|ty| is_str(ty)) {
+    // `Box<str>` is sent as a whole, since `str` has no size of its own; and of `Rc<Path>` it was told what to send instead.
+    let is_shared = last.ident == "Cow" || SHARED.iter().any(|name| last.ident == name);
+    let stands_for_other = |ty: &&Type| is_str(ty) || (is_shared && referred_instead(ty).is_some());
+    if arguments.len() < roles.len() || arguments.iter().any(stands_for_other) {
         return whole;
     }
-    let parts = roles.iter().zip(arguments).flat_map(|(role, argument)| match role {
+    let roles = roles.iter().chain(last.ident.to_string().starts_with("Hash").then_some(&Role::Hasher));
+    let parts = roles.zip(arguments).flat_map(|(role, argument)| match role {
         Role::Message => parts(argument),
-        key => vec![Part { ty: peel(argument).clone(), role: *key }],
+        other => vec![Part { ty: peel(argument).clone(), role: *other }],
     });
     parts.collect()
 }
@@ -216,10 +226,15 @@ pub(crate) fn instead(ty: &Type) -> Type {
 }
 
 fn path_instead(path: &TypePath) -> Type {
-    let mut path = path.clone();
+    let path = path.clone();
     let last = path.path.segments.last().filter(|_| path.qself.is_none());
     let is = |name: &str| last.is_some_and(|last| last.ident == name);
     let inner = last.map(type_arguments).unwrap_or_default();
+    let itself = Type::Path(path.clone());
+    let is_path_buf = is("PathBuf") || is("OsString");
+    if let Some(sent) = referred_instead(&itself).filter(|_| is_path_buf || is_sizeless(&itself)) {
+        return sent;
+    }
     if let Some(word) = last.and_then(|last| fixed_width(&last.ident)) {
         let word = format_ident!("{word}");
         return parse_quote!(#word);
@@ -227,7 +242,8 @@ fn path_instead(path: &TypePath) -> Type {
     match inner[..] {
         [inner] if is("Cow") || SHARED.iter().any(|name| is(name)) => return value(inner),
         // It may hold what has no size of its own.
-        [inner] if is("Box") && is_str(inner) => return Type::Path(path),
+        [inner] if is("Box") && is_str(inner) => return itself,
+        [inner] if is("Box") && is_sizeless(inner) => return value(inner),
         [inner] if is("Box") => {
             if let Type::Slice(slice) = peel(inner) {
                 let elem = instead(&slice.elem);
@@ -236,20 +252,35 @@ fn path_instead(path: &TypePath) -> Type {
         }
         _ => {}
     }
+    let mut ty = itself;
+    each_argument(&mut ty, |ty| *ty = instead(ty));
+    ty
+}
+
+/// Visits the types in `<..>` of a path.
+pub(crate) fn each_argument(ty: &mut Type, mut visit: impl FnMut(&mut Type)) {
+    let path = match ty {
+        Type::Group(group) => return each_argument(&mut group.elem, visit),
+        Type::Paren(paren) => return each_argument(&mut paren.elem, visit),
+        Type::Path(path) => path,
+        _ => return,
+    };
     let arguments = path.path.segments.iter_mut().filter_map(|segment| match &mut segment.arguments {
         PathArguments::AngleBracketed(arguments) => Some(&mut arguments.args),
         _ => None,
     });
     for argument in arguments.flatten() {
         if let GenericArgument::Type(ty) = argument {
-            *ty = instead(ty);
+            visit(ty);
         }
     }
-    Type::Path(path)
 }
 
 /// What is sent of something that is referred to.
 pub(crate) fn value(ty: &Type) -> Type {
+    if let Some(sent) = referred_instead(ty) {
+        return sent;
+    }
     match last_segment(ty) {
         Some(last) if last.ident == "Archived" => {
             type_arguments(last).first().map_or(ty.clone(), |ty| value(ty))
@@ -318,6 +349,24 @@ pub(crate) fn end(tokens: impl ToTokens) -> Span {
         TokenTree::Group(group) => group.span_close(),
         other => other.span(),
     })
+}
+
+/// A type that stands for a `written` one, so that rustc shows that one.
+pub(crate) fn in_place_of(written: &Type, ty: &Type) -> Type {
+    let mut tokens: Vec<TokenTree> = ty.to_token_stream().into_iter().collect();
+    tokens.iter_mut().for_each(|token| token.set_span(written.span()));
+    if let [_, .., last] = &mut tokens[..] {
+        last.set_span(end(written));
+    }
+    parse_quote!(#(#tokens)*)
+}
+
+/// Whether an attribute is `#[cfg_attr(.., name)]`: what that makes of itself cannot be seen here.
+pub(crate) fn hides(attr: &Attribute, name: &str) -> bool {
+    let Meta::List(list) = &attr.meta else { return false };
+    // The first name that counts stands behind the condition.
+    let mut tokens = list.tokens.clone().into_iter().skip_while(|token| token.to_string() != ",");
+    list.path.is_ident("cfg_attr") && tokens.any(|token| token.to_string() == name)
 }
 
 /// Whether any of `names` occurs in `tokens`.

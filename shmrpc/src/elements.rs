@@ -10,7 +10,7 @@ use shmrpc_transport::rkyv::rancor::Fallible;
 use shmrpc_transport::rkyv::with::{ArchiveWith, DeserializeWith, Identity, SerializeWith};
 use shmrpc_transport::rkyv::{Archive, Archived, Place};
 
-use crate::schema::{Declared, Describe, Schema};
+use crate::schema::{Declared, Describe, IsHasher, Schema};
 
 /// [`Wire`], asked of a message with `for`: of what that is made of, rustc then says nothing where a type is no message.
 pub trait Sent<'a>: Wire {}
@@ -50,6 +50,11 @@ impl<T: Declared + Ord + Archive<Archived: Ord>> Look<T> {
     pub const ORDERED_KEY: bool = true;
 }
 
+impl<T: IsHasher> Look<T> {
+    /// Whether it can be the hasher of a map.
+    pub const HASHER: bool = true;
+}
+
 /// What is seen of a type that is no message.
 pub trait Overlook {
     /// Nothing is said of it here.
@@ -66,6 +71,8 @@ pub trait Overlook {
     const HASHED_KEY: bool = false;
     /// It is none.
     const ORDERED_KEY: bool = false;
+    /// It is none.
+    const HASHER: bool = false;
 }
 
 impl<T> Overlook for Look<T> {}

@@ -9,8 +9,8 @@ pub use crate::descriptor::{DescriptorWire, Handed};
 pub use crate::dispatch::{Answered, Request};
 pub use crate::elements::{Checked, Look, Overlook, Sent, refuse_empty_elements};
 pub use crate::schema::{
-    Declared, HashedKey, IsHashedKey, IsOrderedKey, MethodSchema, OrderedKey, ServiceSchema,
+    Declared, HashedKey, IsHashedKey, IsHasher, IsOrderedKey, MethodSchema, OrderedKey, ServiceSchema,
 };
-pub use shmrpc_macros::{Methods, Recheck, discard};
+pub use shmrpc_macros::{Methods, Recheck, discard, message_found};
 pub use shmrpc_transport::message::{Nested, Recheck, Refusal, Wire};
 pub use shmrpc_transport::rkyv;

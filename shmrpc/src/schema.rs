@@ -352,6 +352,16 @@ pub trait IsOrderedKey {}
 #[diagnostic::do_not_recommend]
 impl<T: OrderedKey> IsOrderedKey for T {}
 
+/// What a hash map or a hash set may be given to hash with.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the hasher of a map or a set that is sent",
+    label = "not `BuildHasher`, or not `Default`: the other process makes its own"
+)]
+pub trait IsHasher {}
+
+#[diagnostic::do_not_recommend]
+impl<T: BuildHasher + Default + 'static> IsHasher for T {}
+
 collections! {
     Vec<T>; VecDeque<T>; BTreeSet<T> [T: OrderedKey]; BTreeMap<K, V> [K: OrderedKey];
     HashSet<T> [T: HashedKey] (S); HashMap<K, V> [K: HashedKey] (S);

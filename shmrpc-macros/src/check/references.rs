@@ -2,10 +2,11 @@
 
 use syn::{PathArguments, PathSegment, Type, parse_quote};
 
-use crate::check::types::{Place, Types, is_fine_in};
+use crate::check::types::{Place, Types, holds_descriptor, if_own, is_fine_in};
 use crate::errors::Errors;
 use crate::syntax::{
-    fixed_width, instead, is_number, is_str, last_segment, may_be_an_alias, peel, text, type_arguments, value,
+    Foreign, fixed_width, foreign, instead, is_number, is_str, last_segment, may_be_an_alias, may_be_own,
+    owns_descriptor, peel, text, type_arguments, value,
 };
 
 /// Refuses the parameter `&borrowed`, and also what would still be refused of it without the reference.
@@ -28,9 +29,9 @@ pub(super) fn refuse(written: &Type, borrowed: &Type, errors: &Errors) {
             numbers.into_iter().for_each(|number| types.check(number));
             return errors.refuse(written, advice);
         }
-        (_, Some(last)) if last.ident == "OwnedFd" => {
+        (_, Some(last)) if last.ident == "OwnedFd" || owns_descriptor(borrowed) => {
             let advice = "it is moved to the other process, and closed here";
-            return errors.refuse(written, format!("take `{}`: {advice}", text(borrowed)));
+            return errors.refuse(written, format!("take `{}`: {advice}", descriptor(borrowed)));
         }
         _ => of_value(borrowed),
     };
@@ -49,14 +50,19 @@ pub(super) fn refuse_result(ty: &Type, errors: &Errors) -> bool {
     let Type::Reference(reference) = peel(ty) else { return false };
     let Some(last) = last_segment(&reference.elem) else { return false };
     let is_one = match type_arguments(last)[..] {
-        [] => last.ident == "Blob" || last.ident == "OwnedFd",
+        [] => last.ident == "Blob" || last.ident == "OwnedFd" || owns_descriptor(&reference.elem),
         [number] => last.ident == "Blob" && is_number(number),
         _ => false,
     };
     if is_one {
-        errors.refuse(ty, format!("a result is owned: return `{}`", text(&reference.elem)));
+        errors.refuse(ty, format!("a result is owned: return `{}`", descriptor(&reference.elem)));
     }
     is_one
+}
+
+/// What is sent for what owns a descriptor, and any other type as it is.
+fn descriptor(ty: &Type) -> String {
+    if owns_descriptor(ty) { "OwnedFd".to_owned() } else { text(ty) }
 }
 
 /// `&&T`.
@@ -86,7 +92,7 @@ fn refuse_twice(written: &Type, borrowed: &Type, errors: &Errors) {
 
 /// A type to advise, if it is not refused itself.
 fn accepted(ty: Type) -> Option<Type> {
-    is_fine_in(Place::Parameter(&ty), &ty).then_some(ty)
+    (is_fine_in(Place::Parameter(&ty), &ty) && !holds_descriptor(&ty)).then_some(ty)
 }
 
 /// What to take instead of `&[T]`, if it is known and would be accepted.
@@ -124,18 +130,24 @@ fn of_blob<'a>(borrowed: &Type, last: &'a PathSegment) -> (String, Option<&'a Ty
 
 /// What to take instead of any other `&T`, if it is known and would be accepted.
 fn of_value(borrowed: &Type) -> Option<String> {
+    if foreign(borrowed) == Some(Foreign::Path) {
+        let advice = "a path is sent as text: take `&str`, or `&[u8]` if it may not be UTF-8".to_owned();
+        return Some(advice + &if_own(borrowed));
+    }
     let sent = accepted(instead(borrowed))?;
     let known = last_segment(&sent).and_then(|last| match (&last.ident, &type_arguments(last)[..]) {
         (ident, []) if ident == "String" => Some("take `&str`: it is read where it arrived".to_owned()),
-        (ident, []) if ["Path", "PathBuf", "OsStr", "OsString"].iter().any(|name| ident == name) => {
-            Some("a path is sent as text: take `&str`, or `&[u8]` if it may not be UTF-8".to_owned())
-        }
         (ident, [elem]) if ident == "Vec" && is_number(elem) => {
             Some(format!("take `&[{}]`: it is read where it arrived", text(elem)))
         }
         _ => None,
     });
     known.or_else(|| {
+        let may_be_open = foreign(borrowed) == Some(Foreign::Descriptor) && may_be_own(borrowed);
+        if may_be_open {
+            let sent = text(&sent);
+            return Some(format!("take `{sent}`, or `&Archived<{sent}>`; if it is an open file, take an `OwnedFd`"));
+        }
         let alias = last_segment(borrowed).filter(|_| sent == *borrowed && may_be_an_alias(borrowed)).map_or(String::new(), |last| {
             format!(
                 "; if `{}` is another name of `Context`, `Archived` or `str`, write that one: only names are seen here",
@@ -211,7 +223,7 @@ mod tests {
     /// Whoever writes what an error says is not refused again.
     #[test]
     fn what_is_advised_is_accepted() {
-        const INNER: [&str; 20] = [
+        const INNER: [&str; 31] = [
             "u8",
             "usize",
             "NonZeroUsize",
@@ -232,6 +244,17 @@ mod tests {
             "IndexMap<u8, usize>",
             "PhantomData<u8>",
             "<&Archived<u8> as Trait>::Type",
+            "std::path::Path",
+            "PathBuf",
+            "OsStr",
+            "CStr",
+            "core::ffi::CStr",
+            "File",
+            "std::fs::File",
+            "TcpStream",
+            "std::os::unix::net::UnixListener",
+            "RawFd",
+            "Wrapping<usize>",
         ];
         const AROUND: [&str; 15] = [
             "&_",
@@ -260,6 +283,8 @@ mod tests {
                 for one in advised(place, ty) {
                     let again = refused(place, &one);
                     assert!(again.is_empty(), "{place} {ty}: {one}: {again:?}");
+                    let names = syn::parse_str(&one).is_ok_and(|one: Type| holds_descriptor(&one));
+                    assert!(!names, "{place} {ty}: {one}: rustc says that it is no message");
                 }
             }
         }

@@ -5,8 +5,8 @@ use syn::{GenericArgument, Ident, Path, PathArguments, PathSegment, Type, TypeRe
 
 use crate::errors::Errors;
 use crate::syntax::{
-    SHARED, cut_off, each_endless, fixed_width, instead, is_own, is_str, is_unit, last_segment, peel, text,
-    type_arguments,
+    Foreign, SHARED, cut_off, each_endless, fixed_width, foreign, instead, is_own, is_sizeless, is_str,
+    is_unit, last_segment, may_be_own, owns_descriptor, parts, peel, referred_instead, text, type_arguments,
 };
 
 /// Where a type stands, which decides what to do about a mistake.
@@ -108,6 +108,9 @@ impl<'a> Types<'a> {
 
     /// Refuses a reference, and what it refers to if that is refused without it, too.
     fn reference(&self, ty: &Type, reference: &TypeReference) {
+        if let Some(last) = last_segment(&reference.elem).filter(|_| owns_descriptor(&reference.elem)) {
+            return self.refuse(reference, self.no_descriptor(&last.ident.to_string()));
+        }
         let is = |name: &str| last_segment(&reference.elem).is_some_and(|last| last.ident == name);
         let whole = match self.place {
             Place::Parameter(whole) if is("Archived") => whole,
@@ -142,7 +145,7 @@ impl<'a> Types<'a> {
             (Place::Parameter(_), None) => "no references inside a parameter".to_owned(),
         };
         if !self.said {
-            self.refuse(reference, message);
+            self.refuse(reference, message + &if_own(&reference.elem));
         }
         self.inside(instead.is_some()).referred_to(&reference.elem);
     }
@@ -156,7 +159,7 @@ impl<'a> Types<'a> {
             Place::Parameter(_) => Place::Parameter(&ty),
             other => other,
         };
-        is_fine_in(place, &ty).then(|| text(&ty))
+        (is_fine_in(place, &ty) && !holds_descriptor(&ty)).then(|| text(&ty))
     }
 
     /// Checks what a reference refers to, which may be what only references refer to.
@@ -179,7 +182,7 @@ impl<'a> Types<'a> {
                         bounded by nothing: send the number instead",
             ),
             Type::Slice(slice) => self.check(&slice.elem),
-            ty if is_str(ty) => {}
+            ty if is_str(ty) || referred_instead(ty).is_some() => {}
             _ => self.check(ty),
         }
     }
@@ -204,6 +207,10 @@ impl<'a> Types<'a> {
         }
         // `Box` alone may hold what has no size of its own.
         match type_arguments(last)[..] {
+            [inner] if last.ident == "Box" && is_sizeless(inner) => {
+                let message = format!("`{}` cannot be sent: {}", text(whole), send_instead(inner));
+                self.refuse(whole, message);
+            }
             [inner] if last.ident == "Box" => self.held(inner),
             _ => path.segments.iter().for_each(|segment| self.arguments(segment)),
         }
@@ -229,25 +236,23 @@ impl<'a> Types<'a> {
         let message = if let Some(instead) = fixed_width(&last.ident) {
             cut_off(&name, instead)
         } else if has_arguments && SHARED.contains(&name.as_str()) {
-            let instead = match (self.place, type_arguments(last).first().map(|ty| peel(ty))) {
-                (Place::Field(message), Some(Type::Path(held))) if is_own(held, message) => {
-                    "a `Box` of the value"
-                }
-                _ => "the value itself, or a `Box` of it",
-            };
-            format!("`{name}` shares memory inside one process: send {instead}")
+            format!("`{name}` shares memory inside one process: {}", self.unshared(last))
         } else if let Some((_, instead)) =
             INDEXED.iter().find(|(indexed, _)| has_arguments && *indexed == name)
         {
             format!("`{name}` cannot be sent: use a {instead}")
         } else if has_arguments && name == "Cow" {
-            "what is sent is owned: use `String` or `Vec` instead of `Cow`".to_owned()
+            let held = type_arguments(last).first().and_then(|ty| foreign(ty));
+            let owned = if held == Some(Foreign::CStr) { "`CString`" } else { "`String` or `Vec`" };
+            format!("what is sent is owned: use {owned} instead of `Cow`")
         } else if has_arguments && name == "PhantomData" {
             "`PhantomData` is nothing to send: leave it out, and keep what it marks in a type of your own around the \
         message"
                 .to_owned()
         } else if path.is_ident("str") {
             "`str` has no size of its own: use `String`".to_owned()
+        } else if is_sizeless(whole) {
+            format!("`{name}` has no size of its own: {}", send_instead(whole))
         } else if in_service && LATER.contains(&name.as_str()) {
             format!("`{name}` is not in this version of shmrpc yet")
         } else if DESCRIPTORS.contains(&name.as_str()) {
@@ -285,8 +290,21 @@ impl<'a> Types<'a> {
                 "an `OwnedFd` is a parameter or a result of its own, and no part of another one".into()
             }
             _ => format!(
-                "a `{name}` means nothing in another process: name an `OwnedFd`, which is moved there"
+                "a `{name}` means nothing in another process: send an `OwnedFd`, a parameter or a result of its own, which \
+                is moved there"
             ),
+        }
+    }
+
+    /// What to send in place of an `Rc` or the like.
+    fn unshared(&self, last: &PathSegment) -> String {
+        let held = type_arguments(last).first().map(|ty| peel(ty));
+        match (self.place, held) {
+            (_, Some(held)) if referred_instead(held).is_some() => send_instead(held) + &if_own(held),
+            (Place::Field(message), Some(Type::Path(held))) if is_own(held, message) => {
+                "send a `Box` of the value".to_owned()
+            }
+            _ => "send the value itself, or a `Box` of it".to_owned(),
         }
     }
 
@@ -312,6 +330,29 @@ impl<'a> Types<'a> {
 
     fn refuse(&self, tokens: impl ToTokens, message: impl std::fmt::Display) {
         self.errors.refuse(tokens, message);
+    }
+}
+
+/// Whether there is a descriptor in what may otherwise be sent, of which rustc tells.
+pub(super) fn holds_descriptor(ty: &Type) -> bool {
+    parts(ty).iter().any(|part| owns_descriptor(&part.ty))
+}
+
+/// What to do about a type of the standard library that is held elsewhere.
+fn send_instead(ty: &Type) -> String {
+    match foreign(ty) {
+        Some(Foreign::Path) => "use `String`, or `Vec<u8>` if it may not be UTF-8".to_owned(),
+        Some(Foreign::CStr) => "use `CString`".to_owned(),
+        Some(Foreign::Descriptor) => "send an `OwnedFd`, a parameter or a result of its own".to_owned(),
+        None => "send the value itself".to_owned(),
+    }
+}
+
+/// What else a name may be that stands behind a reference.
+pub(super) fn if_own(ty: &Type) -> String {
+    match last_segment(ty).filter(|_| foreign(ty) == Some(Foreign::Path) && may_be_own(ty)) {
+        Some(last) => format!("; if `{}` is your own message, write it without the reference", last.ident),
+        None => String::new(),
     }
 }
 

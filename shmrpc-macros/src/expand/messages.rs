@@ -1,21 +1,37 @@
 //! A message: the item as written, rkyv's derives through shmrpc's re-export, `Recheck`, and `Schema`.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::{
     Attribute, ConstParam, Data, DeriveInput, Field, Fields, GenericParam, Generics, Path, Type, TypeParam,
     WherePredicate, parse_quote,
 };
 
-use crate::check;
+use crate::check::{self, WITHOUT_VARIANTS};
 use crate::model::{Message, Shape};
 use crate::schema;
-use crate::syntax::{each_endless, rkyv_derive};
+use crate::syntax::{each_endless, hides, rkyv_derive};
 
 /// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a
 /// field.
 pub(crate) fn expand(message: &Message) -> TokenStream {
+    let Some(condition) = message.has_variants() else { return always(message) };
+    let (some, none) =
+        (always(&message.under(&condition)), refused(&message.under(&quote!(not(#condition)))));
+    let (cfgs, name) = (&message.cfgs, &message.name);
+    let refused = quote_spanned!(name.span()=> ::core::compile_error!(#WITHOUT_VARIANTS););
+    quote! {
+        #some
+        #none
+        #(#cfgs)*
+        #[cfg(not(#condition))]
+        const _: () = { #refused };
+    }
+}
+
+/// A message that has variants, if it is an enum.
+fn always(message: &Message) -> TokenStream {
     let is_aside = has_named_variant(message) || has_deprecated(message);
     let item = if is_aside { derived_aside(message) } else { derived_in_place(message) };
     let schema = schema::message(message);
@@ -210,7 +226,7 @@ pub(crate) fn refused(message: &Message) -> TokenStream {
     let impls = impls.iter().map(|one| quote!(#(#cfgs)* #one));
     // With what is wrong with the other fields, in the same go.
     let is_fine = |ty: &Type| check::is_fine_field(message, ty);
-    let checks = schema::check_parts(message, is_fine);
+    let checks = schema::check_parts(message, |part| check::asked_of_field(message, part));
     let empty = refuse_empty_elements(message, is_fine);
     quote!(#item #(#impls)* #checks #empty)
 }
@@ -237,7 +253,9 @@ fn without_lifetimes(message: &Message) -> (Generics, TokenStream) {
 fn without_rkyv(message: &Message) -> DeriveInput {
     let mut item = message.item.clone();
     for attrs in attributes_mut(&mut item) {
-        attrs.retain(|attr| !attr.path().is_ident("rkyv") && rkyv_derive(attr).is_none());
+        attrs.retain(|attr| {
+            !attr.path().is_ident("rkyv") && !hides(attr, "rkyv") && rkyv_derive(attr).is_none()
+        });
     }
     item
 }

@@ -8,8 +8,9 @@ mod messages;
 mod recheck;
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::parse::ParseStream;
+use syn::spanned::Spanned;
 use syn::{Item, ItemEnum, Path, Token};
 
 use crate::args::Args;
@@ -88,7 +89,7 @@ pub(crate) fn methods(tokens: TokenStream) -> TokenStream {
             Ok((krate, input.parse::<TokenStream>()?))
         })?;
         let errors = Errors::new();
-        let service = parse::service(Args { krate, recursive: false }, written, &errors);
+        let service = parse::service(Args { krate, elsewhere: true, recursive: false }, written, &errors);
         errors.finish()?;
         let mut service = service.ok_or_else(|| syn::Error::new_spanned(&item.ident, "no service"))?;
         service.repeated.retain(|attr| !attr.path().is_ident("cfg"));
@@ -102,8 +103,8 @@ pub(crate) fn methods(tokens: TokenStream) -> TokenStream {
 /// All of `#[shmrpc::message]`.
 pub(crate) fn message(arguments: TokenStream, tokens: TokenStream) -> TokenStream {
     let errors = Errors::new();
-    let args = args::message(arguments, &errors);
-    let written = whole(&tokens);
+    let args = args::message(arguments.clone(), &errors);
+    let (written, elsewhere) = (whole(&tokens), args.elsewhere.then(|| args.krate.clone()));
     let parsed = parse::message(args, tokens, &errors);
     if let Some(message) = &parsed {
         check::message(message, &errors);
@@ -114,7 +115,24 @@ pub(crate) fn message(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
         let item = messages::refused(&message);
         return quote!(#item #refused);
     }
-    messages::expand(&message)
+    match elsewhere {
+        // If there is no such crate, rustc says so of this path, and of none of the many in what is generated.
+        Some(krate) => {
+            let found = quote_spanned!(krate.span()=> private::message_found);
+            quote!(#[#krate::#found(#arguments)] #written)
+        }
+        None => messages::expand(&message),
+    }
+}
+
+/// The same, once the crate is found that a message was told of.
+pub(crate) fn message_found(arguments: TokenStream, tokens: TokenStream) -> TokenStream {
+    let errors = Errors::new();
+    let parsed = parse::message(args::message(arguments, &errors), tokens, &errors);
+    match (errors.finish(), parsed) {
+        (Ok(()), Some(message)) => messages::expand(&message),
+        (refused, _) => refused.err().map(|error| error.into_compile_error()).unwrap_or_default(),
+    }
 }
 
 /// The item as written, if it is one: what does not parse is reported once.

@@ -9,7 +9,9 @@ use crate::check;
 use crate::expand::client;
 use crate::model::{Method, Service, cfgs};
 use crate::schema;
-use crate::syntax::{fixed_width, last_segment, mentions, peel, type_arguments, wire_name};
+use crate::syntax::{
+    fixed_width, is_sizeless, is_str, last_segment, mentions, peel, type_arguments, wire_name,
+};
 
 /// The trait, less what rustc would refuse once more: what no trait or method of one can be, patterns, second parameters and
 /// methods of one name, results of any size, and types that cannot stand where they do.
@@ -35,6 +37,11 @@ pub(crate) fn item(service: &Service) -> ItemTrait {
             FnArg::Receiver(_) => false,
             FnArg::Typed(typed) => own(&typed.ty),
         });
+        if let ReturnType::Type(_, ty) = &mut function.sig.output
+            && !may_stand(ty)
+        {
+            **ty = parse_quote!(());
+        }
         if takes_own || own(&function.sig.output) {
             function.sig.generics.make_where_clause().predicates.push(parse_quote!(Self: Sized));
         }
@@ -71,11 +78,6 @@ fn parameter(typed: &mut PatType, is_declared_only: bool, before: &mut Vec<Strin
 fn may_stand(ty: &Type) -> bool {
     const SIZED: [&str; 8] =
         ["Option", "Vec", "VecDeque", "Result", "HashMap", "HashSet", "BTreeMap", "BTreeSet"];
-    let has_size = |ty: &Type| match peel(ty) {
-        Type::Slice(_) | Type::TraitObject(_) => false,
-        Type::Path(path) => !path.path.is_ident("str"),
-        _ => true,
-    };
     match peel(ty) {
         Type::Reference(reference) => may_stand(&reference.elem),
         Type::Slice(slice) => has_size(&slice.elem) && may_stand(&slice.elem),
@@ -94,10 +96,19 @@ fn may_stand(ty: &Type) -> bool {
     }
 }
 
+/// Whether a type has a size of its own, as far as its spelling tells.
+fn has_size(ty: &Type) -> bool {
+    match peel(ty) {
+        Type::Slice(_) | Type::TraitObject(_) => false,
+        ty => !is_str(ty) && !is_sizeless(ty),
+    }
+}
+
 /// Whether rkyv archives a type: also some that are refused, and then rustc has nothing to say.
 fn has_archive(ty: &Type) -> bool {
     let archived = last_segment(ty).is_some_and(|last| {
-        let own = fixed_width(&last.ident).is_some() || ["Rc", "Arc"].iter().any(|name| last.ident == name);
+        let word = fixed_width(&last.ident).is_some() && !last.ident.to_string().starts_with("Atomic");
+        let own = word || ["Rc", "Arc"].iter().any(|name| last.ident == name);
         own && type_arguments(last).into_iter().all(has_archive)
     });
     archived || check::is_fine(ty)
@@ -109,7 +120,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let (client, view) = (format_ident!("{name}Client"), format_ident!("{name}View"));
     let server = format_ident!("{name}Server");
     let connecting = client::connecting(service);
-    let bounds = schema::messages(service, check::is_fine).map(|bounds| quote!(where #bounds));
+    let bounds = schema::messages(service, check::asked).map(|bounds| quote!(where #bounds));
     let calls = calls(service, client::call);
     let view_calls = calls_of_view(service);
     let schema = quote!(#krate::private::ServiceSchema { name: "", methods: ::std::vec::Vec::new() });
@@ -249,6 +260,8 @@ fn anything(service: &Service, method: &Method, written: &Signature) -> TokenStr
     let stands = service.item.generics.params.is_empty()
         && types.iter().all(|ty| {
             !own(ty)
+                && has_size(ty)
+                && may_stand(ty)
                 && matches!(peel(ty), Type::Path(_) | Type::Tuple(_) | Type::Array(_) | Type::Reference(_))
         });
     let result = match &types[..] {

@@ -2,18 +2,19 @@
 //! [`check`](crate::check).
 
 mod params;
+mod words;
 
 use proc_macro2::TokenStream;
 use syn::parse::{ParseStream, Parser};
 use syn::{
-    Attribute, Data, DeriveInput, FnArg, GenericParam, Item, ItemTrait, Lit, ReturnType, Safety, Signature,
-    Token, TraitItem, TraitItemFn, Visibility, parse_quote,
+    Attribute, Data, DeriveInput, FnArg, GenericParam, Generics, Item, ItemTrait, Lit, ReturnType, Safety,
+    Signature, Token, TraitItem, TraitItemFn, Visibility, parse_quote,
 };
 
 use crate::args::Args;
 use crate::errors::Errors;
 use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, allowed, cfgs};
-use crate::syntax::{head, is_unit, last_segment, type_arguments};
+use crate::syntax::{head, hides, is_unit, last_segment, type_arguments};
 
 use params::{blob, is_descriptor, param, refuse_receiver};
 
@@ -23,7 +24,7 @@ const MOST_METHODS: usize = 1 << 16;
 
 /// Reads the item under `#[shmrpc::service]`. `None` if it is no trait at all.
 pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<Service> {
-    let mut item = match syn::parse2::<Item>(item) {
+    let mut item = match syn::parse2::<Item>(words::without_odd_words(item, errors)) {
         Ok(Item::Trait(item)) => item,
         Ok(other) => {
             errors.refuse(head(&other), "`#[shmrpc::service]` goes on a trait");
@@ -126,8 +127,9 @@ fn refuse_trait_parts(item: &ItemTrait, errors: &Errors) {
 fn method(index: usize, function: &mut TraitItemFn, errors: &Errors) -> Option<Method> {
     let before = errors.count();
     let oneway = take_markers(function, errors);
+    refuse_signature_parts(&function.sig, errors);
+    take_defaults(&mut function.sig.generics);
     let TraitItemFn { attrs, modifiers: _, sig, default: _, semi_token: _ } = &*function;
-    refuse_signature_parts(sig, errors);
     let Ok(number) = u16::try_from(index) else {
         if index == MOST_METHODS {
             errors.refuse(&sig.ident, format!("a service has at most {MOST_METHODS} methods"));
@@ -171,6 +173,11 @@ fn take_markers(function: &mut TraitItemFn, errors: &Errors) -> bool {
             );
             return false;
         }
+        if hides(attr, "oneway") {
+            let advice = "write this `#[oneway]` without `cfg_attr`, on a method that has a `#[cfg(..)]`";
+            errors.refuse(attr, format!("{advice}: what `cfg_attr` makes of itself cannot be seen here"));
+            return false;
+        }
         if attr.path().segments.last().is_none_or(|last| last.ident != "oneway") {
             return true;
         }
@@ -187,6 +194,17 @@ fn take_markers(function: &mut TraitItemFn, errors: &Errors) -> bool {
         false
     });
     oneway
+}
+
+/// Takes off what no parameter of a method can have, once they are refused altogether: rustc would say so again.
+fn take_defaults(generics: &mut Generics) {
+    for parameter in &mut generics.params {
+        match parameter {
+            GenericParam::Type(parameter) => parameter.default = None,
+            GenericParam::Const(parameter) => parameter.default = None,
+            GenericParam::Lifetime(_) => {}
+        }
+    }
 }
 
 fn is_repeated(attr: &Attribute) -> bool {

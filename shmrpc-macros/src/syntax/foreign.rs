@@ -69,8 +69,7 @@ pub(crate) fn owns_descriptor(ty: &Type) -> bool {
     foreign(ty) == Some(Foreign::Descriptor) && !may_be_own(ty)
 }
 
-/// What is sent in place of such a type that is referred to: of `&Path` it is meant, of `Path` alone it cannot be, having no
-/// size.
+/// What is sent in place of such a type that is referred to. Behind a reference, `Path` is hardly ever a user's own.
 pub(crate) fn referred_instead(ty: &Type) -> Option<Type> {
     let name = match foreign(ty)? {
         Foreign::Path => "String",

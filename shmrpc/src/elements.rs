@@ -19,7 +19,7 @@ impl<T: Wire> Sent<'_> for T {}
 
 /// Looks at a type that may be no message, which is reported elsewhere. What does not hold for it is as in [`Overlook`].
 #[derive(Debug)]
-pub struct Look<T>(PhantomData<T>);
+pub struct Look<T: ?Sized>(PhantomData<T>);
 
 impl<T: Archive> Look<T> {
     /// Whether it takes bytes in an archive.
@@ -75,7 +75,7 @@ pub trait Overlook {
     const HASHER: bool = false;
 }
 
-impl<T> Overlook for Look<T> {}
+impl<T: ?Sized> Overlook for Look<T> {}
 
 /// Whether all of these types are what they are asked to be.
 #[doc(hidden)]

@@ -39,4 +39,10 @@ pub trait Returned {
     fn boxed(&self) -> Box<OsStr>;
 }
 
+#[shmrpc::message]
+pub struct ByValue {
+    // It might be a message of this name.
+    boxed: Box<Path>,
+}
+
 fn main() {}

@@ -8,7 +8,7 @@ use syn::{Path, Token, parse_quote, token};
 use crate::errors::Errors;
 
 /// Arguments of either attribute.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Args {
     /// Where generated code finds shmrpc.
     pub(crate) krate: Path,

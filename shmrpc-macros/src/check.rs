@@ -21,7 +21,7 @@ const RESERVED: [&str; 2] = ["connect", "builder"];
 /// The longest tuple that is a message.
 const MOST_PARAMETERS: usize = 12;
 /// rkyv numbers variants in one byte.
-const MOST_VARIANTS: usize = 256;
+pub(crate) const MOST_VARIANTS: usize = 256;
 
 /// Checks a service.
 pub(crate) fn service(service: &Service, errors: &Errors) {
@@ -265,7 +265,7 @@ pub(crate) fn repeats_itself(message: &Message) -> bool {
 }
 
 /// Whether two variants have one name, or two fields that stand side by side. Of two that have a `#[cfg]`, one may go.
-fn repeats_a_name(message: &Message) -> bool {
+pub(crate) fn repeats_a_name(message: &Message) -> bool {
     let repeats = |fields: &Fields| {
         repeat(fields.iter().filter_map(|field| Some((field.ident.as_ref()?, &field.attrs[..]))))
     };
@@ -305,6 +305,13 @@ fn numbers(variants: &[Variant]) -> Vec<u16> {
         Some(number)
     };
     variants.iter().scan(0, number).collect()
+}
+
+/// Whether the rules have nothing to say against an attribute of a message.
+pub(crate) fn is_fine_attribute(attr: &Attribute) -> bool {
+    let errors = Errors::new();
+    item_attribute(attr, &errors);
+    errors.finish().is_ok()
 }
 
 fn item_attribute(attr: &Attribute, errors: &Errors) {

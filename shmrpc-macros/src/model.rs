@@ -159,7 +159,7 @@ impl Message {
             (!cfgs.is_empty()).then(|| quote!(all(#(#conditions),*)))
         });
         let conditions: Vec<TokenStream> = conditions.collect::<Option<_>>()?;
-        Some(quote!(any(#(#conditions),*)))
+        (!conditions.is_empty()).then(|| quote!(any(#(#conditions),*)))
     }
 
     /// The same message where a condition holds.

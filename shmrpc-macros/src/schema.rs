@@ -300,6 +300,15 @@ pub(crate) fn archived_with(krate: &Path, generics: &Generics, recursive: bool, 
     }
 }
 
+/// How a field of another type is archived as `ty` is, which is `named` so, if that is a message.
+pub(crate) fn archived_instead(krate: &Path, generics: &Generics, ty: &Type, named: &TokenStream) -> Type {
+    let with = quote!(#krate::private::Instead<#named>);
+    match are(krate, generics, ty) {
+        Some(are) => parse_quote!(#krate::private::Checked<{ #are }, #with>),
+        None => parse_quote!(#with),
+    }
+}
+
 /// Whether all parts of a field are what they have to be, as a constant expression.
 fn are(krate: &Path, generics: &Generics, ty: &Type) -> Option<TokenStream> {
     let parts = asked_parts(generics, ty);

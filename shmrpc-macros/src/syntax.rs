@@ -4,7 +4,7 @@ mod foreign;
 
 use std::fmt::Display;
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use proc_macro2::{Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident};
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
@@ -378,6 +378,20 @@ pub(crate) fn mentions(tokens: TokenStream, names: &[&Ident]) -> bool {
     })
 }
 
+/// The tokens with others in the place of some names.
+pub(crate) fn replaced(tokens: TokenStream, instead: &dyn Fn(&Ident) -> Option<TokenStream>) -> TokenStream {
+    let each = tokens.into_iter().map(|token| match token {
+        TokenTree::Ident(ident) => instead(&ident).unwrap_or_else(|| ident.into_token_stream()),
+        TokenTree::Group(group) => {
+            let mut inner = Group::new(group.delimiter(), replaced(group.stream(), instead));
+            inner.set_span(group.span());
+            inner.into_token_stream()
+        }
+        token => token.into_token_stream(),
+    });
+    each.collect()
+}
+
 /// A type's name that occurs nowhere in the item: types have no hygiene.
 pub(crate) fn fresh(name: &str, item: &impl ToTokens) -> Ident {
     let mut name = Ident::new(name, Span::mixed_site());
@@ -398,11 +412,13 @@ pub(crate) fn rkyv_derive(attr: &Attribute) -> Option<Path> {
         return None;
     }
     let derives = attr.parse_args_with(Punctuated::<Path, Token![,]>::parse_terminated).ok()?;
-    derives.into_iter().find(|path| {
-        let of_rkyv =
-            path.segments.len() > 1 && path.segments.first().is_some_and(|first| first.ident == "rkyv");
-        of_rkyv || path.is_ident("Archive")
-    })
+    derives.into_iter().find(is_rkyv)
+}
+
+/// Whether a derive is one of rkyv's.
+pub(crate) fn is_rkyv(path: &Path) -> bool {
+    let of_rkyv = path.segments.len() > 1 && path.segments.first().is_some_and(|first| first.ident == "rkyv");
+    of_rkyv || path.is_ident("Archive")
 }
 
 /// The tokens that name an item: where a mistake about the whole item is shown.

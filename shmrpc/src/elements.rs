@@ -138,6 +138,30 @@ impl<F, D: Fallible + ?Sized, W> DeserializeWith<(), F, D> for Checked<false, W>
     }
 }
 
+/// How a field is archived whose type was refused: as `T` is, which was advised in its place. So whoever reads it has one error
+/// to read, and not one more wherever he does.
+#[derive(Debug)]
+pub struct Instead<T>(PhantomData<T>);
+
+impl<F, T: Archive> ArchiveWith<F> for Instead<T> {
+    type Archived = Archived<T>;
+    type Resolver = ();
+
+    fn resolve_with(_: &F, (): (), _: Place<Archived<T>>) {}
+}
+
+impl<F, S: Fallible + ?Sized, T: Archive> SerializeWith<F, S> for Instead<T> {
+    fn serialize_with(_: &F, _: &mut S) -> Result<(), S::Error> {
+        Ok(())
+    }
+}
+
+impl<F, D: Fallible + ?Sized, T: Archive> DeserializeWith<Archived<T>, F, D> for Instead<T> {
+    fn deserialize_with(_: &Archived<T>, _: &mut D) -> Result<F, D::Error> {
+        unreachable!("a message with such a field does not compile")
+    }
+}
+
 impl<F: Schema> Schema for Checked<true, F> {
     const RECURSIVE: bool = F::RECURSIVE;
     const EMPTY_ELEMENTS: bool = F::EMPTY_ELEMENTS;

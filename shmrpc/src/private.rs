@@ -7,7 +7,7 @@ pub use crate::channel::Channel;
 pub use crate::context::{blob, descriptor};
 pub use crate::descriptor::{DescriptorWire, Handed};
 pub use crate::dispatch::{Answered, Request};
-pub use crate::elements::{Checked, Look, Overlook, Sent, refuse_empty_elements};
+pub use crate::elements::{Checked, Instead, Look, Overlook, Sent, refuse_empty_elements};
 pub use crate::schema::{
     Declared, HashedKey, IsHashedKey, IsHasher, IsOrderedKey, MethodSchema, OrderedKey, ServiceSchema,
 };

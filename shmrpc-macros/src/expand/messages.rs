@@ -1,49 +1,37 @@
 //! A message: the item as written, rkyv's derives through shmrpc's re-export, `Recheck`, and `Schema`.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use quote::{format_ident, quote};
 use syn::ext::IdentExt;
-use syn::{
-    Attribute, ConstParam, Data, DeriveInput, Field, Fields, GenericParam, Generics, Path, Type, TypeParam,
-    WherePredicate, parse_quote,
-};
+use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, Type, TypeParam, WherePredicate, parse_quote};
 
-use crate::check::{self, WITHOUT_VARIANTS};
 use crate::model::{Message, Shape};
 use crate::schema;
-use crate::syntax::{each_endless, hides, rkyv_derive};
+use crate::syntax::{hides, rkyv_derive};
 
 /// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a
 /// field.
 pub(crate) fn expand(message: &Message) -> TokenStream {
-    let Some(condition) = message.has_variants() else { return always(message) };
-    let (some, none) =
-        (always(&message.under(&condition)), refused(&message.under(&quote!(not(#condition)))));
-    let (cfgs, name) = (&message.cfgs, &message.name);
-    let refused = quote_spanned!(name.span()=> ::core::compile_error!(#WITHOUT_VARIANTS););
-    quote! {
-        #some
-        #none
-        #(#cfgs)*
-        #[cfg(not(#condition))]
-        const _: () = { #refused };
-    }
-}
-
-/// A message that has variants, if it is an enum.
-fn always(message: &Message) -> TokenStream {
-    let is_aside = has_named_variant(message) || has_deprecated(message);
-    let item = if is_aside { derived_aside(message) } else { derived_in_place(message) };
+    let item = if is_aside(message) {
+        derived_aside(message, message.item.clone())
+    } else {
+        derived_in_place(message)
+    };
     let schema = schema::message(message);
     let refused = refuse_empty_elements(message, |_| true);
     quote!(#schema #item #refused)
 }
 
-fn refuse_empty_elements(message: &Message, asked_about: impl Fn(&Type) -> bool) -> TokenStream {
+pub(crate) fn refuse_empty_elements(message: &Message, asked_about: impl Fn(&Type) -> bool) -> TokenStream {
     let fixed = message.fields().into_iter().map(|(cfgs, field)| (cfgs, &field.ty));
     let fixed = fixed.filter(|(_, ty)| schema::is_fixed(&message.generics, ty) && asked_about(ty));
     let fixed = fixed.map(|(cfgs, ty)| ([message.cfgs.clone(), cfgs].concat(), ty));
     schema::refuse_empty_elements(&message.krate, fixed)
+}
+
+/// Whether what rkyv generates has to stay inside a constant.
+pub(crate) fn is_aside(message: &Message) -> bool {
+    has_named_variant(message) || has_deprecated(message)
 }
 
 /// Whether rkyv's resolver, an enum that repeats the variants, has named fields. They have no docs, so a user who
@@ -63,6 +51,7 @@ fn has_deprecated(message: &Message) -> bool {
     attributes.any(|attrs| attrs.iter().any(|attr| attr.path().is_ident("deprecated")))
 }
 
+/// The item with its derives.
 fn derived_in_place(message: &Message) -> TokenStream {
     let mut item = message.item.clone();
     // First, because `#[rkyv(..)]` must follow the derive that knows it.
@@ -71,16 +60,17 @@ fn derived_in_place(message: &Message) -> TokenStream {
     quote!(#item)
 }
 
-/// As [`derived_in_place`], but what rkyv generates stays inside a constant, where it needs no docs and may use what is
-/// deprecated. Its archived type goes by its usual name all the same.
-fn derived_aside(message: &Message) -> TokenStream {
-    let Message { krate, item, cfgs, name, generics, recursive: _, shape: _ } = message;
-    let mut copy = item.clone();
-    keep_attributes(&mut copy, &["cfg", "rkyv"]);
-    copy.attrs.splice(0..0, derives(message));
-    copy.attrs.push(parse_quote!(#[#krate::private::discard]));
-    mark_fields(message, &mut copy);
+/// The item, and a copy that only the derives see.
+pub(crate) fn derived_beside(message: &Message, copy: DeriveInput) -> TokenStream {
+    let (item, copy) = (without_rkyv(message), discarded(message, copy));
+    quote!(#item #copy)
+}
 
+/// As [`derived_in_place`], but what rkyv generates stays inside a constant, where it needs no docs and may use what is
+/// deprecated. Its archived type goes by its usual name all the same. The derives see the `copy`.
+pub(crate) fn derived_aside(message: &Message, copy: DeriveInput) -> TokenStream {
+    let Message { krate, item: _, cfgs, name, generics, recursive: _, shape: _ } = message;
+    let copy = discarded(message, copy);
     let item = without_rkyv(message);
     let vis = &item.vis;
     let archived = format_ident!("Archived{}", name.unraw());
@@ -108,6 +98,16 @@ fn derived_aside(message: &Message) -> TokenStream {
         #[allow(dead_code, reason = "a program may not look into the archive")]
         #vis type #archived #parameters = #krate::private::rkyv::Archived<#name #type_generics>;
     }
+}
+
+/// A copy of the item with the derives, which goes once these have seen it.
+fn discarded(message: &Message, mut copy: DeriveInput) -> DeriveInput {
+    let krate = &message.krate;
+    keep_attributes(&mut copy, &["cfg", "rkyv"]);
+    copy.attrs.splice(0..0, derives(message));
+    copy.attrs.push(parse_quote!(#[#krate::private::discard]));
+    mark_fields(message, &mut copy);
+    copy
 }
 
 /// The derives, and what makes them find their crates, and recursion end.
@@ -168,11 +168,14 @@ fn bounds(message: &Message, rkyv: &Path) -> Attribute {
 }
 
 /// Says how fields are archived, and of which rkyv takes no bounds: those that are the same for all values of the
-/// parameters.
+/// parameters. A field that was refused says it already.
 fn mark_fields(message: &Message, item: &mut DeriveInput) {
     let Message { krate, item: _, cfgs: _, name: _, generics, recursive, shape: _ } = message;
     let in_bounds = !schema::parts_in_bounds(message).is_empty();
     for field in fields_mut(item) {
+        if field.attrs.iter().any(|attr| attr.path().is_ident("rkyv")) {
+            continue;
+        }
         let omitted = (*recursive || schema::is_fixed(generics, &field.ty)).then(|| quote!(omit_bounds));
         let with = schema::archived_with(krate, generics, *recursive, &field.ty).filter(|_| !in_bounds);
         let said: Vec<TokenStream> =
@@ -183,74 +186,8 @@ fn mark_fields(message: &Message, item: &mut DeriveInput) {
     }
 }
 
-/// The item of a message that was refused, with impls that do nothing, so that it is refused once, and not once more
-/// wherever it is used.
-pub(crate) fn refused(message: &Message) -> TokenStream {
-    let Message { krate, item: _, cfgs, name, generics: _, recursive: _, shape: _ } = message;
-    let mut item = without_rkyv(message);
-    // rustc would say once more that it has no end.
-    for field in fields_mut(&mut item) {
-        each_endless(&mut field.ty, name, &mut |own| *own = parse_quote!(::std::boxed::Box<#own>));
-    }
-    let rkyv = quote!(#krate::private::rkyv);
-    let (generics, arguments) = without_lifetimes(message);
-    let ty = quote!(#name #arguments);
-    let (impl_generics, _, where_clause) = generics.split_for_impl();
-    let for_any = |side: TokenStream| {
-        let mut generics = generics.clone();
-        generics.params.push(parse_quote!(#side: #rkyv::rancor::Fallible + ?::core::marker::Sized));
-        generics
-    };
-    let (serialize, deserialize) = (for_any(quote!(__S)), for_any(quote!(__D)));
-    let (serialize, deserialize) = (serialize.split_for_impl().0, deserialize.split_for_impl().0);
-    let result = |ok: TokenStream, side: TokenStream| quote!(::core::result::Result<#ok, <#side as #rkyv::rancor::Fallible>::Error>);
-    let (resolver, value) = (result(quote!(()), quote!(__S)), result(quote!(#ty), quote!(__D)));
-    let impls = [
-        quote!(impl #impl_generics #krate::Message for #ty #where_clause {}),
-        quote!(impl #impl_generics #krate::private::Declared for #ty #where_clause {}),
-        quote!(impl #impl_generics #krate::Schema for #ty #where_clause {
-            fn describe(_: &mut #krate::Describe) {}
-        }),
-        quote!(impl #impl_generics #rkyv::Archive for #ty #where_clause {
-            type Archived = u8;
-            type Resolver = ();
-            fn resolve(&self, (): (), _: #rkyv::Place<u8>) {}
-        }),
-        quote!(impl #serialize #rkyv::Serialize<__S> for #ty #where_clause {
-            fn serialize(&self, _: &mut __S) -> #resolver { ::core::unreachable!() }
-        }),
-        quote!(impl #deserialize #rkyv::Deserialize<#ty, __D> for u8 #where_clause {
-            fn deserialize(&self, _: &mut __D) -> #value { ::core::unreachable!() }
-        }),
-    ];
-    let impls = impls.iter().map(|one| quote!(#(#cfgs)* #one));
-    // With what is wrong with the other fields, in the same go.
-    let is_fine = |ty: &Type| check::is_fine_field(message, ty);
-    let checks = schema::check_parts(message, |part| check::asked_of_field(message, part));
-    let empty = refuse_empty_elements(message, is_fine);
-    quote!(#item #(#impls)* #checks #empty)
-}
-
-/// The generics without lifetimes, which a message must not have, and the arguments that they leave.
-fn without_lifetimes(message: &Message) -> (Generics, TokenStream) {
-    let mut generics = message.generics.clone();
-    let arguments = generics.params.iter().map(|parameter| match parameter {
-        GenericParam::Lifetime(_) => quote!('static),
-        GenericParam::Type(TypeParam { ident, .. }) | GenericParam::Const(ConstParam { ident, .. }) => {
-            quote!(#ident)
-        }
-    });
-    let arguments = quote!(<#(#arguments),*>);
-    let is_lifetime = |parameter: &GenericParam| matches!(parameter, GenericParam::Lifetime(_));
-    generics.params = generics.params.into_iter().filter(|parameter| !is_lifetime(parameter)).collect();
-    for parameter in generics.type_params_mut() {
-        parameter.bounds.push(parse_quote!('static));
-    }
-    (generics, arguments)
-}
-
 /// The item less rkyv's attributes and derives, for want of the crate that they belong to.
-fn without_rkyv(message: &Message) -> DeriveInput {
+pub(crate) fn without_rkyv(message: &Message) -> DeriveInput {
     let mut item = message.item.clone();
     for attrs in attributes_mut(&mut item) {
         attrs.retain(|attr| {
@@ -267,7 +204,7 @@ fn keep_attributes(item: &mut DeriveInput, kept: &[&str]) {
 }
 
 /// The attributes of the item, of its variants and of its fields.
-fn attributes_mut(item: &mut DeriveInput) -> Vec<&mut Vec<Attribute>> {
+pub(crate) fn attributes_mut(item: &mut DeriveInput) -> Vec<&mut Vec<Attribute>> {
     let mut all = vec![&mut item.attrs];
     match &mut item.data {
         Data::Struct(data) => all.extend(data.fields.iter_mut().map(|field| &mut field.attrs)),
@@ -282,7 +219,7 @@ fn attributes_mut(item: &mut DeriveInput) -> Vec<&mut Vec<Attribute>> {
     all
 }
 
-fn fields_mut(item: &mut DeriveInput) -> Vec<&mut Field> {
+pub(crate) fn fields_mut(item: &mut DeriveInput) -> Vec<&mut Field> {
     match &mut item.data {
         Data::Struct(data) => data.fields.iter_mut().collect(),
         Data::Enum(data) => data.variants.iter_mut().flat_map(|variant| variant.fields.iter_mut()).collect(),

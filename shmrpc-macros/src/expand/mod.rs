@@ -4,6 +4,8 @@
 mod refused;
 mod client;
 mod server;
+mod refused_message;
+mod stand;
 mod messages;
 mod recheck;
 
@@ -14,8 +16,9 @@ use syn::spanned::Spanned;
 use syn::{Item, ItemEnum, Path, Token};
 
 use crate::args::Args;
+use crate::check::WITHOUT_VARIANTS;
 use crate::errors::Errors;
-use crate::model::{Method, Service};
+use crate::model::{Message, Method, Service};
 use crate::syntax::wire_name;
 use crate::{args, check, parse, schema};
 
@@ -105,14 +108,17 @@ pub(crate) fn message(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
     let errors = Errors::new();
     let args = args::message(arguments.clone(), &errors);
     let (written, elsewhere) = (whole(&tokens), args.elsewhere.then(|| args.krate.clone()));
-    let parsed = parse::message(args, tokens, &errors);
+    let parsed = parse::message(args.clone(), tokens.clone(), &errors);
     if let Some(message) = &parsed {
         check::message(message, &errors);
     }
     let refused = errors.finish().err().map(|error| error.into_compile_error());
-    let Some(message) = parsed else { return quote!(#written #refused) };
+    let Some(message) = parsed else {
+        let written = refused_message::union(args, tokens).or(written);
+        return quote!(#written #refused);
+    };
     if refused.is_some() || check::repeats_itself(&message) {
-        let item = messages::refused(&message);
+        let item = refused_message::expand(&message);
         return quote!(#item #refused);
     }
     match elsewhere {
@@ -121,7 +127,7 @@ pub(crate) fn message(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
             let found = quote_spanned!(krate.span()=> private::message_found);
             quote!(#[#krate::#found(#arguments)] #written)
         }
-        None => messages::expand(&message),
+        None => accepted(&message),
     }
 }
 
@@ -130,8 +136,24 @@ pub(crate) fn message_found(arguments: TokenStream, tokens: TokenStream) -> Toke
     let errors = Errors::new();
     let parsed = parse::message(args::message(arguments, &errors), tokens, &errors);
     match (errors.finish(), parsed) {
-        (Ok(()), Some(message)) => messages::expand(&message),
+        (Ok(()), Some(message)) => accepted(&message),
         (refused, _) => refused.err().map(|error| error.into_compile_error()).unwrap_or_default(),
+    }
+}
+
+/// A message of which nothing is refused, unless it is an enum without variants where `#[cfg]` takes them all.
+fn accepted(message: &Message) -> TokenStream {
+    let Some(condition) = message.has_variants() else { return messages::expand(message) };
+    let none = message.under(&quote!(not(#condition)));
+    let (some, none) = (messages::expand(&message.under(&condition)), refused_message::without_variants(&none));
+    let (cfgs, name) = (&message.cfgs, &message.name);
+    let refused = quote_spanned!(name.span()=> ::core::compile_error!(#WITHOUT_VARIANTS););
+    quote! {
+        #some
+        #none
+        #(#cfgs)*
+        #[cfg(not(#condition))]
+        const _: () = { #refused };
     }
 }
 

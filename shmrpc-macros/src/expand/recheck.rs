@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::ext::IdentExt;
-use syn::{Data, DeriveInput, Fields, Member, Path, Type, WherePredicate, parse_quote};
+use syn::{Data, DeriveInput, Field, Fields, Member, Path, Type, WherePredicate, parse_quote};
 
 use crate::schema;
 use crate::syntax::{Part, parts};
@@ -25,17 +25,21 @@ pub(super) fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {
         }
         Data::Union(data) => return Err(syn::Error::new_spanned(data.union_token, "a union is no message")),
     };
-    let types: Vec<&Type> = cases.iter().flat_map(|(_, fields)| *fields).map(|field| &field.ty).collect();
     let parameters = generics.clone();
-    let with = |ty: &Type| schema::archived_with(&krate, &parameters, recursive, ty).filter(|_| !bounded);
+    let with = |field: &Field| {
+        let usual = schema::archived_with(&krate, &parameters, recursive, &field.ty).filter(|_| !bounded);
+        said(field).or(usual)
+    };
+    let fields = cases.iter().flat_map(|(_, fields)| *fields);
+    let fields: Vec<(&Type, Option<Type>)> = fields.map(|field| (&field.ty, with(field))).collect();
     let mut bounds: Vec<WherePredicate> = Vec::new();
     bounds.extend(generics.type_params().map(|parameter| {
         let name = &parameter.ident;
         parse_quote!(#name: #krate::Message)
     }));
     // What rkyv asks of the fields for the archived type to exist. Of a recursive one's it asks nothing.
-    for ty in types.iter().filter(|_| !recursive) {
-        match (schema::is_fixed(&generics, ty), with(ty)) {
+    for (ty, with) in fields.iter().filter(|_| !recursive) {
+        match (schema::is_fixed(&generics, ty), with) {
             (true, _) if !bounded => {}
             (true, _) => bounds.extend(parts(ty).iter().map(|part| schema::is_asked(&krate, part))),
             (false, None) => bounds.push(schema::is_asked(&krate, &Part::whole(ty))),
@@ -51,7 +55,7 @@ pub(super) fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {
     let needed = if recursive {
         quote!(true)
     } else {
-        let archived = types.iter().map(|ty| match with(ty) {
+        let archived = fields.iter().map(|(ty, with)| match with {
             None => quote!(#krate::Archived<#ty>),
             Some(with) => quote!(<#with as #krate::private::rkyv::with::ArchiveWith<#ty>>::Archived),
         });
@@ -71,6 +75,22 @@ pub(super) fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {
             }
         }
     })
+}
+
+/// How a field is archived, if it says so.
+fn said(field: &Field) -> Option<Type> {
+    let mut with = None;
+    for attr in field.attrs.iter().filter(|attr| attr.path().is_ident("rkyv")) {
+        let read = attr.parse_nested_meta(|meta| {
+            if meta.path.is_ident("with") {
+                with = Some(meta.value()?.parse()?);
+            }
+            Ok(())
+        });
+        // rkyv's derive says what is wrong with it.
+        read.ok()?;
+    }
+    with
 }
 
 /// What `#[recheck(..)]` says.

@@ -209,18 +209,21 @@ pub(crate) fn bound(ty: &Type, bound: TokenStream) -> WherePredicate {
 /// in place of these. rustc says once for each place what does not hold, and assumes it from then on: so it names a type
 /// that is no message, and not every use of it. A predicate cannot have a `#[cfg]`, so methods that have one are left out.
 /// Of each part, what is `asked` about it is asked.
-pub(crate) fn messages(service: &Service, asked: impl Fn(Part) -> Option<Part>) -> Option<TokenStream> {
+pub(crate) fn messages(
+    service: &Service,
+    asked: impl Fn(&Method, Part) -> Option<Part>,
+) -> Option<TokenStream> {
     let krate = &service.krate;
     let always = service.methods.iter().filter(|method| method.cfgs.is_empty());
-    let parts = always.flat_map(Method::messages).flat_map(parts);
-    let parts = once_each(parts.filter_map(asked));
+    let parts = always.flat_map(|method| method.messages().flat_map(parts).map(move |part| (method, part)));
+    let parts = once_each(parts.filter_map(|(method, part)| asked(method, part)));
     let predicates = parts.iter().map(|part| is_asked(krate, part)).chain(assumed(krate, &parts));
     let predicates = quote!(#(#predicates),*);
     (!predicates.is_empty()).then_some(predicates)
 }
 
-/// What is asked of a key or a hasher in one piece stands for more, which rustc has to be told. With `for`, it does not say what of it does
-/// not hold.
+/// What is asked of a key or a hasher in one piece stands for more, which rustc has to be told. With `for`, it does not
+/// say what of it does not hold.
 fn assumed(krate: &Path, parts: &[Part]) -> Vec<WherePredicate> {
     let assumed = parts.iter().filter_map(|Part { ty, role }| match role {
         Role::Message => None,

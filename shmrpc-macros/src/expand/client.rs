@@ -181,7 +181,7 @@ pub(crate) fn view_call(service: &Service, method: &Method) -> Option<TokenStrea
 }
 
 fn bounds(service: &Service) -> Option<TokenStream> {
-    schema::messages(service, Some).map(|bounds| quote!(where #bounds))
+    schema::messages(service, |_, part| Some(part)).map(|bounds| quote!(where #bounds))
 }
 
 /// Docs, attributes and signature up to the result.

@@ -13,7 +13,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::parse::ParseStream;
 use syn::spanned::Spanned;
-use syn::{Item, ItemEnum, Path, Token};
+use syn::{Block, Item, ItemEnum, Path, Token, parse_quote};
 
 use crate::args::Args;
 use crate::check::WITHOUT_VARIANTS;
@@ -26,16 +26,16 @@ use crate::{args, check, parse, schema};
 pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStream {
     let errors = Errors::new();
     let args = args::service(arguments, &errors);
-    let written = whole(&tokens);
+    let written = tokens.clone();
     let parsed = parse::service(args, tokens, &errors);
     if let Some(service) = &parsed {
         check::service(service, &errors);
     }
-    let refused = errors.finish().err().map(|error| error.into_compile_error());
-    let Some(service) = parsed else { return quote!(#written #refused) };
-    if refused.is_some() {
+    let refused = errors.finish();
+    let Some(service) = parsed else { return with_errors(written, refused) };
+    if let Err(error) = refused {
         // With what rustc has to say of the other types, in the same go.
-        let (item, stubs) = (refused::item(&service), refused::expand(&service));
+        let (item, refused, stubs) = (refused::item(&service), reported(error), refused::expand(&service));
         return quote!(#item #refused #stubs);
     }
     let item = &service.item;
@@ -45,7 +45,7 @@ pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
         wire_name(&service.name)
     );
     let sometimes = service.methods.iter().any(|method| !method.cfgs.is_empty());
-    let generated = if sometimes { when_cfgs_are_known(&service, written) } else { generated(&service) };
+    let generated = if sometimes { when_cfgs_are_known(&service, &written) } else { generated(&service) };
     quote!(#[diagnostic::on_unimplemented(note = #note)] #item #generated)
 }
 
@@ -59,7 +59,7 @@ fn generated(service: &Service) -> TokenStream {
 }
 
 /// The same later, by a derive, since a bound cannot have a `#[cfg]`.
-fn when_cfgs_are_known(service: &Service, written: Option<TokenStream>) -> TokenStream {
+fn when_cfgs_are_known(service: &Service, written: &TokenStream) -> TokenStream {
     let Service { krate, item: _, repeated, vis: _, name, methods } = service;
     let variants = methods.iter().map(|method| {
         let (cfgs, variant) = (&method.cfgs, variant_of(method));
@@ -100,24 +100,28 @@ pub(crate) fn methods(tokens: TokenStream) -> TokenStream {
         service.methods.iter_mut().for_each(|method| method.cfgs.clear());
         Ok(generated(&service))
     };
-    read().unwrap_or_else(|error: syn::Error| error.into_compile_error())
+    read().unwrap_or_else(reported)
 }
 
 /// All of `#[shmrpc::message]`.
 pub(crate) fn message(arguments: TokenStream, tokens: TokenStream) -> TokenStream {
     let errors = Errors::new();
     let args = args::message(arguments.clone(), &errors);
-    let (written, elsewhere) = (whole(&tokens), args.elsewhere.then(|| args.krate.clone()));
-    let parsed = parse::message(args.clone(), tokens.clone(), &errors);
+    let (written, elsewhere) = (tokens.clone(), args.elsewhere.then(|| args.krate.clone()));
+    let parsed = parse::message(args.clone(), tokens, &errors);
     if let Some(message) = &parsed {
         check::message(message, &errors);
     }
-    let refused = errors.finish().err().map(|error| error.into_compile_error());
+    let refused = errors.finish();
     let Some(message) = parsed else {
-        let written = refused_message::union(args, tokens).or(written);
-        return quote!(#written #refused);
+        let Some(union) = refused_message::union(args, written.clone()) else {
+            return with_errors(written, refused);
+        };
+        let refused = refused.err().map(reported);
+        return quote!(#union #refused);
     };
-    if refused.is_some() || check::repeats_itself(&message) {
+    if refused.is_err() || check::repeats_itself(&message) {
+        let refused = refused.err().map(reported);
         let item = refused_message::expand(&message);
         return quote!(#item #refused);
     }
@@ -137,7 +141,7 @@ pub(crate) fn message_found(arguments: TokenStream, tokens: TokenStream) -> Toke
     let parsed = parse::message(args::message(arguments, &errors), tokens, &errors);
     match (errors.finish(), parsed) {
         (Ok(()), Some(message)) => accepted(&message),
-        (refused, _) => refused.err().map(|error| error.into_compile_error()).unwrap_or_default(),
+        (refused, _) => refused.err().map(reported).unwrap_or_default(),
     }
 }
 
@@ -157,14 +161,41 @@ fn accepted(message: &Message) -> TokenStream {
     }
 }
 
-/// The item as written, if it is one: what does not parse is reported once.
-fn whole(tokens: &TokenStream) -> Option<TokenStream> {
-    syn::parse2::<Item>(tokens.clone()).is_ok().then(|| tokens.clone())
+/// Errors, in the order of the user's source. Each is in a constant: as items of the module, they would make rustc say
+/// nothing of names in it that it does not find.
+fn reported(errors: syn::Error) -> TokenStream {
+    let each = errors.into_iter().map(|error| {
+        let error = error.into_compile_error();
+        quote!(const _: () = { #error };)
+    });
+    each.collect()
+}
+
+/// An item that is neither a service nor a message, with what was said of it. It may stand in an `impl` or in an `extern`
+/// block, where a constant has to have a name: so it is in a body, if the item has one. One that does not parse is left out,
+/// since that is reported once.
+fn with_errors(written: TokenStream, refused: Result<(), syn::Error>) -> TokenStream {
+    let item = syn::parse2::<Item>(written.clone());
+    let Err(errors) = refused else { return written };
+    let plain = errors.to_compile_error();
+    match item {
+        Err(_) => plain,
+        Ok(Item::Fn(mut item)) => {
+            let said: Block = parse_quote!({ #plain });
+            item.block.stmts.splice(0..0, said.stmts);
+            quote!(#item)
+        }
+        Ok(Item::Const(_) | Item::Static(_) | Item::Verbatim(_) | Item::Macro(_)) => quote!(#written #plain),
+        Ok(_) => {
+            let errors = reported(errors);
+            quote!(#written #errors)
+        }
+    }
 }
 
 /// All of `#[derive(Recheck)]`.
 pub(crate) fn recheck(tokens: TokenStream) -> TokenStream {
-    recheck::expand(tokens).unwrap_or_else(|error| error.into_compile_error())
+    recheck::expand(tokens).unwrap_or_else(reported)
 }
 
 /// Expansions as rustc sees them, pinned because they are read: by users in `cargo expand`, by us in reviews.

@@ -3,7 +3,10 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote};
-use syn::{FnArg, ItemTrait, Pat, PatType, ReturnType, Signature, TraitItem, Type, parse_quote};
+use syn::{
+    FnArg, GenericParam, Generics, ItemTrait, Pat, PatType, ReturnType, Signature, TraitItem, Type,
+    parse_quote,
+};
 
 use crate::check;
 use crate::expand::client;
@@ -120,8 +123,11 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let (client, view) = (format_ident!("{name}Client"), format_ident!("{name}View"));
     let server = format_ident!("{name}Server");
     let connecting = client::connecting(service);
-    let bounds = schema::messages(service, check::asked).map(|bounds| quote!(where #bounds));
-    let calls = calls(service, client::call);
+    let bounds = schema::messages(service, |method, part| {
+        check::asked(part).filter(|part| !is_generic(service, method, &part.ty))
+    });
+    let bounds = bounds.map(|bounds| quote!(where #bounds));
+    let calls = calls(service, client::call, |_, ty| ty.to_token_stream());
     let view_calls = calls_of_view(service);
     let schema = quote!(#krate::private::ServiceSchema { name: "", methods: ::std::vec::Vec::new() });
     let allow = quote! {
@@ -213,44 +219,81 @@ fn serving(service: &Service, server: &Ident, allow: &TokenStream, schema: &Toke
 }
 
 fn calls_of_view(service: &Service) -> TokenStream {
-    calls(service, |service, method| client::view_call(service, method).unwrap_or_default())
+    let krate = &service.krate;
+    let call = |service: &Service, method: &Method| client::view_call(service, method).unwrap_or_default();
+    calls(service, call, |method, ty| {
+        let is_shown = check::is_fine(ty) && !is_generic(service, method, ty);
+        if is_shown { quote!(#krate::View<#ty>) } else { ty.to_token_stream() }
+    })
 }
 
-/// The methods that the client can have: the first one of each name.
-fn calls(service: &Service, call: impl Fn(&Service, &Method) -> TokenStream) -> TokenStream {
+/// The methods, as they were read and as they are written.
+fn signatures(service: &Service) -> impl Iterator<Item = (&Method, &Signature)> {
     let functions = service.item.items.iter().filter_map(|item| match item {
         TraitItem::Fn(function) => Some(&function.sig),
         _ => None,
     });
-    let written = service.methods.iter().zip(functions).filter(|(method, _)| {
+    service.methods.iter().zip(functions)
+}
+
+/// Whether a type of a method names parameters of it or of its trait, which nobody else knows.
+fn is_generic(service: &Service, method: &Method, ty: &Type) -> bool {
+    let mut signatures = signatures(service).filter(|(other, _)| other.index == method.index);
+    let own = signatures.next().map(|(_, written)| &written.generics);
+    own.into_iter().chain([&service.item.generics]).any(|generics| names_one_of(generics, ty))
+}
+
+fn names_one_of(generics: &Generics, ty: &Type) -> bool {
+    let names = generics.params.iter().map(|parameter| match parameter {
+        GenericParam::Lifetime(parameter) => &parameter.lifetime.ident,
+        GenericParam::Type(parameter) => &parameter.ident,
+        GenericParam::Const(parameter) => &parameter.ident,
+    });
+    mentions(ty.to_token_stream(), &names.collect::<Vec<_>>())
+}
+
+/// The methods that the client can have: the first one of each name. Those that were refused return what is `returned` for
+/// their type.
+fn calls(
+    service: &Service,
+    call: impl Fn(&Service, &Method) -> TokenStream,
+    returned: impl Fn(&Method, &Type) -> TokenStream,
+) -> TokenStream {
+    let written = signatures(service).filter(|(method, _)| {
         let name = wire_name(&method.name);
         let before = service.methods.iter().take_while(|other| other.index < method.index);
         let mut again = before.filter(|other| wire_name(&other.name) == name);
         !check::is_reserved(&name) && !again.any(|other| other.cfgs.is_empty() || method.cfgs.is_empty())
     });
-    let calls = written.map(|(method, written)| match method.refused || !check::is_fine_method(method) {
-        true => anything(service, method, written),
-        false => call(service, method),
+    let is_generic = |method: &Method| {
+        let params = method.params.iter().map(|param| &param.written);
+        method.messages().chain(params).any(|ty| is_generic(service, method, ty))
+    };
+    let calls = written.map(|(method, written)| {
+        match method.refused || !check::is_fine_method(method) || is_generic(method) {
+            true => anything(service, method, written, |ty| returned(method, ty)),
+            false => call(service, method),
+        }
     });
     quote!(#(#calls)*)
 }
 
-/// A method that takes what it is given, and returns what was written, if that can stand there.
-fn anything(service: &Service, method: &Method, written: &Signature) -> TokenStream {
+/// A method that takes what it is given, and returns what is `returned` for what was written, if that can stand there.
+fn anything(
+    service: &Service,
+    method: &Method,
+    written: &Signature,
+    returned: impl Fn(&Type) -> TokenStream,
+) -> TokenStream {
     let (krate, vis) = (&service.krate, &service.vis);
     let Method { index: _, name, cfgs, attrs: _, deprecated: _, refused: _, params: _, reply: _ } = method;
-    let (generics, clause) = (&written.generics, &written.generics.where_clause);
     let params = written.inputs.iter().filter(|input| matches!(input, FnArg::Typed(_)));
     let params = (0..params.count()).map(|position| {
         let name = format_ident!("_{position}");
         quote!(#name: impl ::core::marker::Sized)
     });
-    let result = match &written.output {
-        ReturnType::Type(_, ty) => ty.to_token_stream(),
-        ReturnType::Default => quote!(()),
-    };
     let types: Vec<Type> = match &written.output {
-        ReturnType::Default => Vec::new(),
+        ReturnType::Default => vec![parse_quote!(())],
         ReturnType::Type(_, ty) => match last_segment(ty).filter(|last| last.ident == "Result") {
             Some(last) => type_arguments(last).into_iter().cloned().collect(),
             None => vec![(**ty).clone()],
@@ -265,10 +308,20 @@ fn anything(service: &Service, method: &Method, written: &Signature) -> TokenStr
                 && matches!(peel(ty), Type::Path(_) | Type::Tuple(_) | Type::Array(_) | Type::Reference(_))
         });
     let result = match &types[..] {
-        _ if !stands => quote!((), #krate::CallError),
-        [ok, err] => quote!(#ok, #krate::CallError<#err>),
-        _ => quote!(#result, #krate::CallError),
+        [ok, err] if stands => {
+            let ok = returned(ok);
+            quote!(#ok, #krate::CallError<#err>)
+        }
+        [ok] if stands => {
+            let ok = returned(ok);
+            quote!(#ok, #krate::CallError)
+        }
+        _ => quote!((), #krate::CallError),
     };
+    // Nobody could say what they are, where only parameters name them.
+    let generics = stands.then_some(&written.generics);
+    let generics = generics.filter(|generics| types.iter().any(|ty| names_one_of(generics, ty)));
+    let clause = generics.map(|generics| &generics.where_clause);
     quote! {
         #(#cfgs)*
         #vis fn #name #generics(&self #(, #params)*) -> ::core::result::Result<#result> #clause {

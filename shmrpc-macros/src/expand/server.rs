@@ -17,7 +17,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let doc = format!(" Serves an implementation of [`{name}`], which it holds as it is, or in an `Arc`.");
     let (method, request, implemented) = (local("method"), local("request"), local("service"));
     let arms = methods.iter().map(|method| arm(service, method, &implementation, &request, &implemented));
-    let messages = schema::messages(service, Some);
+    let messages = schema::messages(service, |_, part| Some(part));
     quote! {
         #(#repeated)*
         #[doc = #doc]

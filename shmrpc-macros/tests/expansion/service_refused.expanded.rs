@@ -3,15 +3,21 @@ pub trait Kv {
     fn put(&self, key: &str) -> u64;
     fn resize(&self, size: usize, _: (u8, u8)) -> Result<Vec<usize>, String>;
 }
-::core::compile_error! {
-    "a parameter of a service is a plain name: take it apart in the method's body"
-}
-::core::compile_error! {
-    "`usize` would be cut to 32 bits on its way: use `u64`"
-}
-::core::compile_error! {
-    "`usize` would be cut to 32 bits on its way: use `u64`"
-}
+const _: () = {
+    ::core::compile_error! {
+        "a parameter of a service is a plain name: take it apart in the method's body"
+    }
+};
+const _: () = {
+    ::core::compile_error! {
+        "`usize` would be cut to 32 bits on its way: use `u64`"
+    }
+};
+const _: () = {
+    ::core::compile_error! {
+        "`usize` would be cut to 32 bits on its way: use `u64`"
+    }
+};
 #[allow(missing_docs, unused_variables, dead_code, reason = "it was refused")]
 #[derive(::core::clone::Clone, ::core::fmt::Debug)]
 pub struct KvClient(::shmrpc::private::Channel);

@@ -4,6 +4,10 @@ macro_rules! text {
     };
 }
 
+pub struct Borrowed<'a>(&'a u8);
+
+pub struct IndexSet<T>(T);
+
 #[shmrpc::service]
 pub trait Odd {
     const fn constant(&self);

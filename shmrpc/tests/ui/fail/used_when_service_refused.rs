@@ -43,5 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sum: u64 = kv.fine("a")? + *KvClient::builder().connect("shm:kv")?.view().fine("a")? + kv.get(1)?;
     println!("{} {} {}", sum, kv.put((1, 2))?, kv.text()?);
     kv.own()?;
+    let viewed: u64 = *kv.view().get(1)? + kv.get(1)?;
+    println!("{viewed}");
     Ok(())
 }

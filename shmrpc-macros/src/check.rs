@@ -9,7 +9,8 @@ use syn::{Attribute, Fields, Ident, Token, TraitItem, Type, parse_quote};
 use crate::errors::Errors;
 use crate::model::{Message, Method, ParamKind, Reply, Service, Shape, Variant, cfgs};
 use crate::syntax::{
-    Part, Role, each_argument, each_endless, hides, in_place_of, instead, rkyv_derive, text, wire_name,
+    Part, Role, each_argument, each_endless, hides, in_full, in_place_of, instead, rkyv_derive, text,
+    wire_name,
 };
 
 use types::{Place, Types, is_fine_in};
@@ -142,7 +143,7 @@ fn around_what_is_refused(mut part: Part, is_fine: impl Fn(&Type) -> bool) -> Op
     }
     if part.role == Role::Message {
         each_argument(&mut part.ty, |ty| {
-            let instead = instead(ty);
+            let instead = in_full(&instead(ty), ty);
             match (is_fine(ty), is_fine(&instead)) {
                 (true, _) => {}
                 (false, true) => *ty = instead,
@@ -150,7 +151,7 @@ fn around_what_is_refused(mut part: Part, is_fine: impl Fn(&Type) -> bool) -> Op
             }
         });
     } else {
-        part.ty = in_place_of(&part.ty, &instead(&part.ty));
+        part.ty = in_place_of(&part.ty, &in_full(&instead(&part.ty), &part.ty));
     }
     is_fine(&part.ty).then_some(part)
 }

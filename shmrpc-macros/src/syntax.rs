@@ -14,7 +14,9 @@ use syn::{
     parse_quote,
 };
 
-pub(crate) use foreign::{Foreign, foreign, is_sizeless, may_be_own, owns_descriptor, referred_instead};
+pub(crate) use foreign::{
+    Foreign, foreign, in_full, is_sizeless, may_be_own, owns_descriptor, referred_instead,
+};
 
 /// The type itself, without parentheses and without the invisible groups that `macro_rules!` adds.
 pub(crate) fn peel(ty: &Type) -> &Type {

@@ -149,7 +149,8 @@ pub(crate) fn message_found(arguments: TokenStream, tokens: TokenStream) -> Toke
 fn accepted(message: &Message) -> TokenStream {
     let Some(condition) = message.has_variants() else { return messages::expand(message) };
     let none = message.under(&quote!(not(#condition)));
-    let (some, none) = (messages::expand(&message.under(&condition)), refused_message::without_variants(&none));
+    let (some, none) =
+        (messages::expand(&message.under(&condition)), refused_message::without_variants(&none));
     let (cfgs, name) = (&message.cfgs, &message.name);
     let refused = quote_spanned!(name.span()=> ::core::compile_error!(#WITHOUT_VARIANTS););
     quote! {

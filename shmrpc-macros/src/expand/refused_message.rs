@@ -16,7 +16,7 @@ use crate::check;
 use crate::expand::{messages, stand};
 use crate::model::{Message, Shape, cfgs};
 use crate::schema;
-use crate::syntax::{each_endless, instead, is_rkyv, mentions, replaced};
+use crate::syntax::{each_endless, in_full, instead, is_rkyv, mentions, replaced};
 
 /// All of it.
 pub(crate) fn expand(message: &Message) -> TokenStream {
@@ -115,7 +115,7 @@ fn accepted(attr: &Attribute, is_compared: bool) -> Option<Attribute> {
 fn archived_as(message: &Message, written: &Type) -> Attribute {
     let Message { krate, item: _, cfgs: _, name, generics, recursive, shape: _ } = message;
     let (_, type_generics, _) = generics.split_for_impl();
-    let mut ty = instead(written);
+    let mut ty = in_full(&instead(written), written);
     each_endless(&mut ty, name, &mut |own| *own = parse_quote!(::std::boxed::Box<#own>));
     let with: Type = if check::is_fine_field(message, &ty) {
         let whole: Path = parse_quote!(#name #type_generics);

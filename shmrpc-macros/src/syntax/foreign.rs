@@ -1,10 +1,10 @@
 //! Types of the standard library that cannot be sent, and what is sent in their place. They are known by their names, which
 //! messages of a user may have, too.
 
-use quote::format_ident;
+use quote::{ToTokens, format_ident, quote};
 use syn::{Path, Type, parse_quote};
 
-use super::{last_segment, peel};
+use super::{last_segment, mentions, peel, replaced};
 
 /// What is sent in place of such a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,4 +79,18 @@ pub(crate) fn referred_instead(ty: &Type) -> Option<Type> {
     };
     let name = format_ident!("{name}");
     Some(parse_quote!(#name))
+}
+
+/// What is advised for a `written` type, such that the code around need not have imported it.
+pub(crate) fn in_full(advised: &Type, written: &Type) -> Type {
+    let tokens = replaced(advised.to_token_stream(), &|name| {
+        let path = match name.to_string().as_str() {
+            "CString" => quote!(::std::ffi::CString),
+            "NonZeroU64" => quote!(::core::num::NonZeroU64),
+            "NonZeroI64" => quote!(::core::num::NonZeroI64),
+            _ => return None,
+        };
+        (!mentions(written.to_token_stream(), &[name])).then_some(path)
+    });
+    parse_quote!(#tokens)
 }

@@ -424,7 +424,8 @@ impl Session {
             return Ok(());
         }
         // What stands where nothing was published is found by whoever is about to sleep.
-        let taken = if looked == Next::Nothing { lane.serving.next(&mut incoming) } else { looked == Next::Request };
+        let taken =
+            if looked == Next::Nothing { lane.serving.next(&mut incoming) } else { looked == Next::Request };
         assert_eq!(taken, due.is_ok(), "{due:?} and {:?}", self.connection.death());
         let Due::Message(header, place) = due? else { return Ok(()) };
         lane.position = lane.position.wrapping_add(1);

@@ -17,12 +17,12 @@ pub struct Held {
 #[shmrpc::service]
 pub trait Taken {
     fn behind(&self, a: &File, b: &std::fs::File, c: &TcpStream, d: &UnixStream, e: &&TcpListener);
-    fn inside(&self, a: Vec<&TcpStream>, b: &Vec<std::fs::File>, c: Option<RawFd>, d: Arc<UnixStream>);
+    fn inside(&self, a: Vec<&TcpStream>, b: &Vec<TcpListener>, c: Option<RawFd>, d: Arc<UnixStream>);
 }
 
 #[shmrpc::service]
 pub trait ByValue {
-    fn send(&self, file: File) -> Option<TcpStream>;
+    fn send(&self, port: TcpListener) -> Option<TcpStream>;
 }
 
 #[shmrpc::service]

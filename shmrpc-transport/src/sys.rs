@@ -21,3 +21,5 @@ pub(crate) mod lease;
 pub mod fork;
 #[cfg(not(loom))]
 pub mod shortage;
+#[cfg(not(loom))]
+pub mod thread;

@@ -69,6 +69,8 @@ struct State<L> {
     /// Counts the leaders.
     leaders: u64,
     banned: Option<Ban>,
+    /// Leaders that were relieved in a request of theirs and have not come back.
+    absent: u32,
 }
 
 /// No team is made.
@@ -105,8 +107,9 @@ impl<L> Default for Team<L> {
 impl<L> Team<L> {
     fn with(stuck: Duration, new_term: fn() -> Term) -> Self {
         let (lanes, followers) = (VecDeque::with_capacity(MOST), Vec::with_capacity(MOST));
+        let (steps, leaders, absent) = (0, 0, 0);
         let state =
-            State { lanes, followers, lead: Lead::Nobody, last: None, steps: 0, leaders: 0, banned: None };
+            State { lanes, followers, lead: Lead::Nobody, last: None, steps, leaders, banned: None, absent };
         Self { state: Mutex::new(state), stuck, new_term }
     }
 }
@@ -163,8 +166,12 @@ impl<L: Lane> Team<L> {
                 return Some(given);
             }
             if seen == Some(state.steps) {
-                // Whether that was a call or the system, the leader finds out when it is back.
-                state.pause();
+                // Whether that was a call or the system, the leader finds out when it is back. One that stays away does not.
+                if state.absent == 0 {
+                    state.pause()
+                } else {
+                    state.ban()
+                }
                 state.relieve();
             }
             seen = Some(state.steps);
@@ -199,6 +206,7 @@ impl<L: Lane> Team<L> {
             state = self.state.lock();
             if state.lead != Lead::Leads(id) {
                 // Relieved meanwhile, with this lane for its own: its call took too long.
+                state.absent -= 1;
                 state.ban();
                 return Some((member.lane, Patience::UntilCrowded));
             }
@@ -266,7 +274,12 @@ impl<L: Lane> State<L> {
             member.lane.forget_crowd();
             give(&follower, (member.lane, Patience::UntilCrowded));
         }
-        self.lead = if self.lanes.is_empty() { Lead::Nobody } else { Lead::Relieved };
+        if self.lanes.is_empty() {
+            self.lead = Lead::Nobody;
+            self.absent += 1;
+        } else {
+            self.lead = Lead::Relieved;
+        }
     }
 
     /// The leader goes on alone, with the last lane.

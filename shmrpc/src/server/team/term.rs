@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use shmrpc_transport::sys::futex::times_displaced;
+use shmrpc_transport::sys::thread::{computed, times_slept};
 
 /// A term, at most. Then all find out anew who wants whose core: there may be enough of them by now.
 const LONGEST: Duration = Duration::from_millis(20);
@@ -12,7 +12,7 @@ const LONGEST: Duration = Duration::from_millis(20);
 const LOOK_EVERY: u32 = 64;
 const ON_AVERAGE: Duration = Duration::from_micros(3);
 /// A turn of a lane that takes longer holds up the others: so much of a term may go that way. Some always does: to wake a caller, and
-/// while the host has the processor.
+/// while the host has the processor. What others compute meanwhile is not the turn's.
 const SLOW: Duration = Duration::from_micros(20);
 const SLOW_MOST: Duration = Duration::from_millis(1);
 /// Waits between two looks at what was served meanwhile; and seven lanes served in four waits are the least that pays: as many
@@ -21,7 +21,7 @@ const WAITS: u32 = 1024;
 const PAYS: [u32; 2] = [7, 4];
 /// Turns of lanes after which others have the core, at most.
 const TURN_EVERY: u32 = 256;
-/// In a wait that lasted longer somebody else may have run.
+/// After a wait that lasted longer the leader finds out again what it has computed itself.
 const TAKEN: Duration = Duration::from_nanos(1_500);
 /// A wait that lasted longer met somebody who computes.
 const KEPT: Duration = Duration::from_micros(500);
@@ -39,8 +39,9 @@ pub(super) struct Term {
     waits: u32,
     /// Turns of lanes since others had the core.
     in_a_row: u32,
-    /// How often somebody else had run in this thread's place after the last wait or turn in which that may have been.
-    displaced: u64,
+    /// What the thread had computed when that was last asked, and how often it had slept.
+    computed: Duration,
+    slept: u64,
     bounds: Bounds,
 }
 
@@ -50,6 +51,15 @@ struct Bounds {
     slow: Duration,
     kept: Duration,
 }
+
+/// What is counted of a thread.
+trait Thread {
+    fn computed(&self) -> Duration;
+    fn times_slept(&self) -> u64;
+}
+
+/// The leader's.
+struct Own;
 
 /// Why a term is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +81,8 @@ impl Term {
             slow: Duration::ZERO,
             waits: 0,
             in_a_row: 0,
-            displaced: times_displaced(),
+            computed: Own.computed(),
+            slept: Own.times_slept(),
             bounds: Bounds { longest: LONGEST, slow: SLOW, kept: KEPT },
         }
     }
@@ -91,32 +102,37 @@ impl Term {
     /// A lane had its turn.
     pub(super) fn served(&mut self) -> Option<Over> {
         let took = self.step();
-        self.served_for(took, times_displaced)
+        self.served_for(took, &Own)
     }
 
     /// Others had the core.
     pub(super) fn waited(&mut self) -> Option<Over> {
         let took = self.step();
-        self.waited_for(took, times_displaced)
+        self.waited_for(took, &Own)
     }
 
-    fn served_for(&mut self, took: Duration, displaced: impl FnOnce() -> u64) -> Option<Over> {
+    fn served_for(&mut self, took: Duration, thread: &impl Thread) -> Option<Over> {
         self.in_a_row += 1;
         self.served += 1;
-        // If somebody else ran meanwhile, it was not the call that took so long.
-        if took <= self.bounds.slow || !self.was_displaced(displaced) {
-            self.serving += took;
-            self.slow += if took > self.bounds.slow { took } else { Duration::ZERO };
-        }
         let looks = self.served.is_multiple_of(LOOK_EVERY);
+        if took > self.bounds.slow {
+            let own = self.own_part_of(took, thread);
+            self.serving += own;
+            self.slow += if own > self.bounds.slow { own } else { Duration::ZERO };
+        } else {
+            self.serving += took;
+            if looks {
+                self.computed = thread.computed();
+            }
+        }
         if self.slow > SLOW_MOST || looks && self.is_slow() { Some(Over::Vain) } else { self.lasted() }
     }
 
-    fn waited_for(&mut self, took: Duration, displaced: impl FnOnce() -> u64) -> Option<Over> {
+    fn waited_for(&mut self, took: Duration, thread: &impl Thread) -> Option<Over> {
         self.in_a_row = 0;
         self.waits += 1;
         if took > TAKEN {
-            self.was_displaced(displaced);
+            self.computed = thread.computed();
         }
         let [served, waits] = PAYS;
         if self.waits.is_multiple_of(WAITS) && self.served * waits < self.waits * served {
@@ -125,10 +141,13 @@ impl Term {
         if took > self.bounds.kept { Some(self.ended()) } else { self.lasted() }
     }
 
-    /// Whether somebody else has run in this thread's place since this was last asked.
-    fn was_displaced(&mut self, displaced: impl FnOnce() -> u64) -> bool {
-        let now = displaced();
-        mem::replace(&mut self.displaced, now) != now
+    /// How much of a turn that just ended was the thread's own: what it computed, or all if it slept. The few turns since it last
+    /// asked count as well.
+    fn own_part_of(&mut self, took: Duration, thread: &impl Thread) -> Duration {
+        let computed = thread.computed();
+        let since = computed.saturating_sub(mem::replace(&mut self.computed, computed));
+        let slept = thread.times_slept();
+        if mem::replace(&mut self.slept, slept) == slept { took.min(since) } else { took }
     }
 
     fn is_slow(&self) -> bool {
@@ -151,6 +170,16 @@ impl Term {
     }
 }
 
+impl Thread for Own {
+    fn computed(&self) -> Duration {
+        computed()
+    }
+
+    fn times_slept(&self) -> u64 {
+        times_slept()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,63 +187,91 @@ mod tests {
     /// What a turn takes that nobody has to be asked about.
     const SHORT: Duration = Duration::from_nanos(300);
 
-    fn nobody_ran() -> u64 {
-        0
+    /// Computed so long, and slept so often.
+    #[derive(Default)]
+    struct Counted(Duration, u64);
+
+    impl Thread for Counted {
+        fn computed(&self) -> Duration {
+            self.0
+        }
+
+        fn times_slept(&self) -> u64 {
+            self.1
+        }
     }
 
+    /// What a thread has counted that had its core all the time.
+    const BUSY: Counted = Counted(Duration::MAX, 0);
+
     fn fresh() -> Term {
-        Term { displaced: 0, ..Term::new() }
+        Term { computed: Duration::ZERO, slept: 0, ..Term::new() }
     }
 
     #[test]
     fn a_term_ends() {
         let mut term = fresh();
-        assert_eq!(term.served_for(SHORT, nobody_ran), None);
-        assert_eq!(term.waited_for(SHORT, nobody_ran), None);
-        assert_eq!(term.waited_for(KEPT * 2, nobody_ran), Some(Over::Time));
+        assert_eq!(term.served_for(SHORT, &BUSY), None);
+        assert_eq!(term.waited_for(SHORT, &BUSY), None);
+        assert_eq!(term.waited_for(KEPT * 2, &BUSY), Some(Over::Time));
         term.last += LONGEST * 2;
-        assert_eq!(term.served_for(SHORT, nobody_ran), Some(Over::Time));
-        assert_eq!(term.waited_for(SHORT, nobody_ran), Some(Over::Time));
+        assert_eq!(term.served_for(SHORT, &BUSY), Some(Over::Time));
+        assert_eq!(term.waited_for(SHORT, &BUSY), Some(Over::Time));
     }
 
     #[test]
     fn calls_that_take_long_are_not_for_one_thread() {
         let mut term = fresh();
-        let turns = (1..).find(|_| term.served_for(ON_AVERAGE * 2, nobody_ran) == Some(Over::Vain));
+        let turns = (1..).find(|_| term.served_for(ON_AVERAGE * 2, &BUSY) == Some(Over::Vain));
         assert_eq!(turns, Some(LOOK_EVERY));
     }
 
     #[test]
     fn some_turns_may_be_slow() {
         let mut term = fresh();
-        assert_eq!(term.served_for(SLOW_MOST / 2, nobody_ran), None);
-        assert_eq!(term.served_for(SLOW_MOST / 2, nobody_ran), None);
-        assert_eq!(term.served_for(SLOW * 2, nobody_ran), Some(Over::Vain));
+        assert_eq!(term.served_for(SLOW_MOST / 2, &Counted(SLOW_MOST / 2, 0)), None);
+        assert_eq!(term.served_for(SLOW_MOST / 2, &Counted(SLOW_MOST, 0)), None);
+        assert_eq!(term.served_for(SLOW * 2, &Counted(SLOW_MOST * 2, 0)), Some(Over::Vain));
     }
 
     #[test]
-    fn a_turn_in_which_somebody_else_ran_was_not_slow() {
+    fn what_others_computed_in_a_turn_is_not_its_own() {
         let mut term = fresh();
-        for displaced in 1..=10 {
-            for _ in 1..LOOK_EVERY {
-                assert_eq!(term.served_for(SHORT, nobody_ran), None);
-            }
-            assert_eq!(term.served_for(SLOW * 2, || displaced), None);
+        let mut thread = Counted::default();
+        for _ in 0..LOOK_EVERY * 4 {
+            thread.0 += SHORT;
+            assert_eq!(term.served_for(SLOW_MOST * 2, &thread), None);
         }
     }
 
     #[test]
-    fn whoever_ran_in_a_wait_excuses_no_turn_after_it() {
+    fn what_the_thread_itself_computed_in_a_turn_counts_though_others_did_too() {
         let mut term = fresh();
-        assert_eq!(term.waited_for(TAKEN * 2, || 1), None);
-        assert_eq!(term.served_for(SLOW_MOST * 2, || 1), Some(Over::Vain));
+        assert_eq!(term.served_for(SLOW_MOST * 4, &Counted(SLOW_MOST * 2, 0)), Some(Over::Vain));
+    }
+
+    #[test]
+    fn what_a_turn_slept_counts() {
+        let mut term = fresh();
+        assert_eq!(term.served_for(SLOW_MOST * 2, &Counted(Duration::ZERO, 1)), Some(Over::Vain));
+    }
+
+    #[test]
+    fn earlier_turns_and_waits_do_not_count_for_a_late_one() {
+        let (mut term, long) = (fresh(), SLOW_MOST * 2);
+        assert_eq!(term.waited_for(TAKEN * 2, &Counted(long, 0)), None);
+        assert_eq!(term.served_for(long, &Counted(long, 0)), None);
+        for _ in 0..LOOK_EVERY {
+            assert_eq!(term.served_for(SHORT, &Counted(long * 2, 0)), None);
+        }
+        assert_eq!(term.served_for(long, &Counted(long * 2, 0)), None);
     }
 
     #[test]
     fn a_short_term_is_judged_at_its_end() {
         let mut term = fresh();
-        assert_eq!(term.served_for(ON_AVERAGE * 2, nobody_ran), None);
-        assert_eq!(term.waited_for(KEPT * 2, nobody_ran), Some(Over::Vain));
+        assert_eq!(term.served_for(ON_AVERAGE * 2, &BUSY), None);
+        assert_eq!(term.waited_for(KEPT * 2, &BUSY), Some(Over::Vain));
     }
 
     #[test]
@@ -222,8 +279,8 @@ mod tests {
         for (served, pays) in [(1, false), (2, true)] {
             let mut term = fresh();
             let ends = (0..WAITS).any(|_| {
-                let turns = (0..served).any(|_| term.served_for(SHORT, nobody_ran).is_some());
-                turns || term.waited_for(SHORT, nobody_ran) == Some(Over::Vain)
+                let turns = (0..served).any(|_| term.served_for(SHORT, &BUSY).is_some());
+                turns || term.waited_for(SHORT, &BUSY) == Some(Over::Vain)
             });
             assert_eq!(ends, !pays, "{served}");
         }
@@ -233,11 +290,11 @@ mod tests {
     fn others_have_the_core_now_and_then() {
         let mut term = fresh();
         let turns = (1..).find(|_| {
-            assert_eq!(term.served_for(SHORT, nobody_ran), None);
+            assert_eq!(term.served_for(SHORT, &BUSY), None);
             term.owes_a_turn()
         });
         assert_eq!(turns, Some(TURN_EVERY));
-        assert_eq!(term.waited_for(SHORT, nobody_ran), None);
+        assert_eq!(term.waited_for(SHORT, &BUSY), None);
         assert!(!term.owes_a_turn());
     }
 }

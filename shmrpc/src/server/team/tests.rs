@@ -236,6 +236,27 @@ fn a_leader_that_was_relieved_goes_on_with_the_lane_that_it_served() {
 }
 
 #[test]
+fn a_leader_that_stays_away_is_a_ban_for_the_next() {
+    let team = team(Duration::from_nanos(1), Term::endless);
+    let (tell, told) = channel();
+    let relieved = || {
+        let (leader, release) = busy_leader(&team);
+        let follower = serve(&team, whose(&tell));
+        told.recv_timeout(BOUND).expect("it waits for the leader");
+        end(&[follower]);
+        let mut state = team.state.lock();
+        state.last = Some(0);
+        (leader, release, state.banned.take().unwrap().time)
+    };
+    let (first, release, pause) = relieved();
+    let (second, release_second, ban) = relieved();
+    assert_eq!((pause, ban), (Duration::ZERO, BAN[0]));
+    drop((release, release_second));
+    until("an absent leader is not back", || team.state.lock().absent == 0);
+    end(&[first, second]);
+}
+
+#[test]
 fn more_than_fit_go_on_alone() {
     let team = patient();
     let (first, release) = busy_leader(&team);
@@ -295,5 +316,6 @@ fn no_lane_is_lost() {
         drop(tell);
         let state = team.state.lock();
         assert!(state.lanes.is_empty() && state.followers.is_empty() && state.lead == Lead::Nobody);
+        assert_eq!(state.absent, 0);
     }
 }

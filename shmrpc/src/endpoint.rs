@@ -1,17 +1,20 @@
-//! Endpoints: `shm:NAME` and its relatives, and the directory where names live.
+//! Endpoints: `shm:NAME` and its relatives.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::net::Ipv6Addr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use shmrpc_transport::connection::Carrier;
 use shmrpc_transport::peers::PeerCredentials;
 use shmrpc_transport::rendezvous::net::HostPort;
+
+use self::directory::{check, runtime_dir};
+
+mod directory;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,6 +45,9 @@ pub enum Endpoint {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {
+    /// Nothing at all, as behind a comma that is too many.
+    #[error("there is an empty endpoint in `{0}`: write one, or take away the comma")]
+    Empty(String),
     /// No scheme.
     #[error(
         "`{0}` is no endpoint; write `shm:NAME`, `shm:/path`, `uds:NAME`, `uds:/path`, `uds:@NAME`, `tcp:HOST:PORT`, \
@@ -50,9 +56,14 @@ pub enum EndpointError {
     Scheme(String),
     /// No host and port.
     #[error(
-        "`{0}` names no host and port; write `tcp:HOST:PORT` or `tls:HOST:PORT`, an IPv6 address as `tcp:[::1]:PORT`"
+        "`{text}`: {reason}; write `tcp:HOST:PORT` or `tls:HOST:PORT`, an IPv6 address as `tcp:[::1]:PORT`"
     )]
-    HostPort(String),
+    HostPort {
+        /// The endpoint.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A name that is none.
     #[error(
         "{text:?}: {reason}; a name has 1 to 64 letters, digits, `-`, `_` or `.`, neither begins with `.` nor ends with `.lock`; for a path write `shm:/path`"
@@ -119,7 +130,9 @@ impl FromStr for Endpoint {
             "tcp" | "tls" => match host_port(rest) {
                 Some(at) if scheme == "tcp" => Ok(Self::Tcp(at)),
                 Some(at) => Ok(Self::Tls(at)),
-                None => Err(EndpointError::HostPort(text.to_owned())),
+                None => {
+                    Err(EndpointError::HostPort { text: text.to_owned(), reason: why_no_host_port(rest) })
+                }
             },
             "inproc" => match why_no_name(rest) {
                 Some(reason) => Err(EndpointError::Name { text: text.to_owned(), reason }),
@@ -142,6 +155,20 @@ fn host_port(text: &str) -> Option<HostPort> {
     let plain = port == "0" || !port.starts_with(['0', '+']);
     let sound = bare && plain && !host.is_empty() && host.chars().all(legal);
     Some(HostPort { host: host.to_owned(), port: port.parse().ok()? }).filter(|_| sound)
+}
+
+fn why_no_host_port(text: &str) -> &'static str {
+    let port = text.rsplit_once(':').map_or("", |(_, port)| port);
+    if text.starts_with("//") {
+        "no `//` stands before the host"
+    } else if !port.is_empty()
+        && port.bytes().all(|digit| digit.is_ascii_digit())
+        && port.parse::<u16>().is_err()
+    {
+        "a port is at most 65535"
+    } else {
+        "it names no host and port"
+    }
 }
 
 /// An IPv6 address, alone or with the interface that leads to its link: `fe80::1%eth0`, `fe80::1%2`.
@@ -193,7 +220,11 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`] for the first that is none.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, EndpointError> {
-        text.split(',').map(str::parse).collect()
+        let parse = |endpoint: &str| match endpoint.trim() {
+            "" => Err(EndpointError::Empty(text.to_owned())),
+            endpoint => endpoint.parse(),
+        };
+        text.split(',').map(parse).collect()
     }
 
     /// Where a server listens. Makes the runtime directory if it is needed and not there.
@@ -252,116 +283,6 @@ fn in_runtime_dir(name: &str, make: impl Fn(&Path) -> io::Result<()>) -> Result<
 /// Bytes of a Unix socket's path, less the zero at its end (unix(7)).
 const PATH_MAX: usize = 107;
 
-/// `SHMRPC_RUNTIME_DIR`, else `XDG_RUNTIME_DIR/shmrpc`, else `/tmp/shmrpc-UID`.
-fn runtime_dir(variable: impl Fn(&str) -> Option<OsString>, own: u32) -> PathBuf {
-    // By components: a slash at the end would make the system follow a symbolic link.
-    let named = |name| {
-        let value = variable(name).filter(|value| !value.is_empty())?;
-        Some(Path::new(&value).components().collect::<PathBuf>())
-    };
-    named("SHMRPC_RUNTIME_DIR")
-        .or_else(|| named("XDG_RUNTIME_DIR").map(|path| path.join("shmrpc")))
-        .unwrap_or_else(|| PathBuf::from(format!("/tmp/shmrpc-{own}")))
-}
-
-/// Makes the runtime directory, and says why it cannot be used: what is in it has to be ours, and stay ours.
-fn check(dir: &Path, own: u32, make: impl Fn(&Path) -> io::Result<()>) -> Result<(), String> {
-    let (true, Some(parent)) = (dir.is_absolute(), dir.parent()) else {
-        return Err("it is no absolute path below `/`".into());
-    };
-    check_way(parent, own)?;
-    make(dir).map_err(|error| format!("it cannot be made: {error}"))?;
-    match fs::symlink_metadata(dir) {
-        // Nobody serves there. To connect says so in its own words.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error.to_string()),
-        Ok(found) => check_dir(&found, own),
-    }
-}
-
-/// Whether it is a directory that only we can use.
-fn check_dir(found: &fs::Metadata, own: u32) -> Result<(), String> {
-    let mode = found.mode() & 0o777;
-    if found.is_symlink() {
-        Err("it is a symbolic link".into())
-    } else if !found.is_dir() {
-        Err("it is no directory".into())
-    } else if found.uid() != own {
-        Err(format!("it belongs to user {}, and we are user {own}", found.uid()))
-    } else if mode & 0o077 != 0 {
-        Err(format!("others may enter it (its mode is {mode:04o}, and 0700 is needed)"))
-    } else if mode != 0o700 {
-        Err(format!("we may not use it (its mode is {mode:04o}, and 0700 is needed)"))
-    } else {
-        Ok(())
-    }
-}
-
-/// Symbolic links on the way to the runtime directory, as many as Linux follows.
-const LINKS_MAX: usize = 40;
-
-/// Whether nobody but us and root can exchange anything on the way from `/` to what is in `dir`: each directory and each
-/// link. Ends where something is not there.
-fn check_way(dir: &Path, own: u32) -> Result<(), String> {
-    let steps = |path: &Path| {
-        let steps = path.components().rev().map(|step| step.as_os_str().to_owned());
-        steps.collect::<Vec<_>>()
-    };
-    let strangers_are_known = all_users_have_numbers();
-    // What is still to go, the next step last.
-    let (mut rest, mut at, mut links) = (steps(dir), PathBuf::from("/"), 0);
-    while let Some(step) = rest.pop() {
-        // `/` leads to the root again, and `..` upwards: links may have both.
-        if step == ".." {
-            at.pop();
-            continue;
-        }
-        let next = at.join(step);
-        let found = match fs::symlink_metadata(&next) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            found => found.map_err(|error| format!("{}: {error}", next.display()))?,
-        };
-        check_step(&found, own, strangers_are_known)
-            .map_err(|reason| format!("{} {reason}", next.display()))?;
-        if found.is_symlink() {
-            links += 1;
-            if links > LINKS_MAX {
-                return Err(format!("{} is behind more than {LINKS_MAX} symbolic links", next.display()));
-            }
-            let target = fs::read_link(&next).map_err(|error| format!("{}: {error}", next.display()))?;
-            rest.extend(steps(&target));
-        } else {
-            at = next;
-        }
-    }
-    Ok(())
-}
-
-/// Whether every user has a number in our user namespace. If not, those that have none share one.
-fn all_users_have_numbers() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let lengths = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
-    // Without /proc, as if it were so: that refuses more.
-    map.is_empty() || lengths.sum::<u64>() >= u32::MAX.into()
-}
-
-/// Whether nobody but us and root can exchange this directory's entries, or this link.
-fn check_step(found: &fs::Metadata, own: u32, strangers_are_known: bool) -> Result<(), String> {
-    /// Whoever has no number in our user namespace, as the owner of the system's directories in a container.
-    const UNKNOWN: u32 = 65_534;
-    let mode = found.mode() & 0o7777;
-    let owner = found.uid();
-    if ![own, 0].contains(&owner) && (owner != UNKNOWN || strangers_are_known) {
-        return Err(format!("belongs to user {owner}, who could exchange it"));
-    }
-    // A link's mode means nothing. In a sticky directory everybody can exchange only what is his own.
-    if found.is_symlink() || mode & 0o1000 != 0 || mode & 0o022 == 0 {
-        return Ok(());
-    }
-    let who = if mode & 0o002 != 0 { "everybody" } else { "a group" };
-    Err(format!("may be written by {who}, who could exchange it (its mode is {mode:04o}, not sticky)"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,7 +333,18 @@ mod tests {
             "tls:",
             "tls:a",
         ] {
-            assert!(matches!(error(bad), EndpointError::HostPort(_)), "{bad}");
+            assert!(matches!(error(bad), EndpointError::HostPort { .. }), "{bad}");
+        }
+        for (bad, why) in [
+            ("tcp://a:80", "no `//` stands before the host"),
+            ("tcp:a:65536", "a port is at most 65535"),
+            ("tcp:a:080", "it names no host and port"),
+            ("tls:a:", "it names no host and port"),
+        ] {
+            assert!(matches!(error(bad), EndpointError::HostPort { reason, .. } if reason == why), "{bad}");
+        }
+        for bad in ["", "shm:a,", ",shm:a", "shm:a, ,shm:b"] {
+            assert!(matches!(Endpoint::parse_list(bad), Err(EndpointError::Empty(list)) if list == bad));
         }
         for (bad, why) in [
             ("shm:", "it has no name"),
@@ -443,39 +375,5 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains("has 108 bytes") && text.contains("at most 107"), "{text}");
         }
-    }
-
-    #[test]
-    fn the_runtime_directory_is_the_first_that_is_set() {
-        let with = |ours: &str, xdg: &str| {
-            let (ours, xdg) = (OsString::from(ours), OsString::from(xdg));
-            runtime_dir(
-                |name| match name {
-                    "SHMRPC_RUNTIME_DIR" => Some(ours.clone()),
-                    "XDG_RUNTIME_DIR" => Some(xdg.clone()),
-                    _ => None,
-                },
-                1000,
-            )
-        };
-        assert_eq!(with("/a", "/b"), Path::new("/a"));
-        assert_eq!(with("/a/link/", "").as_os_str(), "/a/link", "a slash at the end follows a link");
-        assert_eq!(with("", "/b"), Path::new("/b/shmrpc"));
-        assert_eq!(with("", ""), Path::new("/tmp/shmrpc-1000"));
-        assert_eq!(runtime_dir(|_| None, 7), Path::new("/tmp/shmrpc-7"));
-    }
-
-    #[test]
-    fn a_directory_of_somebody_else_is_refused() {
-        let found = fs::metadata("/").unwrap();
-        let (owner, other) = (found.uid(), found.uid() + 1);
-        let error = check_dir(&found, other).unwrap_err();
-        assert_eq!(error, format!("it belongs to user {owner}, and we are user {other}"));
-        // Root may own a parent of anybody's; another user may not.
-        let own = fs::metadata("/proc/self").unwrap();
-        let (owner, other) = (own.uid(), own.uid() + 1);
-        let refused = format!("belongs to user {owner}, who could exchange it");
-        let expected = if owner == 0 { Ok(()) } else { Err(refused) };
-        assert_eq!(check_step(&own, other, true), expected);
     }
 }

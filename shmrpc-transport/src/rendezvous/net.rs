@@ -83,8 +83,8 @@ impl HostPort {
             Some(left) => said.recv_timeout(left).map_err(|_| io::ErrorKind::TimedOut),
             None => said.recv().map_err(|_| io::ErrorKind::NotFound),
         };
-        let found: Vec<SocketAddr> = answer??;
-        if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
+        let found = answer?.map_err(|error| unknown(&error.to_string()))?;
+        if found.is_empty() { Err(unknown("the system has no address for it")) } else { Ok(found) }
     }
 
     /// Refuses what leaves this host, unless it was asked for.
@@ -100,6 +100,11 @@ impl HostPort {
             )),
         }
     }
+}
+
+/// A name for which the system has no address.
+fn unknown(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{why}; is the name right?"))
 }
 
 /// How often the system may choose a port for a host of several addresses.

@@ -109,7 +109,7 @@ pub(super) fn in_no_directory(path: &Path) -> Option<String> {
 pub(super) fn no_host(at: &str, error: &io::Error) -> String {
     match error.kind() {
         // It was not tried, and says what to do.
-        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::NotFound => {
             format!("cannot reach {at}: {error}")
         }
         _ => format!("cannot reach {at}: {error}; is the server running there?"),

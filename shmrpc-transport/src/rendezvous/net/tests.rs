@@ -105,6 +105,15 @@ fn a_host_is_given_up_only_if_all_its_addresses_are() {
     assert!(none_of(&at, vec![(address(2), forbidden())]).unwrap().is_lasting());
 }
 
+#[test]
+fn a_name_that_is_unknown_is_not_a_server_that_does_not_run() {
+    let at = HostPort { host: "one.test".into(), port: 7 };
+    let text = no_host(&at, BOUND, unknown("no such name")).to_string();
+    assert_eq!(text, "cannot reach one.test:7: no such name; is the name right?");
+    let text = no_host(&at, BOUND, io::ErrorKind::ConnectionRefused.into()).to_string();
+    assert!(text.ends_with("; is the server running there?"), "{text}");
+}
+
 /// Two addresses, and a port that is free at the first of them alone: 127.0.0.1 and 127.0.0.2 stand for those of a name.
 #[test]
 fn a_port_that_is_taken_at_one_address_is_chosen_anew() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use shmrpc_transport::sys::thread::{computed, times_slept};
 
 /// A term, at most. Then all find out anew who wants whose core: there may be enough of them by now.
-const LONGEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(100);
 /// Turns of lanes between two looks at what they took; and what one may take on average: as long as the switches to a thread
 /// of its own and back.
 const LOOK_EVERY: u32 = 64;
@@ -14,7 +14,7 @@ const ON_AVERAGE: Duration = Duration::from_micros(3);
 /// A turn of a lane that takes longer holds up the others: so much of a term may go that way. Some always does: to wake a caller, and
 /// while the host has the processor. What others compute meanwhile is not the turn's.
 const SLOW: Duration = Duration::from_micros(20);
-const SLOW_MOST: Duration = Duration::from_millis(1);
+const SLOW_MOST: Duration = Duration::from_millis(5);
 /// Waits between two looks at what was served meanwhile; and seven lanes served in four waits are the least that pays: as many
 /// switches as that are spared.
 const WAITS: u32 = 1024;

@@ -63,11 +63,11 @@ impl Word {
         drop(guard);
     }
 
-    /// Wakes whoever sleeps on the word, as FUTEX_WAKE does.
+    /// Wakes one that sleeps on the word, as FUTEX_WAKE of one does.
     #[cfg(loom)]
     pub fn wake(&self) {
         let guard = self.queue.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.queue.1.notify_all();
+        self.queue.1.notify_one();
         drop(guard);
     }
 }

@@ -52,7 +52,7 @@ const TIME: Duration = Duration::from_millis(100);
 type Wait = fn(&mut Scene) -> Duration;
 
 /// What the server does, and what waits.
-const ATTACKS: [(&str, Attack, Wait); 32] = [
+const ATTACKS: [(&str, Attack, Wait); 33] = [
     ("full_backlog", hostile::full_backlog, connecting),
     ("unanswered_hello", hostile::unanswered_hello, connecting),
     ("frozen_hello", hostile::frozen_hello, connecting),
@@ -65,6 +65,7 @@ const ATTACKS: [(&str, Attack, Wait); 32] = [
     ("theft", hostile::theft, being_stolen),
     ("theft_and_death", hostile::theft_and_death, being_left),
     ("wake_storm", hostile::wake_storm, calling),
+    ("crowd", hostile::crowd, waking_one),
     ("unknown_segment", hostile::unknown_segment, being_answered_wrongly),
     ("no_lane_left", hostile::silence, calling_on_every_lane),
     ("no_credit", hostile::silence, sending),
@@ -219,6 +220,14 @@ fn calling(scene: &mut Scene) -> Duration {
 fn being_stolen(scene: &mut Scene) -> Duration {
     let late = calling(scene);
     scene.server.says("stolen");
+    late
+}
+
+/// The message is to wake one thread of the server, however many sleep there.
+fn waking_one(scene: &mut Scene) -> Duration {
+    let late = calling(scene);
+    scene.knock();
+    assert_eq!(scene.server.tells("woken: "), "woken: 1");
     late
 }
 

@@ -164,14 +164,19 @@ mod kernel {
         };
     }
 
-    /// Wakes whoever sleeps on a shared word.
+    /// Wakes the one that sleeps on a word of ours, which is the peer's thread that has that end of the lane.
+    ///
+    /// One and no more: a word of ours is one that the peer can wait on, with as many threads as it can have, and each
+    /// that is woken costs us some microseconds. We never sleep on a word of ours, so that what another thread of the
+    /// peer takes of a wake is the peer's own.
     #[cold]
     #[inline(never)]
     pub fn wake(word: &Word) {
         // SAFETY: FUTEX_WAKE uses the address as a name only.
-        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
     }
 
+    /// Wakes all that sleep on a word of this process, which nobody else can wait on.
     pub(super) fn wake_private(word: &AtomicU32) {
         // SAFETY: FUTEX_WAKE uses the address as a name only.
         unsafe {
@@ -223,6 +228,44 @@ mod kernel {
         }
 
         #[test]
+        fn a_wake_wakes_one_of_a_crowd() {
+            const CROWD: i64 = 3;
+            let words: Box<[[u32; 16]; 2]> = Box::default();
+            let [apart, word] = words.each_ref().map(|word| {
+                // SAFETY: Word is a transparent AtomicU32; the box is not touched otherwise.
+                unsafe { &*word.as_ptr().cast::<Word>() }
+            });
+            std::thread::scope(|scope| {
+                for _ in 0..CROWD {
+                    scope.spawn(|| wait_one(apart, 0, Duration::from_secs(60)));
+                }
+                // Whom the kernel has moved has slept.
+                let mut moved = 0;
+                while moved < CROWD {
+                    moved += counted(apart, libc::FUTEX_REQUEUE, 0, word);
+                    std::thread::yield_now();
+                }
+                wake(word);
+                assert_eq!(counted(word, libc::FUTEX_WAKE, i32::MAX, word), CROWD - 1);
+            });
+        }
+
+        /// How many this operation has woken or moved.
+        fn counted(word: &Word, operation: i32, woken: i32, to: &Word) -> i64 {
+            // SAFETY: both operations use the addresses as names only.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_futex,
+                    word.as_ptr(),
+                    operation,
+                    woken,
+                    i64::from(i32::MAX),
+                    to.as_ptr(),
+                )
+            }
+        }
+
+        #[test]
         fn a_stop_ends_a_wait_without_end() {
             let words: Box<[u32; 16]> = Box::new([0; 16]);
             // SAFETY: Word is a transparent AtomicU32; the box is not touched otherwise.
@@ -250,7 +293,7 @@ mod model {
         word.wait_while(expected);
     }
 
-    /// Wakes whoever sleeps on `word`.
+    /// Wakes one that sleeps on `word`.
     pub fn wake(word: &Word) {
         word.wake();
     }

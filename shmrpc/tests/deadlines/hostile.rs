@@ -15,7 +15,7 @@ use shmrpc::Client;
 use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::slot::{FLAG_BLOCK, Header, Kind};
 
-use crate::raw::{BASE, DONE, LANES, Memory, Peer, SLOTS, Words, frame, receive, requeue, send, wake};
+use crate::raw::{BASE, DONE, LANES, Memory, Peer, SLOTS, Words, frame, futex, receive, requeue, send, wake};
 use crate::support::process::say;
 use crate::target::{TargetClient, archive};
 
@@ -23,6 +23,8 @@ use crate::target::{TargetClient, archive};
 const MAX_MESSAGE: u64 = 1 << 20;
 /// Where a thief leaves those that it moves: nobody wakes them there.
 const NOWHERE: usize = 0;
+/// Says of a receiver that it sleeps, here on the first message.
+const ASLEEP: u64 = 1 << 32;
 
 pub(crate) type Attack = fn(&Door);
 
@@ -273,6 +275,37 @@ pub(crate) fn theft_and_death(door: &Door) {
     say("ready");
     let guest = door.guest_with_lanes();
     steal(&guest, || raise(Signal::SIGKILL).unwrap())
+}
+
+/// Thousands of its threads sleep where the caller's first message will lie, as its one thread may. Then the caller comes
+/// once more, and is told how many its message has woken: each costs it some microseconds.
+pub(crate) fn crowd(door: &Door) {
+    /// Not enough to make a caller late on any machine, since other tests want threads as well: they are counted.
+    const CROWD: i64 = 2000;
+    let apart = Memory::new(4096);
+    let apart = apart.word(0);
+    std::thread::scope(|scope| {
+        for _ in 0..CROWD {
+            let sleeper = std::thread::Builder::new().stack_size(16 << 10);
+            sleeper.spawn_scoped(scope, || futex(apart, libc::FUTEX_WAIT, 0)).unwrap();
+        }
+        say("ready");
+        let guest = door.guest();
+        let word = guest.theirs.word(Peer::slot(0, 0));
+        // Whom the kernel has moved has slept.
+        let mut moved = 0;
+        while moved < CROWD {
+            moved += requeue(apart, word, 0);
+            std::thread::yield_now();
+        }
+        guest.own.wide(Peer::side(0)).store(ASLEEP, Ordering::Release);
+        let socket = guest.socket.try_clone().unwrap();
+        scope.spawn(move || while answer_lane(&socket) {});
+        door.accept();
+        let left = requeue(word, apart, 1);
+        say(&format!("woken: {}", CROWD - left));
+        for_ever()
+    })
 }
 
 /// Wakes the caller without end, for nothing, from two threads.

@@ -398,9 +398,10 @@ pub(crate) fn wake(word: &AtomicU32) -> i64 {
     futex(word, libc::FUTEX_WAKE, i32::MAX)
 }
 
-fn futex(word: &AtomicU32, operation: i32, value: i32) -> i64 {
-    // SAFETY: FUTEX_WAKE uses the address as a name only.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value) }
+/// Wakes whoever sleeps on the word, or sleeps there while it holds `value`.
+pub(crate) fn futex(word: &AtomicU32, operation: i32, value: i32) -> i64 {
+    // SAFETY: FUTEX_WAKE uses the address as a name only, FUTEX_WAIT reads the word, too, and has no time.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, 0_usize) }
 }
 
 /// Moves whoever sleeps on `from`, while it holds `value`, to `to`, where no wake comes. Returns how many.

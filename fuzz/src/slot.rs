@@ -71,7 +71,7 @@ pub fn slot(data: &[u8]) {
             }
             _ => {
                 let _ = producer.was_taken(input.byte().into());
-                producer.tell_the_sleeping(&consumer);
+                producer.tell_the_sleeping(&mut consumer);
             }
         }
         assert!(producer.outstanding() <= SLOTS);

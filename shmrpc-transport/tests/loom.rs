@@ -102,12 +102,12 @@ fn a_late_look_wakes_too() {
     loom::model(|| {
         let (ours, theirs) = (Side(Arc::default()), Side(Arc::default()));
         let mut replies = Producer::new(theirs.clone(), ours.clone());
-        let requests = Consumer::new(theirs.clone(), ours.clone());
+        let mut requests = Consumer::new(theirs.clone(), ours.clone());
         let mut caller = Consumer::new(ours, theirs);
         let server = thread::spawn(move || {
             replies.publish(header(7), &[1; 5]);
             replies.wake_seen_sleeper();
-            replies.tell_the_sleeping(&requests);
+            replies.tell_the_sleeping(&mut requests);
         });
         let stop = Stop::default();
         assert_eq!(caller.wait(&stop, &mut Until::never()).unwrap(), Wait::Ready);
@@ -138,7 +138,7 @@ fn credits() {
             let stop = Stop::default();
             for call_id in 0..3u32 {
                 if !consumer.ready() {
-                    replies.tell_the_sleeping(&consumer);
+                    replies.tell_the_sleeping(&mut consumer);
                 }
                 assert_eq!(consumer.wait(&stop, &mut Until::never()).unwrap(), Wait::Ready);
                 let mut payload = [0; 5];

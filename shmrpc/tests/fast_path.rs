@@ -135,7 +135,7 @@ fn entered(what: impl FnOnce()) -> u32 {
 #[test]
 fn a_sender_enters_the_kernel_only_for_a_peer_that_sleeps() {
     let [own, peer] = lane();
-    let (mut producer, consumer) = (Producer::new(own, peer), Consumer::new(own, peer));
+    let (mut producer, mut consumer) = (Producer::new(own, peer), Consumer::new(own, peer));
     let publish = |producer: &mut Producer<_>| {
         assert!(producer.try_claim().unwrap());
         producer.publish(Header::new(Kind::Ping), &[0; 5]);
@@ -145,7 +145,7 @@ fn a_sender_enters_the_kernel_only_for_a_peer_that_sleeps() {
             publish(&mut producer);
             producer.wake_seen_sleeper();
             producer.notify();
-            producer.tell_the_sleeping(&consumer);
+            producer.tell_the_sleeping(&mut consumer);
         }
     });
     assert_eq!(awake, 0);
@@ -154,19 +154,22 @@ fn a_sender_enters_the_kernel_only_for_a_peer_that_sleeps() {
     sleeps_on(11);
     let for_another = entered(|| {
         publish(&mut producer);
-        producer.tell_the_sleeping(&consumer);
+        producer.tell_the_sleeping(&mut consumer);
     });
     assert_eq!(for_another, 0, "it waits for what was not published");
     let for_this_one = entered(|| {
         publish(&mut producer);
         producer.wake_seen_sleeper();
-        producer.tell_the_sleeping(&consumer);
+        producer.tell_the_sleeping(&mut consumer);
     });
     assert_eq!(for_this_one, 1, "it is told once");
     sleeps_on(3);
     assert_eq!(entered(|| producer.notify()), 0, "it was told before");
     peer.credit_wanted.store(1, Ordering::Relaxed);
-    assert_eq!(entered(|| producer.tell_the_sleeping(&consumer)), 1, "it wants credit");
+    assert_eq!(entered(|| producer.tell_the_sleeping(&mut consumer)), 0, "none was given back");
+    consumer.finish();
+    assert_eq!(entered(|| producer.tell_the_sleeping(&mut consumer)), 1, "it wants credit");
+    assert_eq!(entered(|| producer.tell_the_sleeping(&mut consumer)), 0, "it was told of this one");
 }
 
 #[test]

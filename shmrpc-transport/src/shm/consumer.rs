@@ -14,6 +14,8 @@ pub struct Consumer<S> {
     peer: S,
     /// Position of the next message. Private.
     next: u32,
+    /// Whether a peer that sleeps for want of credits may not know of all that were given back.
+    untold: bool,
     ladder: Ladder,
 }
 
@@ -33,7 +35,7 @@ pub enum Wait {
 impl<S: Deref<Target = LaneSide>> Consumer<S> {
     /// A consumer at position zero of a fresh ring.
     pub fn new(own: S, peer: S) -> Self {
-        Self { own, peer, next: 0, ladder: Ladder::default() }
+        Self { own, peer, next: 0, untold: false, ladder: Ladder::default() }
     }
 
     /// Whether the next message has been published.
@@ -69,15 +71,18 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
     pub fn finish(&mut self) {
         // Release: pairs with the Acquire load in `Producer::refresh_credits`.
         self.own.done.store(self.next, Ordering::Release);
+        self.untold = true;
     }
 
-    /// Wakes the peer if it sleeps for want of credits.
+    /// Wakes the peer if it sleeps for want of credits, and some were given back since it was woken last. Whoever sleeps on the
+    /// word that it was woken for has seen it, and waits for the next one.
     ///
     /// Needs [`fence_seq_cst`] between the last [`Consumer::finish`] and this call, between our `done` and the
     /// peer's `credit_wanted`; partner: the fence in `Producer::sleep_for_credit`.
     #[inline(always)]
-    pub(crate) fn wake_creditor(&self) {
-        if self.peer.credit_wanted.load(Ordering::Relaxed) != 0 {
+    pub(crate) fn wake_creditor(&mut self) {
+        if self.peer.credit_wanted.load(Ordering::Relaxed) != 0 && self.untold {
+            self.untold = false;
             futex::wake(&self.own.done);
         }
     }

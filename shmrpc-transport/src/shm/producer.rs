@@ -176,7 +176,7 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
     /// Wakes the peer if it sleeps on what was published, or for want of credits that `consumer` gave back. One fence serves
     /// both looks.
     #[inline(always)]
-    pub fn tell_the_sleeping(&mut self, consumer: &Consumer<S>) {
+    pub fn tell_the_sleeping(&mut self, consumer: &mut Consumer<S>) {
         // Partner of the fences in `Consumer::sleep` and `Producer::sleep_for_credit` of the peer.
         fence_seq_cst();
         self.wake_sleeper();

@@ -178,7 +178,7 @@ impl Server {
     /// Wakes the caller if it sleeps on a reply or for want of credits.
     #[inline(always)]
     pub(in crate::lane) fn tell_the_sleeping(&mut self) {
-        self.producer.tell_the_sleeping(&self.consumer);
+        self.producer.tell_the_sleeping(&mut self.consumer);
     }
 }
 

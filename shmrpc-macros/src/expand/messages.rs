@@ -1,13 +1,13 @@
 //! A message: the item as written, rkyv's derives through shmrpc's re-export, `Recheck`, and `Schema`.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote};
 use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, Type, TypeParam, WherePredicate, parse_quote};
 
 use crate::model::{Message, Shape};
 use crate::schema;
-use crate::syntax::{hides, rkyv_derive};
+use crate::syntax::{hides, rkyv_derive, wire_name};
 
 /// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a
 /// field.
@@ -114,13 +114,15 @@ fn discarded(message: &Message, mut copy: DeriveInput) -> DeriveInput {
 fn derives(message: &Message) -> Vec<Attribute> {
     let krate = &message.krate;
     let rkyv: Path = parse_quote!(#krate::private::rkyv);
+    // It stands beside the message, where a `HostResolver` may be the user's own. Nobody names it.
+    let resolver = Ident::new(&format!("__Shmrpc{}Resolver", wire_name(&message.name)), Span::mixed_site());
     let recursive = message.recursive.then(|| quote!(, recursive));
     let bounded = (!schema::parts_in_bounds(message).is_empty()).then(|| quote!(, bounded));
     let mut derives = vec![
         parse_quote!(
             #[derive(#rkyv::Archive, #rkyv::Serialize, #rkyv::Deserialize, #krate::private::Recheck)]
         ),
-        parse_quote!(#[rkyv(crate = #rkyv)]),
+        parse_quote!(#[rkyv(crate = #rkyv, resolver = #resolver)]),
         parse_quote!(#[recheck(crate = #krate #recursive #bounded)]),
     ];
     derives.push(bounds(message, &rkyv));

@@ -58,7 +58,7 @@ const _: () = {
         ::shmrpc::private::rkyv::Deserialize,
         ::shmrpc::private::Recheck
     )]
-    #[rkyv(crate = ::shmrpc::private::rkyv)]
+    #[rkyv(crate = ::shmrpc::private::rkyv, resolver = __ShmrpcKvErrorResolver)]
     #[recheck(crate = ::shmrpc)]
     #[rkyv(
         archive_bounds(),

@@ -29,7 +29,7 @@ impl<T: ::shmrpc::private::Declared> ::shmrpc::private::Declared for Tree<T> {}
     ::shmrpc::private::rkyv::Deserialize,
     ::shmrpc::private::Recheck
 )]
-#[rkyv(crate = ::shmrpc::private::rkyv)]
+#[rkyv(crate = ::shmrpc::private::rkyv, resolver = __ShmrpcTreeResolver)]
 #[recheck(crate = ::shmrpc, recursive)]
 #[rkyv(
     archive_bounds(T:::shmrpc::private::rkyv::Archive),

@@ -54,7 +54,7 @@ const _: () = {
     ::shmrpc::private::rkyv::Deserialize,
     ::shmrpc::private::Recheck
 )]
-#[rkyv(crate = ::shmrpc::private::rkyv)]
+#[rkyv(crate = ::shmrpc::private::rkyv, resolver = __ShmrpcEntryResolver)]
 #[recheck(crate = ::shmrpc)]
 #[rkyv(
     archive_bounds(),

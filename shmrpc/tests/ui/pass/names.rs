@@ -17,6 +17,26 @@ pub struct Implementation {
 #[shmrpc::message]
 pub struct T(u8);
 
+/// A message whose name begins that of another one.
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+pub struct Host(u8);
+
+/// Looks for hosts.
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+pub enum HostResolver {
+    /// By its number.
+    Number(u8),
+}
+
+/// Looks for those who look.
+#[shmrpc::service]
+pub trait HostResolverResolver {
+    /// A name.
+    fn resolve(&self, resolver: &Archived<HostResolver>) -> Host;
+}
+
 /// Methods that the client, its trait or the standard library has too.
 #[shmrpc::service]
 pub trait Methods {

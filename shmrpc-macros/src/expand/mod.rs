@@ -19,7 +19,6 @@ use crate::args::Args;
 use crate::check::WITHOUT_VARIANTS;
 use crate::errors::Errors;
 use crate::model::{Message, Method, Service};
-use crate::syntax::wire_name;
 use crate::{args, check, parse, schema};
 
 /// All of `#[shmrpc::service]`.
@@ -39,14 +38,9 @@ pub(crate) fn service(arguments: TokenStream, tokens: TokenStream) -> TokenStrea
         return quote!(#item #refused #stubs);
     }
     let item = &service.item;
-    // Whoever writes `KvServer::new(Arc::new(..))` reads what to write instead.
-    let note = format!(
-        "an `Arc` of what implements `{0}` is served by `{0}Server::from_arc`",
-        wire_name(&service.name)
-    );
     let sometimes = service.methods.iter().any(|method| !method.cfgs.is_empty());
     let generated = if sometimes { when_cfgs_are_known(&service, &written) } else { generated(&service) };
-    quote!(#[diagnostic::on_unimplemented(note = #note)] #item #generated)
+    quote!(#item #generated)
 }
 
 /// Client, view and server of a service whose methods are all there.

@@ -29,7 +29,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         #(#repeated)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
         impl<#implementation: ?::core::marker::Sized> #server<#implementation> {
-            /// Wraps `service` for a server to serve.
+            /// Wraps `service` for a server to serve. For an `Arc` of it there is `from_arc`.
             #vis fn new(service: #implementation) -> Self
             where
                 #implementation: ::core::marker::Sized,

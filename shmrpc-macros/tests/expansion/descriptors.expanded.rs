@@ -1,6 +1,3 @@
-#[diagnostic::on_unimplemented(
-    note = "an `Arc` of what implements `Files` is served by `FilesServer::from_arc`"
-)]
 pub trait Files {
     fn open(&self, path: &str) -> Result<OwnedFd, OpenError>;
     fn copy(&self, from: OwnedFd, ctx: &Context, to: std::os::fd::OwnedFd) -> OwnedFd;
@@ -138,7 +135,7 @@ pub struct FilesServer<
 );
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl<Implementation: ?::core::marker::Sized> FilesServer<Implementation> {
-    /// Wraps `service` for a server to serve.
+    /// Wraps `service` for a server to serve. For an `Arc` of it there is `from_arc`.
     pub fn new(service: Implementation) -> Self
     where
         Implementation: ::core::marker::Sized,

@@ -1,6 +1,3 @@
-#[diagnostic::on_unimplemented(
-    note = "an `Arc` of what implements `Kv` is served by `KvServer::from_arc`"
-)]
 /// A key-value store.
 #[expect(clippy::too_many_arguments, reason = "no fewer would do")]
 #[warn(clippy::pedantic)]
@@ -259,7 +256,7 @@ pub struct KvServer<
 #[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 #[allow(dead_code, reason = "a program may use a part of a service")]
 impl<Implementation: ?::core::marker::Sized> KvServer<Implementation> {
-    /// Wraps `service` for a server to serve.
+    /// Wraps `service` for a server to serve. For an `Arc` of it there is `from_arc`.
     pub fn new(service: Implementation) -> Self
     where
         Implementation: ::core::marker::Sized,

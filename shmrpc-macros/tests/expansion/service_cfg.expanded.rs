@@ -1,6 +1,3 @@
-#[diagnostic::on_unimplemented(
-    note = "an `Arc` of what implements `Kv` is served by `KvServer::from_arc`"
-)]
 /// A key-value store.
 #[cfg(feature = "kv")]
 pub trait Kv {

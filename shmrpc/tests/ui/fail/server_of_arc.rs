@@ -1,4 +1,4 @@
-//! An `Arc` of a service is no service: one error, which says what takes it.
+//! An `Arc` of a service is no service: one error, which says what is one.
 use std::sync::Arc;
 
 use shmrpc::prelude::*;

@@ -98,6 +98,44 @@ pub mod other {
     }
 }
 
+/// Modules with the names of crates and of rustc's tools.
+pub mod tools {
+    #![allow(dead_code, reason = "only their names matter")]
+    mod alloc {}
+    mod clippy {}
+    mod core {}
+    mod diagnostic {}
+    mod rkyv {}
+    mod rustdoc {}
+    mod rustfmt {}
+    mod std {}
+
+    /// One.
+    #[derive(Debug, Clone)]
+    #[shmrpc::message]
+    pub struct Tool(pub u8);
+
+    /// One of some.
+    #[derive(Debug, Clone)]
+    #[shmrpc::message]
+    pub enum Kind {
+        /// One.
+        Of(Vec<Tool>),
+        /// With a name.
+        Named {
+            /// Which.
+            tool: Option<Tool>,
+        },
+    }
+
+    /// Has them.
+    #[shmrpc::service]
+    pub trait Box {
+        /// One.
+        fn take(&self, kind: &super::Archived<Kind>) -> Result<Tool, Kind>;
+    }
+}
+
 fn main() {
     let names: Vec<_> = <MethodsClient as Client>::schema().methods.iter().map(|method| method.name).collect();
     assert!(names.contains(&"type"));

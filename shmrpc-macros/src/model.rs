@@ -1,10 +1,14 @@
 //! What a service and a message are, once they are known to be well formed. Plain data; no rules.
 
-use proc_macro2::TokenStream;
-use quote::quote;
-use syn::{Attribute, Field, Fields, Generics, Ident, ItemTrait, Meta, Path, Type, Visibility, parse_quote};
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote};
+use syn::visit::Visit;
+use syn::{
+    Attribute, DeriveInput, Field, Fields, Generics, Ident, ItemTrait, Meta, Path, Type, Visibility,
+    parse_quote,
+};
 
-use crate::syntax::may_be_an_alias;
+use crate::syntax::{may_be_an_alias, mentions};
 
 /// A service: one trait.
 #[derive(Debug)]
@@ -90,9 +94,9 @@ pub(crate) struct Message {
     /// Where generated code finds shmrpc.
     pub(crate) krate: Path,
     /// The item as written.
-    pub(crate) item: syn::DeriveInput,
-    /// `#[cfg]`s of the item, which the generated impl repeats.
-    pub(crate) cfgs: Vec<Attribute>,
+    pub(crate) item: DeriveInput,
+    /// Attributes that every generated item repeats: `#[cfg]`s of the message, and lints that are allowed in it.
+    pub(crate) repeated: Vec<Attribute>,
     pub(crate) name: Ident,
     pub(crate) generics: Generics,
     /// Contains itself, directly or through others.
@@ -166,7 +170,7 @@ impl Message {
     pub(crate) fn under(&self, condition: &TokenStream) -> Self {
         let mut message = self.clone();
         let cfg: Attribute = parse_quote!(#[cfg(#condition)]);
-        message.cfgs.push(cfg.clone());
+        message.repeated.push(cfg.clone());
         message.item.attrs.push(cfg);
         message
     }
@@ -185,6 +189,42 @@ impl Message {
             }
         }
     }
+}
+
+/// What everything that is generated of a message repeats.
+pub(crate) fn repeated_of_message(item: &DeriveInput) -> Vec<Attribute> {
+    let mut all = Attributes(Vec::new());
+    all.visit_derive_input(item);
+    let of_old = names_what_is_old(&all.0).then(allow_what_is_old);
+    cfgs(&item.attrs).into_iter().chain(allowed(&all.0)).chain(of_old).collect()
+}
+
+/// What everything that is generated of a service repeats. A method that is deprecated is not used elsewhere.
+pub(crate) fn repeated_of_service(item: &ItemTrait) -> Vec<Attribute> {
+    let mut all = Attributes(Vec::new());
+    item.items.iter().for_each(|item| all.visit_trait_item(item));
+    all.0.retain(|attr| !attr.path().is_ident("deprecated"));
+    let is_old = names_what_is_old(&item.attrs) || names_what_is_old(&all.0);
+    let own = [cfgs(&item.attrs), allowed(&item.attrs)].concat();
+    own.into_iter().chain(is_old.then(allow_what_is_old)).collect()
+}
+
+struct Attributes(Vec<Attribute>);
+
+impl Visit<'_> for Attributes {
+    fn visit_attribute(&mut self, attr: &Attribute) {
+        self.0.push(attr.clone());
+    }
+}
+
+/// Whether attributes say that something is deprecated, or that this may be used, also if `cfg_attr` decides that.
+pub(crate) fn names_what_is_old(attrs: &[Attribute]) -> bool {
+    let names = ["deprecated", "warnings"].map(|name| Ident::new(name, Span::call_site()));
+    attrs.iter().any(|attr| mentions(attr.meta.to_token_stream(), &names.each_ref()))
+}
+
+fn allow_what_is_old() -> Attribute {
+    parse_quote!(#[allow(deprecated, reason = "whoever uses it elsewhere is told")])
 }
 
 /// The `#[cfg]`s among `attrs`.

@@ -13,7 +13,10 @@ use syn::{
 
 use crate::args::Args;
 use crate::errors::Errors;
-use crate::model::{Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, allowed, cfgs};
+use crate::model::{
+    Message, Method, Param, ParamKind, Reply, Service, Shape, Variant, allowed, cfgs, repeated_of_message,
+    repeated_of_service,
+};
 use crate::syntax::{head, hides, is_unit, last_segment, type_arguments};
 
 use params::{blob, is_descriptor, param, refuse_receiver};
@@ -65,7 +68,7 @@ pub(crate) fn service(args: Args, item: TokenStream, errors: &Errors) -> Option<
     }
     Some(Service {
         krate: args.krate,
-        repeated: [cfgs(&item.attrs), allowed(&item.attrs)].concat(),
+        repeated: repeated_of_service(&item),
         vis: item.vis.clone(),
         name: item.ident.clone(),
         methods,
@@ -340,7 +343,7 @@ pub(crate) fn message(args: Args, item: TokenStream, errors: &Errors) -> Option<
     };
     Some(Message {
         krate: args.krate,
-        cfgs: cfgs(&item.attrs),
+        repeated: repeated_of_message(&item),
         name: item.ident.clone(),
         generics: item.generics.clone(),
         recursive: args.recursive,

@@ -101,7 +101,7 @@ pub(crate) fn on(span: Span, tokens: TokenStream) -> TokenStream {
 
 /// `impl Schema` of a message.
 pub(crate) fn message(message: &Message) -> TokenStream {
-    let Message { krate, item: _, cfgs, name, generics, recursive: _, shape } = message;
+    let Message { krate, item: _, repeated, name, generics, recursive: _, shape } = message;
     let mut generics = generics.clone();
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(#krate::Message));
@@ -125,7 +125,7 @@ pub(crate) fn message(message: &Message) -> TokenStream {
         }
     };
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #[automatically_derived]
         impl #impl_generics #krate::Schema for #name #type_generics #where_clause {
             const RECURSIVE: bool = #recursive;
@@ -144,7 +144,7 @@ pub(crate) fn message(message: &Message) -> TokenStream {
 
 /// `impl Message` of a message. Whether a generic one can travel, rkyv decides for each of its arguments.
 fn impl_message(message: &Message) -> TokenStream {
-    let Message { krate, item: _, cfgs, name, generics, recursive: _, shape: _ } = message;
+    let Message { krate, item: _, repeated, name, generics, recursive: _, shape: _ } = message;
     let mut generics = generics.clone();
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(#krate::Message));
@@ -157,7 +157,7 @@ fn impl_message(message: &Message) -> TokenStream {
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     let declared = declared(message);
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #[automatically_derived]
         impl #impl_generics #krate::Message for #name #type_generics #where_clause {}
 
@@ -167,7 +167,7 @@ fn impl_message(message: &Message) -> TokenStream {
 
 /// `impl Declared` of a message.
 fn declared(message: &Message) -> TokenStream {
-    let Message { krate, item: _, cfgs, name, generics, recursive: _, shape: _ } = message;
+    let Message { krate, item: _, repeated, name, generics, recursive: _, shape: _ } = message;
     let mut generics = generics.clone();
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(#krate::private::Declared));
@@ -180,7 +180,7 @@ fn declared(message: &Message) -> TokenStream {
     );
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     quote! {
-        #(#cfgs)*
+        #(#repeated)*
         #[automatically_derived]
         impl #impl_generics #krate::private::Declared for #name #type_generics #where_clause {}
     }
@@ -250,7 +250,7 @@ pub(crate) fn parts_in_bounds(message: &Message) -> Vec<Part> {
 pub(crate) fn check_parts(message: &Message, asked: impl Fn(Part) -> Option<Part>) -> TokenStream {
     let mut all: Vec<(Vec<Attribute>, Part)> = Vec::new();
     for (cfgs, field) in message.fields() {
-        let cfgs = [message.cfgs.clone(), cfgs].concat();
+        let cfgs = [message.repeated.clone(), cfgs].concat();
         let parts = asked_parts(&message.generics, &field.ty);
         for part in parts.into_iter().filter_map(&asked) {
             if !all.iter().any(|(others, other)| (others.is_empty() || *others == cfgs) && *other == part) {

@@ -5,7 +5,7 @@ use quote::{format_ident, quote};
 use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, Type, TypeParam, WherePredicate, parse_quote};
 
-use crate::model::{Message, Shape};
+use crate::model::{Message, Shape, names_what_is_old};
 use crate::schema;
 use crate::syntax::{hides, rkyv_derive, wire_name};
 
@@ -13,7 +13,9 @@ use crate::syntax::{hides, rkyv_derive, wire_name};
 /// field.
 pub(crate) fn expand(message: &Message) -> TokenStream {
     let item = if is_aside(message) {
-        derived_aside(message, message.item.clone())
+        derived_aside(message, copy(message))
+    } else if allows_lints(message) {
+        derived_beside(message, copy(message))
     } else {
         derived_in_place(message)
     };
@@ -25,13 +27,13 @@ pub(crate) fn expand(message: &Message) -> TokenStream {
 pub(crate) fn refuse_empty_elements(message: &Message, asked_about: impl Fn(&Type) -> bool) -> TokenStream {
     let fixed = message.fields().into_iter().map(|(cfgs, field)| (cfgs, &field.ty));
     let fixed = fixed.filter(|(_, ty)| schema::is_fixed(&message.generics, ty) && asked_about(ty));
-    let fixed = fixed.map(|(cfgs, ty)| ([message.cfgs.clone(), cfgs].concat(), ty));
+    let fixed = fixed.map(|(cfgs, ty)| ([message.repeated.clone(), cfgs].concat(), ty));
     schema::refuse_empty_elements(&message.krate, fixed)
 }
 
 /// Whether what rkyv generates has to stay inside a constant.
 pub(crate) fn is_aside(message: &Message) -> bool {
-    has_named_variant(message) || has_deprecated(message)
+    has_named_variant(message) || names_what_is_old(&message.repeated)
 }
 
 /// Whether rkyv's resolver, an enum that repeats the variants, has named fields. They have no docs, so a user who
@@ -43,12 +45,27 @@ fn has_named_variant(message: &Message) -> bool {
     }
 }
 
-/// Whether a field or a variant is deprecated. What rkyv generates uses it, and whoever declares it is not to be told.
-fn has_deprecated(message: &Message) -> bool {
+/// Whether lints are allowed in it. The derives know nothing of that.
+fn allows_lints(message: &Message) -> bool {
     let mut item = message.item.clone();
-    // The first are those of the item, which its impls may name.
-    let mut attributes = attributes_mut(&mut item).into_iter().skip(1);
-    attributes.any(|attrs| attrs.iter().any(|attr| attr.path().is_ident("deprecated")))
+    let is = |attr: &Attribute, name: &str| attr.path().is_ident(name) || hides(attr, name);
+    attributes_mut(&mut item).into_iter().flatten().any(|attr| is(attr, "allow") || is(attr, "expect"))
+}
+
+/// What the derives see. Its names are as if they were the derives' own: of these, rustc says nothing.
+fn copy(message: &Message) -> DeriveInput {
+    let mut copy = message.item.clone();
+    theirs(&mut copy.ident);
+    if let Data::Enum(data) = &mut copy.data {
+        data.variants.iter_mut().for_each(|variant| theirs(&mut variant.ident));
+    }
+    fields_mut(&mut copy).into_iter().filter_map(|field| field.ident.as_mut()).for_each(theirs);
+    copy
+}
+
+/// At the same place, but of the macro.
+fn theirs(name: &mut Ident) {
+    name.set_span(name.span().resolved_at(Span::call_site()));
 }
 
 /// The item with its derives.
@@ -69,11 +86,12 @@ pub(crate) fn derived_beside(message: &Message, copy: DeriveInput) -> TokenStrea
 /// As [`derived_in_place`], but what rkyv generates stays inside a constant, where it needs no docs and may use what is
 /// deprecated. Its archived type goes by its usual name all the same. The derives see the `copy`.
 pub(crate) fn derived_aside(message: &Message, copy: DeriveInput) -> TokenStream {
-    let Message { krate, item: _, cfgs, name, generics, recursive: _, shape: _ } = message;
+    let Message { krate, item: _, repeated, name, generics, recursive: _, shape: _ } = message;
     let copy = discarded(message, copy);
     let item = without_rkyv(message);
     let vis = &item.vis;
-    let archived = format_ident!("Archived{}", name.unraw());
+    let mut archived = format_ident!("Archived{}", name.unraw());
+    theirs(&mut archived);
     let doc = format!(" An archived [`{name}`].");
     let (_, type_generics, _) = generics.split_for_impl();
     let mut parameters = generics.clone();
@@ -82,18 +100,15 @@ pub(crate) fn derived_aside(message: &Message, copy: DeriveInput) -> TokenStream
         parameter.colon_token = None;
         parameter.bounds.clear();
     }
-    let allow = has_deprecated(message)
-        .then(|| quote!(#[allow(deprecated, reason = "whoever uses it elsewhere is told")]));
     quote! {
         #item
 
-        #(#cfgs)*
-        #allow
+        #(#repeated)*
         const _: () = {
             #copy
         };
 
-        #(#cfgs)*
+        #(#repeated)*
         #[doc = #doc]
         #[allow(dead_code, reason = "a program may not look into the archive")]
         #vis type #archived #parameters = #krate::private::rkyv::Archived<#name #type_generics>;
@@ -172,7 +187,7 @@ fn bounds(message: &Message, rkyv: &Path) -> Attribute {
 /// Says how fields are archived, and of which rkyv takes no bounds: those that are the same for all values of the
 /// parameters. A field that was refused says it already.
 fn mark_fields(message: &Message, item: &mut DeriveInput) {
-    let Message { krate, item: _, cfgs: _, name: _, generics, recursive, shape: _ } = message;
+    let Message { krate, item: _, repeated: _, name: _, generics, recursive, shape: _ } = message;
     let in_bounds = !schema::parts_in_bounds(message).is_empty();
     for field in fields_mut(item) {
         if field.attrs.iter().any(|attr| attr.path().is_ident("rkyv")) {

@@ -145,12 +145,12 @@ fn accepted(message: &Message) -> TokenStream {
     let none = message.under(&quote!(not(#condition)));
     let (some, none) =
         (messages::expand(&message.under(&condition)), refused_message::without_variants(&none));
-    let (cfgs, name) = (&message.cfgs, &message.name);
+    let (repeated, name) = (&message.repeated, &message.name);
     let refused = quote_spanned!(name.span()=> ::core::compile_error!(#WITHOUT_VARIANTS););
     quote! {
         #some
         #none
-        #(#cfgs)*
+        #(#repeated)*
         #[cfg(not(#condition))]
         const _: () = { #refused };
     }

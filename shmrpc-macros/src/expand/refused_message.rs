@@ -14,7 +14,7 @@ use syn::{
 use crate::args::Args;
 use crate::check;
 use crate::expand::{messages, stand};
-use crate::model::{Message, Shape, cfgs};
+use crate::model::{Message, Shape, repeated_of_message};
 use crate::schema;
 use crate::syntax::{each_endless, in_full, instead, is_rkyv, mentions, replaced};
 
@@ -51,7 +51,7 @@ pub(crate) fn union(args: Args, tokens: TokenStream) -> Option<TokenStream> {
     let Data::Union(_) = item.data else { return None };
     let message = Message {
         krate: args.krate,
-        cfgs: cfgs(&item.attrs),
+        repeated: repeated_of_message(&item),
         name: item.ident.clone(),
         generics: item.generics.clone(),
         recursive: true,
@@ -113,7 +113,7 @@ fn accepted(attr: &Attribute, is_compared: bool) -> Option<Attribute> {
 
 /// How a field of a type that was refused is archived: as the type is that was advised, if there is one.
 fn archived_as(message: &Message, written: &Type) -> Attribute {
-    let Message { krate, item: _, cfgs: _, name, generics, recursive, shape: _ } = message;
+    let Message { krate, item: _, repeated: _, name, generics, recursive, shape: _ } = message;
     let (_, type_generics, _) = generics.split_for_impl();
     let mut ty = in_full(&instead(written), written);
     each_endless(&mut ty, name, &mut |own| *own = parse_quote!(::std::boxed::Box<#own>));
@@ -162,7 +162,7 @@ fn archived(message: &Message) -> TokenStream {
 
 /// The item without an archive of its own.
 fn without_archive(message: &Message) -> TokenStream {
-    let Message { krate, item: _, cfgs, name, generics: _, recursive: _, shape: _ } = message;
+    let Message { krate, item: _, repeated, name, generics: _, recursive: _, shape: _ } = message;
     let item = messages::without_rkyv(message);
     let rkyv = quote!(#krate::private::rkyv);
     let (generics, arguments) = without_lifetimes(message);
@@ -190,13 +190,13 @@ fn without_archive(message: &Message) -> TokenStream {
             fn deserialize(&self, _: &mut __D) -> #value { ::core::unreachable!() }
         }),
     ];
-    let impls = impls.iter().map(|one| quote!(#(#cfgs)* #one));
+    let impls = impls.iter().map(|one| quote!(#(#repeated)* #one));
     quote!(#item #(#impls)*)
 }
 
 /// That it is a message, of which nothing is described.
 fn is_message(message: &Message) -> TokenStream {
-    let Message { krate, item: _, cfgs, name, generics: _, recursive: _, shape: _ } = message;
+    let Message { krate, item: _, repeated, name, generics: _, recursive: _, shape: _ } = message;
     let (mut generics, arguments) = without_lifetimes(message);
     let ty = quote!(#name #arguments);
     let (impl_generics, _, where_clause) = generics.split_for_impl();
@@ -206,14 +206,14 @@ fn is_message(message: &Message) -> TokenStream {
             fn describe(_: &mut #krate::Describe) {}
         }),
     ];
-    let declared = declared.iter().map(|one| quote!(#(#cfgs)* #one)).collect::<TokenStream>();
+    let declared = declared.iter().map(|one| quote!(#(#repeated)* #one)).collect::<TokenStream>();
     if !generics.params.is_empty() {
         generics.make_where_clause().predicates.push(parse_quote!(Self: #krate::private::Wire));
     }
     let (impl_generics, _, where_clause) = generics.split_for_impl();
     quote! {
         #declared
-        #(#cfgs)*
+        #(#repeated)*
         impl #impl_generics #krate::Message for #ty #where_clause {}
     }
 }

@@ -165,6 +165,125 @@ pub trait Expecting {
     fn getOne(&self) -> u64;
 }
 
+/// What is allowed of a message is allowed in what is generated of it.
+#[allow(non_snake_case)]
+#[derive(Debug, Clone, Default)]
+#[shmrpc::message]
+pub struct Foreign {
+    /// As others write it.
+    pub fooBar: u8,
+    /// As everybody does.
+    pub more_bars: Vec<u8>,
+}
+
+/// An old one.
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+#[expect(non_camel_case_types, reason = "it stands so in a header")]
+pub enum enum_of_c {
+    /// One.
+    ENUM_ONE,
+    /// With parts.
+    #[allow(non_snake_case)]
+    named {
+        /// A part.
+        aPart: u8,
+    },
+}
+
+/// Of one variant.
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+pub enum OfC {
+    /// One.
+    #[allow(non_camel_case_types)]
+    ONE_MORE,
+    /// Two.
+    #[expect(non_camel_case_types)]
+    two(enum_of_c),
+}
+
+/// If a condition holds.
+#[shmrpc::message]
+#[cfg_attr(all(), allow(non_snake_case))]
+pub struct Sometimes {
+    /// As others write it.
+    pub fooBar: u8,
+}
+
+/// Holds something old.
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+pub struct Counted<T> {
+    /// How many.
+    #[allow(deprecated)]
+    pub number: Vec<Number>,
+    /// What.
+    #[expect(deprecated)]
+    pub of: (Number, Vec<T>),
+}
+
+/// Holds something old, and is copied in one piece.
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+#[cfg_attr(all(), allow(deprecated))]
+pub struct Pairs(pub [OldPair; 2]);
+
+/// Old as a whole.
+#[deprecated]
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+pub struct OldPair {
+    /// One.
+    pub one: u32,
+    /// The other.
+    pub other: u32,
+}
+
+/// Old as a whole.
+#[derive(Debug, Clone)]
+#[shmrpc::message]
+#[deprecated(since = "1.0.0", note = "use another one")]
+pub enum OldChoice<T> {
+    /// One.
+    One(T),
+    /// None.
+    None,
+}
+
+/// Old as a whole.
+#[shmrpc::message(recursive)]
+#[deprecated]
+pub struct OldTree(Vec<OldTree>);
+
+/// Old as a whole.
+#[deprecated]
+#[shmrpc::service]
+pub trait OldKv {
+    /// Gets.
+    fn get(&self, pairs: &Archived<Pairs>) -> Counted<u8>;
+    /// Gets.
+    #[allow(deprecated)]
+    fn get_old(&self, pair: OldPair) -> OldChoice<OldPair>;
+}
+
+/// Old as a whole, and its methods come and go.
+#[shmrpc::service]
+#[deprecated]
+pub trait OlderKv {
+    /// Gets.
+    #[cfg(all())]
+    fn get(&self, foreign: Foreign) -> OfC;
+}
+
+/// Old in part.
+#[shmrpc::service]
+pub trait PartlyOld {
+    /// Gets.
+    #[allow(deprecated)]
+    fn get_old(&self, pair: &Archived<OldPair>) -> Result<OldChoice<OldPair>, OldTree>;
+}
+
 struct MyKv;
 
 impl Kv for MyKv {
@@ -189,6 +308,8 @@ fn main() {
     assert_eq!(indices, [(1, "here"), (3, "one"), (4, "old"), (5, "change"), (6, "used"), (7, "hidden")]);
     let old = <Archived<Aging<u8>> as std::any::Any>::type_id;
     let _: fn(&ArchivedAging<u8>) -> std::any::TypeId = old;
+    let _: fn(&ArchivedForeign) -> u8 = |foreign| foreign.fooBar;
+    let _: fn(&ArchivedOfC) -> bool = |of_c| matches!(of_c, ArchivedOfC::ONE_MORE);
     let (settings, choice) = (Settings::default(), Choice::Here { here: 1 });
     let Choice::Here { here } = choice;
     assert_eq!(settings.always + here, 1);

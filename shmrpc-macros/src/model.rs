@@ -8,7 +8,7 @@ use syn::{
     parse_quote,
 };
 
-use crate::syntax::{may_be_an_alias, mentions};
+use crate::syntax::{may_be_an_alias, mentions, replaced};
 
 /// A service: one trait.
 #[derive(Debug)]
@@ -164,6 +164,35 @@ impl Message {
         });
         let conditions: Vec<TokenStream> = conditions.collect::<Option<_>>()?;
         (!conditions.is_empty()).then(|| quote!(any(#(#conditions),*)))
+    }
+
+    /// The same message, whose fields are said to be of types that mean the same everywhere.
+    pub(crate) fn by_name(&self) -> Self {
+        let mut message = self.clone();
+        let name = |fields: &mut Fields| fields.iter_mut().for_each(|field| self.name_in(&mut field.ty));
+        match &mut message.shape {
+            Shape::Struct(fields) => name(fields),
+            Shape::Enum(variants) => variants.iter_mut().for_each(|variant| name(&mut variant.fields)),
+        }
+        message
+    }
+
+    /// Puts the message by its name in the place of `Self`, which is another one where the archive is.
+    pub(crate) fn name_in(&self, ty: &mut Type) {
+        let own = Ident::new("Self", Span::call_site());
+        if !mentions(ty.to_token_stream(), &[&own]) {
+            return;
+        }
+        let (_, generics, _) = self.generics.split_for_impl();
+        let (name, generics) = (&self.name, generics.as_turbofish());
+        let tokens = replaced(ty.to_token_stream(), &|ident| {
+            let named = quote!(#name #generics).into_iter().map(|mut token| {
+                token.set_span(token.span().located_at(ident.span()));
+                token
+            });
+            (*ident == own).then(|| named.collect())
+        });
+        *ty = parse_quote!(#tokens);
     }
 
     /// The same message where a condition holds.

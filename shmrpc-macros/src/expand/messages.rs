@@ -1,20 +1,20 @@
 //! A message: the item as written, rkyv's derives through shmrpc's re-export, `Recheck`, and `Schema`.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{format_ident, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Field, Fields, Path, Type, TypeParam, WherePredicate, parse_quote};
 
 use crate::model::{Message, Shape, names_what_is_old};
 use crate::schema;
-use crate::syntax::{hides, rkyv_derive, wire_name};
+use crate::syntax::{hides, mentions, rkyv_derive, wire_name};
 
 /// The item with its derives, and its schema. The schema comes first, because it explains best what is wrong with a
 /// field.
 pub(crate) fn expand(message: &Message) -> TokenStream {
     let item = if is_aside(message) {
         derived_aside(message, copy(message))
-    } else if allows_lints(message) {
+    } else if allows_lints(message) || names_itself(message) {
         derived_beside(message, copy(message))
     } else {
         derived_in_place(message)
@@ -52,6 +52,12 @@ fn allows_lints(message: &Message) -> bool {
     attributes_mut(&mut item).into_iter().flatten().any(|attr| is(attr, "allow") || is(attr, "expect"))
 }
 
+/// Whether a field names it `Self`.
+fn names_itself(message: &Message) -> bool {
+    let own = |field: &Field| mentions(field.ty.to_token_stream(), &[&format_ident!("Self")]);
+    fields_mut(&mut message.item.clone()).into_iter().any(|field| own(field))
+}
+
 /// What the derives see. Its names are as if they were the derives' own: of these, rustc says nothing.
 fn copy(message: &Message) -> DeriveInput {
     let mut copy = message.item.clone();
@@ -59,7 +65,10 @@ fn copy(message: &Message) -> DeriveInput {
     if let Data::Enum(data) = &mut copy.data {
         data.variants.iter_mut().for_each(|variant| theirs(&mut variant.ident));
     }
-    fields_mut(&mut copy).into_iter().filter_map(|field| field.ident.as_mut()).for_each(theirs);
+    for field in fields_mut(&mut copy) {
+        message.name_in(&mut field.ty);
+        field.ident.as_mut().into_iter().for_each(theirs);
+    }
     copy
 }
 

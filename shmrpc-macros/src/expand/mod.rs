@@ -141,6 +141,7 @@ pub(crate) fn message_found(arguments: TokenStream, tokens: TokenStream) -> Toke
 
 /// A message of which nothing is refused, unless it is an enum without variants where `#[cfg]` takes them all.
 fn accepted(message: &Message) -> TokenStream {
+    let message = &message.by_name();
     let Some(condition) = message.has_variants() else { return messages::expand(message) };
     let none = message.under(&quote!(not(#condition)));
     let (some, none) =

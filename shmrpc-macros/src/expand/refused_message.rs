@@ -7,8 +7,8 @@ use quote::{ToTokens, format_ident, quote};
 use syn::punctuated::Punctuated;
 use syn::visit_mut::VisitMut;
 use syn::{
-    Attribute, ConstParam, Data, DeriveInput, Fields, GenericParam, Generics, Ident, Lifetime, Meta, Path,
-    Token, Type, TypeParam, parse_quote,
+    Attribute, ConstParam, Data, DeriveInput, Fields, GenericParam, Generics, Ident, Lifetime, Meta, Token,
+    Type, TypeParam, parse_quote,
 };
 
 use crate::args::Args;
@@ -16,7 +16,7 @@ use crate::check;
 use crate::expand::{messages, stand};
 use crate::model::{Message, Shape, repeated_of_message};
 use crate::schema;
-use crate::syntax::{each_endless, in_full, instead, is_rkyv, mentions, replaced};
+use crate::syntax::{each_endless, in_full, instead, is_rkyv, mentions};
 
 /// All of it.
 pub(crate) fn expand(message: &Message) -> TokenStream {
@@ -114,23 +114,17 @@ fn accepted(attr: &Attribute, is_compared: bool) -> Option<Attribute> {
 /// How a field of a type that was refused is archived: as the type is that was advised, if there is one.
 fn archived_as(message: &Message, written: &Type) -> Attribute {
     let Message { krate, item: _, repeated: _, name, generics, recursive, shape: _ } = message;
-    let (_, type_generics, _) = generics.split_for_impl();
     let mut ty = in_full(&instead(written), written);
     each_endless(&mut ty, name, &mut |own| *own = parse_quote!(::std::boxed::Box<#own>));
     let with: Type = if check::is_fine_field(message, &ty) {
-        let whole: Path = parse_quote!(#name #type_generics);
-        let named = with_self(ty.to_token_stream(), &whole);
-        schema::archived_instead(krate, generics, &ty, &named)
+        let mut named = ty.clone();
+        message.name_in(&mut named);
+        schema::archived_instead(krate, generics, &ty, &named.to_token_stream())
     } else {
         parse_quote!(#krate::private::Checked<false>)
     };
     let omitted = (*recursive || schema::is_fixed(generics, written)).then(|| quote!(omit_bounds,));
     parse_quote!(#[rkyv(#omitted with = #with)])
-}
-
-/// The tokens with the message itself in the place of `Self`, which means something else where the archive is.
-fn with_self(tokens: TokenStream, whole: &Path) -> TokenStream {
-    replaced(tokens, &|name| (name == "Self").then(|| whole.to_token_stream()))
 }
 
 /// Whether rkyv can make an archive of it.

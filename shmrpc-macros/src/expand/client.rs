@@ -91,6 +91,10 @@ fn view(service: &Service) -> TokenStream {
     let view = format_ident!("{name}View");
     let doc = format!(" Calls of the [`{name}`] service whose results are read where they arrived.");
     let calls = methods.iter().map(|method| view_call(service, method));
+    let lacks_some = methods.iter().any(|method| matches!(method.reply, Reply::OneWay));
+    let links = lacks_some.then(
+        || quote!(#[allow(rustdoc::broken_intra_doc_links, reason = "one-way methods are not among these")]),
+    );
     let bounds = bounds(service);
     quote! {
         #(#repeated)*
@@ -100,6 +104,7 @@ fn view(service: &Service) -> TokenStream {
 
         #(#repeated)*
         #[allow(dead_code, reason = "a program may use a part of a service")]
+        #links
         impl #view #bounds {
             #(#calls)*
         }

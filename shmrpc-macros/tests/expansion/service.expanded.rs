@@ -2,7 +2,7 @@
 #[expect(clippy::too_many_arguments, reason = "no fewer would do")]
 #[warn(clippy::pedantic)]
 pub trait Kv {
-    /// Reads an entry.
+    /// Reads an entry, which is not to [`Self::touch`] it.
     fn get(&self, key: &str) -> Result<Entry, KvError>;
     fn put(&self, key: &str, value: &[u8]) -> u64;
     fn put_entry(&self, entry: &Archived<Entry>) -> u64;
@@ -114,7 +114,7 @@ where
     pub fn builder() -> ::shmrpc::ClientBuilder<Self> {
         ::shmrpc::ClientBuilder::new()
     }
-    /// Reads an entry.
+    /// Reads an entry, which is not to [`Self::touch`] it.
     #[inline]
     pub fn get(
         &self,
@@ -180,6 +180,7 @@ where
 pub struct KvView(::shmrpc::private::Channel);
 #[allow(clippy::too_many_arguments, reason = "no fewer would do")]
 #[allow(dead_code, reason = "a program may use a part of a service")]
+#[allow(rustdoc::broken_intra_doc_links, reason = "one-way methods are not among these")]
 impl KvView
 where
     Entry: ::shmrpc::Message,
@@ -187,7 +188,7 @@ where
     u64: ::shmrpc::Message,
     (): ::shmrpc::Message,
 {
-    /// Reads an entry.
+    /// Reads an entry, which is not to [`Self::touch`] it.
     #[inline]
     pub fn get(
         &self,

@@ -291,9 +291,9 @@ pub(crate) fn value(ty: &Type) -> Type {
     }
 }
 
-/// `str`, which has no size of its own.
+/// `str`, by whatever path. It has no size of its own.
 pub(crate) fn is_str(ty: &Type) -> bool {
-    matches!(peel(ty), Type::Path(path) if path.path.is_ident("str"))
+    last_segment(ty).is_some_and(|last| last.ident == "str" && last.arguments.is_empty())
 }
 
 /// Whether a type is the message `name` that it is part of.

@@ -4,7 +4,7 @@ use syn::{Lifetime, Pat, PatType, Receiver, ReceiverKind, Type, parse_quote};
 
 use crate::errors::Errors;
 use crate::model::{Param, ParamKind};
-use crate::syntax::{is_number, last_segment, peel, type_arguments};
+use crate::syntax::{is_number, is_str, last_segment, peel, type_arguments};
 
 /// What a service is called on: `&self`.
 pub(super) fn refuse_receiver(receiver: &Receiver, errors: &Errors) {
@@ -97,9 +97,7 @@ fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
         Type::Slice(slice) if is_number(&slice.elem) => {
             return Some(ParamKind::Numbers((*slice.elem).clone()));
         }
-        Type::Path(path) if path.qself.is_none() && path.path.is_ident("str") => {
-            return Some(ParamKind::Text);
-        }
+        ty if is_str(ty) => return Some(ParamKind::Text),
         _ => {}
     }
     match last_segment(borrowed) {

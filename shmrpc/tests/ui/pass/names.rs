@@ -133,6 +133,10 @@ pub mod tools {
     pub trait Box {
         /// One.
         fn take(&self, kind: &super::Archived<Kind>) -> Result<Tool, Kind>;
+        /// By their paths.
+        fn name(&self, name: &::core::primitive::str, more: &::std::primitive::str) -> u32;
+        /// As a whole.
+        fn hold(&self, name: ::std::boxed::Box<::std::primitive::str>) -> Vec<::std::boxed::Box<::core::primitive::str>>;
     }
 }
 

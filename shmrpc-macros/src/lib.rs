@@ -49,7 +49,8 @@ use proc_macro::TokenStream;
 /// | `&Context` | (none) | (nothing) | the call's context |
 ///
 /// The macro sees names, and not what they stand for: `Archived`, `Blob`, `OwnedFd`, `Context`, `Result` and `str` are known by
-/// these, with or without a path, and not by other names (`use shmrpc::Context as Ctx`).
+/// these, with or without a path, and not by other names (`use shmrpc::Context as Ctx`). So are `CStr`, `RawFd`, `Streaming<T>` and
+/// `View<T>`, which are refused.
 ///
 /// Supertraits are asked of what implements the service, and are no part of it: if one is a service, too, it is served and called
 /// by its own server and client, at the same endpoint if you like.
@@ -72,7 +73,11 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// depth); `crate = path`, where shmrpc is found if not at `::shmrpc`.
 ///
 /// `#[rkyv(derive(..))]`, `#[rkyv(compare(..))]` and `#[rkyv(attr(..))]` on the item shape its archived type, as they
-/// do in rkyv.
+/// do in rkyv. The first one does not work for generic items: a struct's archive, and that of an enum without named fields, can have
+/// impls by hand, as `impl<T: Message> PartialEq for ArchivedPair<T> where Archived<T>: PartialEq`.
+///
+/// What a message says with `allow` or `expect` is allowed in what is generated of it, too. If it is deprecated or may hold what is,
+/// `ArchivedPair` is an alias.
 #[proc_macro_attribute]
 pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand::message(arguments.into(), item.into()).into()

@@ -329,7 +329,7 @@ impl<T: Message<Archived: Hash + Eq> + Hash + Eq> HashedKey for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a key of a hash map, or an element of a hash set",
     label = "not a message, or not `Hash` and `Eq`, or its archive is not",
-    note = "on a message, write `#[derive(PartialEq, Eq, Hash)]` and `#[rkyv(derive(PartialEq, Eq, Hash))]`"
+    note = "on a message, write `#[derive(PartialEq, Eq, Hash)]` and `#[rkyv(derive(PartialEq, Eq, Hash))]`; if it is generic, impls for its archive instead of the latter"
 )]
 pub trait IsHashedKey {}
 
@@ -345,7 +345,7 @@ impl<T: Message<Archived: Ord> + Ord> OrderedKey for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a key of an ordered map, or an element of an ordered set",
     label = "not a message, or not `Ord`, or its archive is not",
-    note = "on a message, write `#[derive(PartialEq, Eq, PartialOrd, Ord)]` and `#[rkyv(derive(PartialEq, Eq, PartialOrd, Ord))]`"
+    note = "on a message, write `#[derive(PartialEq, Eq, PartialOrd, Ord)]` and `#[rkyv(derive(PartialEq, Eq, PartialOrd, Ord))]`; if it is generic, impls for its archive instead of the latter"
 )]
 pub trait IsOrderedKey {}
 

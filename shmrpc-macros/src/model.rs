@@ -95,7 +95,7 @@ pub(crate) struct Message {
     pub(crate) krate: Path,
     /// The item as written.
     pub(crate) item: DeriveInput,
-    /// Attributes that every generated item repeats: `#[cfg]`s of the message, and lints that are allowed in it.
+    /// Attributes that every generated item repeats: `#[cfg]`s, and lints that are allowed.
     pub(crate) repeated: Vec<Attribute>,
     pub(crate) name: Ident,
     pub(crate) generics: Generics,
@@ -220,12 +220,13 @@ impl Message {
     }
 }
 
-/// What everything that is generated of a message repeats.
+/// What everything that is generated of a message repeats. Of its fields only what is deprecated matters: of their names
+/// nothing is said, and clippy would tell of attributes that two of them have.
 pub(crate) fn repeated_of_message(item: &DeriveInput) -> Vec<Attribute> {
     let mut all = Attributes(Vec::new());
     all.visit_derive_input(item);
     let of_old = names_what_is_old(&all.0).then(allow_what_is_old);
-    cfgs(&item.attrs).into_iter().chain(allowed(&all.0)).chain(of_old).collect()
+    cfgs(&item.attrs).into_iter().chain(allowed(&item.attrs)).chain(of_old).collect()
 }
 
 /// What everything that is generated of a service repeats. A method that is deprecated is not used elsewhere.

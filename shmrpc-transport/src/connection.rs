@@ -364,11 +364,12 @@ impl Connection {
         }
         self.goes_away();
         self.life.stop_all();
-        self.streams.end();
         self.life.reach_all();
         if let Some(reason) = last_words {
             self.say_last(reason);
         }
+        // After that: who finds the end of a lane looks there for the reason.
+        self.streams.end();
         self.socket.shutdown();
         if let Some(token) = self.mourner.get() {
             unwatch(*token);

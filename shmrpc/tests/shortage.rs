@@ -20,7 +20,7 @@ mod shortage {
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
@@ -34,6 +34,7 @@ use support::{BOUND, Place, until};
 pub trait Short {
     fn pid(&self) -> u32;
     fn sum(&self, bytes: &[u8]) -> u64;
+    fn length_of(&self, file: OwnedFd) -> u64;
     /// Makes what `take` returns.
     fn prepare(&self, length: u32);
     fn take(&self) -> Vec<u8>;
@@ -63,6 +64,9 @@ impl Short for Here {
     }
     fn sum(&self, bytes: &[u8]) -> u64 {
         sum(bytes)
+    }
+    fn length_of(&self, file: OwnedFd) -> u64 {
+        File::from(file).metadata().unwrap().len()
     }
     fn prepare(&self, length: u32) {
         *self.prepared.lock().unwrap() = vec![1; usize::try_from(length).unwrap()];

@@ -136,6 +136,11 @@ impl Connection {
         }
     }
 
+    /// For a lane inside a host that its other end has closed: why that was, if the peer has said so. It says so first.
+    pub(crate) fn hear_why(self: &Arc<Self>) {
+        self.read_frames_for(|| self.end().is_some());
+    }
+
     /// Handles all frames that have arrived, within reason: nobody may keep us at it for ever.
     pub(super) fn read_all_frames(self: &Arc<Self>) {
         for _ in 0..ROUNDS {

@@ -325,8 +325,10 @@ impl Caller {
 
     fn last_words(&self, pause: &Pause) -> Death {
         end_if_severed(&self.connection, pause);
+        if matches!(&self.line, Line::Open(open) | Line::Closing(open) if open.stream.is_local()) {
+            self.connection.hear_why();
+        }
         match self.connection.end() {
-            // The other end may have been told, and closed the connection before we did.
             Some(death) if !matches!(pause, Pause::Severed(_)) => death.clone(),
             Some(_) => Death { reason: format!("the lane ended: {pause}"), peer_closed: false },
             // Whoever was silent for too long has closed nothing.

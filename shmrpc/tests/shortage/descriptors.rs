@@ -1,6 +1,6 @@
 //! Descriptors (EMFILE).
 
-use std::fs;
+use std::fs::{self, File};
 
 use shmrpc::Transport;
 use shmrpc::prelude::*;
@@ -236,4 +236,33 @@ fn a_server_without_descriptors_loses_no_more_than_a_call_or_a_connection() {
     first.prepare(LARGE).unwrap();
     assert_eq!(first.take().unwrap(), large());
     assert_eq!(connect(&place).sum(&large()), Ok(LARGE.into()));
+}
+
+type Call = fn(&ShortClient) -> Result<u64, CallError>;
+
+#[test]
+fn a_server_without_descriptors_for_those_of_a_call_ends_that_connection() {
+    let place = Place::new();
+    let _process = start_server(&place);
+    let first = connect(&place);
+    let open = first.open().unwrap();
+    let builder = ShortClient::builder().allow(Peers::Any).timeout(BOUND).reconnect(false);
+    for endpoint in [place.endpoint(), place.endpoint().replacen("shm:", "uds:", 1)] {
+        // What is large comes in memory of the client's, and that as a descriptor.
+        let calls: [Call; 2] =
+            [|client| client.sum(&large()), |client| client.length_of(File::open("/dev/null").unwrap())];
+        for call in calls {
+            // What an earlier one leaves would make room.
+            until("nothing is left of others", || first.open().as_ref() == Ok(&open));
+            let second = builder.connect(&endpoint).unwrap();
+            second.pid().unwrap();
+            first.leave_descriptors(0).unwrap();
+            let text = disconnected(call(&second));
+            assert!(text.contains("the peer gave up") && text.contains("ulimit -n"), "{endpoint}: {text}");
+            // What needs no descriptor goes on.
+            assert_eq!(first.sum(&[1; 100_000]), Ok(100_000));
+            first.restore().unwrap();
+            assert!(call(&builder.connect(&endpoint).unwrap()).is_ok());
+        }
+    }
 }

@@ -425,6 +425,9 @@ fn an_endpoint_that_does_not_answer_leaves_the_next_one_its_time() {
     let error = connect(&mute).unwrap_err();
     assert!(error.to_string().contains("did not answer within 2s"), "{error}");
     assert_eq!(format!("{error:?}"), error.to_string());
+    // All of them have the same time together: the last one has what the others left.
+    let error = connect(&format!("{mute},{mute}")).unwrap_err().to_string();
+    assert!(error.contains("within 1s") && !error.contains("within 2s"), "{error}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use shmrpc::prelude::*;
 use shmrpc::{Outcome, Transport};
 
@@ -112,7 +113,9 @@ fn holding(text: &str) -> OwnedFd {
     reader.into()
 }
 
+/// What is in a file that was received, which a program that is started meanwhile has not.
 fn all_of(file: OwnedFd) -> Vec<u8> {
+    assert_eq!(fcntl(&file, FcntlArg::F_GETFD), Ok(FdFlag::FD_CLOEXEC.bits()));
     let mut bytes = Vec::new();
     File::from(file).read_to_end(&mut bytes).unwrap();
     bytes

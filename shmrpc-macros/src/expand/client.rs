@@ -74,7 +74,7 @@ pub(crate) fn connecting(service: &Service) -> TokenStream {
         /// # Errors
         /// If no endpoint can be reached, or if what serves it is not this service.
         #vis fn connect(
-            endpoint: impl ::core::convert::AsRef<str>,
+            endpoint: impl ::core::convert::AsRef<::core::primitive::str>,
         ) -> ::core::result::Result<Self, #krate::ConnectError> {
             #krate::ClientBuilder::<Self>::new().connect(endpoint)
         }

@@ -58,7 +58,7 @@ impl KvClient {
     /// # Errors
     /// If no endpoint can be reached, or if what serves it is not this service.
     pub fn connect(
-        endpoint: impl ::core::convert::AsRef<str>,
+        endpoint: impl ::core::convert::AsRef<::core::primitive::str>,
     ) -> ::core::result::Result<Self, ::shmrpc::ConnectError> {
         ::shmrpc::ClientBuilder::<Self>::new().connect(endpoint)
     }

@@ -140,6 +140,21 @@ pub mod tools {
     }
 }
 
+/// Beside a type with a primitive's name.
+pub mod primitive {
+    /// Not the primitive.
+    #[allow(non_camel_case_types, reason = "that name is tested")]
+    #[derive(Debug)]
+    pub struct str;
+
+    /// Has no text.
+    #[shmrpc::service]
+    pub trait Numbers {
+        /// A number.
+        fn number(&self, number: u32) -> u32;
+    }
+}
+
 fn main() {
     let names: Vec<_> = <MethodsClient as Client>::schema().methods.iter().map(|method| method.name).collect();
     assert!(names.contains(&"type"));

@@ -20,6 +20,10 @@ pub struct Producer<S> {
     notified: u32,
 }
 
+/// Slots between the next one and the one whose line is asked for, where several messages are in flight: beyond what the peer
+/// polls.
+const LEAD: u32 = 8;
+
 /// The peer's `done` counter makes no sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the peer says that it is done with {found} messages; {sent} were sent and {done} were done before")]
@@ -108,13 +112,14 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
         own_soon(&self.own.slot(self.next).stamp);
     }
 
-    /// Publishes one message; the caller has seen [`Producer::try_claim`] say yes.
+    /// Publishes one message of several that are in flight; the caller has seen [`Producer::try_claim`] say yes.
     #[inline(always)]
     pub fn publish(&mut self, header: Header, payload: &[u64; INLINE_WORDS]) {
         debug_assert!(self.outstanding() < SLOTS, "published without a credit");
         let stamp = self.next.wrapping_add(1);
         self.own.slot(self.next).write(stamp, header, payload);
         self.next = stamp;
+        own_soon(&self.own.slot(stamp.wrapping_add(LEAD)).stamp);
     }
 
     /// The slot of the next message; the caller has seen [`Producer::try_claim`] say yes, and publishes with

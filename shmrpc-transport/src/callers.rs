@@ -1,6 +1,6 @@
 //! The lanes of a client: which thread calls on which.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -8,11 +8,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+pub use self::trails::Trails;
+use self::trails::{Trail, has_trails, with_trails};
 use crate::connection::{Connection, Death};
 use crate::exclusive::{Exclusive, Taken};
 use crate::lane::{CallerLane, NotOpened};
 use crate::shm::segment::MAX_LANES;
 use crate::sys::futex::Until;
+
+mod trails;
 
 /// How often a thread that waits for a lane looks for overdue replies.
 const LOOK: Duration = Duration::from_millis(5);
@@ -101,38 +105,6 @@ pub struct Lease<'c, T = ()> {
 thread_local! {
     /// The lane that this thread was on last, of whatever connection.
     static LAST: Cell<u32> = const { Cell::new(0) };
-    /// One-way calls of this thread that may not have run yet: at most one entry a client.
-    static TRAILS: RefCell<Vec<Trail>> = const { RefCell::new(Vec::new()) };
-    /// Whether `TRAILS` has entries: all that a call looks at.
-    static HAS_TRAILS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Where this thread's latest one-way call of a client went.
-#[derive(Debug, Clone)]
-struct Trail {
-    client: u64,
-    connection: Weak<Connection>,
-    lane: u32,
-    /// The lane's position after that call.
-    position: u32,
-}
-
-/// Reads or changes this thread's trails; those of connections that have ended go on the way. `None` in the destructors
-/// of a thread that ends, where there are no trails any more.
-fn with_trails<T>(work: impl FnOnce(&mut Vec<Trail>) -> T) -> Option<T> {
-    let done = TRAILS.try_with(|trails| {
-        let mut trails = trails.borrow_mut();
-        trails.retain(|trail| {
-            trail.connection.upgrade().is_some_and(|connection| connection.death().is_none())
-        });
-        let done = work(&mut trails);
-        HAS_TRAILS.set(!trails.is_empty());
-        done
-    });
-    if done.is_err() {
-        HAS_TRAILS.set(false);
-    }
-    done.ok()
 }
 
 impl<T> Session<T> {
@@ -210,7 +182,7 @@ impl<T> Callers<T> {
     /// [`NoLane`]; nothing was sent.
     #[inline(always)]
     pub fn lease(&self, until: &mut Until) -> Result<Lease<'_, T>, Box<NoLane>> {
-        if !HAS_TRAILS.get()
+        if !has_trails()
             && let Some(lease) = self.try_lane(LAST.get())
         {
             return Ok(lease);
@@ -453,7 +425,7 @@ impl<T> Lease<'_, T> {
     /// A reply came on this lane, so all that was sent before it on this lane has run.
     #[inline(always)]
     pub fn got_reply(&self) {
-        if HAS_TRAILS.get() && self.callers.trail().is_some_and(|trail| trail.lane == self.index) {
+        if has_trails() && self.callers.trail().is_some_and(|trail| trail.lane == self.index) {
             self.callers.forget_trail();
         }
     }

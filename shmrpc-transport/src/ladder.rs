@@ -193,3 +193,21 @@ impl Default for Ladder {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_something_better_to_do_than_turns_is_told_of_a_crowd() {
+        let mut ladder = Ladder::default();
+        (1..=6).for_each(|displaced| ladder.crowd.turn_took(Duration::from_micros(10), || displaced));
+        assert_eq!(ladder.climb(1, true, || true), Climb::Crowded);
+        assert_eq!(ladder.climb(1, false, || true), Climb::Found);
+        assert_eq!(ladder.climb(2, false, || false), Climb::Missed);
+        assert!(ladder.take_turns(2, || true));
+        assert!(!ladder.take_turns(3, || false));
+        ladder.forget_crowd();
+        assert_eq!(ladder.climb(3, true, || true), Climb::Found);
+    }
+}

@@ -369,10 +369,15 @@ fn a_bound_server_that_is_not_started_leaves_nothing() {
     drop(bound);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
     // Nor does one whose second endpoint is taken.
-    let _other = start(place.endpoint(), 2).unwrap();
+    let other = start(place.endpoint(), 2).unwrap();
     let list = format!("shm:{}/a,{}", place.path().display(), place.endpoint());
-    assert!(refusal(start(list, 1)).contains("a server already listens at"));
+    assert!(refusal(start(&list, 1)).contains("a server already listens at"));
     assert!(!place.path().join("a").exists() && !place.path().join("a.lock").exists());
+    // If it is free, both are served.
+    drop(other);
+    let server = start(&list, 3).unwrap();
+    let served = server.endpoints().iter().map(|endpoint| ask(endpoint.to_string()));
+    assert_eq!(served.collect::<Vec<_>>(), [3, 3]);
 }
 
 // Two servers.

@@ -6,9 +6,12 @@
 
 mod support;
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::{Pid, gettid};
 use shmrpc::prelude::*;
 use support::process::{ENDPOINT, Process, say, until_orphaned};
 use support::{BOUND, Gate, Keeper, Place, gate, until};
@@ -256,6 +259,59 @@ fn serve_ends_well_on_sigterm() {
     assert!(status.success(), "{status}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the socket and its lock are gone");
     assert_eq!(gone(client.pid()), Outcome::NotRun);
+}
+
+/// How often the other threads of this process have left their cores.
+fn switches() -> u64 {
+    let own = gettid().to_string();
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap());
+    let others = tasks.filter(|task| task.file_name() != *own);
+    let of = |status: &str| {
+        let lines = status.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
+        lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    // A thread may end meanwhile.
+    others
+        .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
+        .map(|status| of(&status))
+        .sum()
+}
+
+/// As many clients as a team has lanes, and one more, with the server on one core. Then they rest.
+#[test]
+fn child_that_shares_a_core() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let may = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::count()).find(|cpu| may.is_set(*cpu).unwrap()).unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+    let _server = Server::builder().service(NodeServer::new(InChild)).listen(&endpoint).start().unwrap();
+    let clients: Vec<_> = (0..9).map(|_| NodeClient::connect(&endpoint).unwrap()).collect();
+    thread::scope(|scope| {
+        for client in &clients {
+            scope.spawn(|| {
+                for call in 0..5_000 {
+                    // Most are small, some sleep for longer than others take.
+                    let length = if call % 100 == 0 { 100_000 } else { call % 100 };
+                    assert_eq!(client.blob(length), Ok(blob(length)));
+                }
+            });
+        }
+    });
+    until("nobody wakes up any more", || {
+        let before = switches();
+        thread::sleep(Duration::from_millis(50));
+        switches() == before
+    });
+    say("well");
+}
+
+#[test]
+fn lanes_that_share_a_core_are_all_served_and_then_sleep() {
+    let place = Place::new();
+    let mut process = Process::start("child_that_shares_a_core", &place);
+    process.says("well");
+    assert!(process.ends().success());
 }
 
 #[test]

@@ -136,9 +136,9 @@ impl Connection {
         }
     }
 
-    /// For a lane inside a host that its other end has closed: why that was, if the peer has said so. It says so first.
+    /// For a lane inside a host that its other end has closed: why that was, if the peer has said so. It says so first, behind few other frames.
     pub(crate) fn hear_why(self: &Arc<Self>) {
-        self.read_frames_for(|| self.end().is_some());
+        let _ = self.read_frames();
     }
 
     /// Handles all frames that have arrived, within reason: nobody may keep us at it for ever.

@@ -295,7 +295,7 @@ impl Caller {
                     Pause::Severed(_) => self.said_last(),
                     _ => None,
                 };
-                let death = death.unwrap_or_else(|| self.last_words(&pause));
+                let death = death.unwrap_or_else(|| self.last_words(&pause, true));
                 Box::new(NoReply::Dead { taken: false, death })
             }
         }
@@ -323,9 +323,9 @@ impl Caller {
         })
     }
 
-    fn last_words(&self, pause: &Pause) -> Death {
+    fn last_words(&self, pause: &Pause, waits: bool) -> Death {
         end_if_severed(&self.connection, pause);
-        if matches!(&self.line, Line::Open(open) | Line::Closing(open) if open.stream.is_local()) {
+        if waits && matches!(&self.line, Line::Open(open) | Line::Closing(open) if open.stream.is_local()) {
             self.connection.hear_why();
         }
         match self.connection.end() {
@@ -381,7 +381,7 @@ impl Caller {
                 }
                 Err(Cut::Pause(Pause::Descriptors(bad))) => return Err(self.broken(&bad.into())),
                 Err(Cut::Pause(pause)) => {
-                    let death = self.last_words(&pause);
+                    let death = self.last_words(&pause, until.is_some());
                     self.ended(&pause);
                     return Err(Box::new(NoReply::Dead { taken: true, death }));
                 }

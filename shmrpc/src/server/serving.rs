@@ -5,6 +5,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use shmrpc_transport::callers::Trails;
 use shmrpc_transport::lane::{Incoming, Next, Patience, ServingLane};
 use shmrpc_transport::places::Place;
 
@@ -19,6 +20,8 @@ pub(super) struct ServedLane {
     table: Arc<Table>,
     context: Context,
     incoming: Incoming,
+    /// Those of its handlers, while nobody serves it.
+    trails: Trails,
     /// Given back after the lane.
     _places: (Option<Place>, Place),
 }
@@ -26,12 +29,12 @@ pub(super) struct ServedLane {
 impl ServedLane {
     pub(super) fn new(lane: ServingLane, table: Arc<Table>, places: (Option<Place>, Place)) -> Self {
         let context = Context::new(lane.connection());
-        Self { lane, table, context, incoming: Incoming::empty(), _places: places }
+        Self { lane, table, context, incoming: Incoming::empty(), trails: Trails::default(), _places: places }
     }
 }
 
-impl Lane for ServedLane {
-    fn serve(&mut self, mut patience: Patience) -> After {
+impl ServedLane {
+    fn serve_on(&mut self, mut patience: Patience) -> After {
         let Self { lane, table, context, incoming, .. } = self;
         loop {
             match lane.next_with(incoming, patience) {
@@ -44,15 +47,26 @@ impl Lane for ServedLane {
             patience = Patience::UntilCrowded;
         }
     }
+}
+
+impl Lane for ServedLane {
+    fn serve(&mut self, patience: Patience) -> After {
+        self.trails.swap();
+        let after = self.serve_on(patience);
+        self.trails.swap();
+        after
+    }
 
     fn take_turn(&mut self) -> After {
-        let Self { lane, table, context, incoming, .. } = self;
+        let Self { lane, table, context, incoming, trails, .. } = self;
         match lane.next_with(incoming, Patience::None) {
             Next::Request => {}
             Next::Nothing => return After::Nothing,
             Next::Ended => return After::Ended,
         }
+        trails.swap();
         serve_one(lane, table, context, incoming);
+        trails.swap();
         lane.finish();
         if !lane.is_due() {
             lane.tell_the_sleeping();

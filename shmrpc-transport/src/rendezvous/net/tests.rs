@@ -112,6 +112,13 @@ fn a_name_that_is_unknown_is_not_a_server_that_does_not_run() {
     assert_eq!(text, "cannot reach one.test:7: no such name; is the name right?");
     let text = no_host(&at, BOUND, io::ErrorKind::ConnectionRefused.into()).to_string();
     assert!(text.ends_with("; is the server running there?"), "{text}");
+    // No name is so long, so the system asks nobody.
+    let at = HostPort { host: "x".repeat(300), port: 7 };
+    let error = at.resolve(&mut Until::after(BOUND)).unwrap_err();
+    assert!(
+        error.kind() == io::ErrorKind::NotFound && error.to_string().contains("is the name right?"),
+        "{error}"
+    );
 }
 
 /// Two addresses, and a port that is free at the first of them alone: 127.0.0.1 and 127.0.0.2 stand for those of a name.

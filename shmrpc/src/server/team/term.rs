@@ -297,4 +297,27 @@ mod tests {
         assert_eq!(term.waited_for(SHORT, &BUSY), None);
         assert!(!term.owes_a_turn());
     }
+
+    #[test]
+    fn the_page_has_these_numbers() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let says = |text: &str| assert!(page.contains(text), "{text}");
+        let micros = |time: Duration| time.as_micros();
+        says(&format!(
+            "if requests take more than {} us on average (looked at every {LOOK_EVERY}",
+            micros(ON_AVERAGE)
+        ));
+        says(&format!(
+            "if those of more than {} us take more than {} ms of a term",
+            micros(SLOW),
+            SLOW_MOST.as_millis()
+        ));
+        says(&format!("A term ends after {} ms", LONGEST.as_millis()));
+        says(&format!("when somebody who computes had the core for {} us", micros(KEPT)));
+        says(&format!("After {TURN_EVERY} requests in a row others have the core"));
+        assert_eq!((WAITS, PAYS), (1_024, [7, 4]));
+        says("if after 1,024 waits, or twice as many, and so on, fewer than");
+        says("seven requests had been served in four waits");
+    }
 }

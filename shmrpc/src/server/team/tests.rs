@@ -319,3 +319,18 @@ fn no_lane_is_lost() {
         assert_eq!(state.absent, 0);
     }
 }
+
+#[test]
+fn the_page_has_these_numbers() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let says = |text: &str| assert!(page.contains(text), "{text}");
+    says(&format!("one team, of {MOST} lanes at most"));
+    says(&format!("looks every {} ms whether the leader goes on", STUCK.as_millis()));
+    says(&format!("holds up others for {} ms at most", 2 * STUCK.as_millis()));
+    says(&format!("A ban lasts {} ms, and twice as long", BAN[0].as_millis()));
+    says(&format!("up to {} s, if that ended less than", BAN[1].as_secs()));
+    assert_eq!((IDLE, FORGOTTEN), (8, 8));
+    says("nothing comes in eight waits of the leader");
+    says("less than eight times its length ago");
+}

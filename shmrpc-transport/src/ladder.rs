@@ -91,7 +91,10 @@ impl Ladder {
         }
         let advice = self.crowd.advice();
         let found = match advice {
-            Advice::TurnsUntimed if takes_no_turns => return Climb::Crowded,
+            Advice::TurnsUntimed if takes_no_turns => {
+                self.since = None;
+                return Climb::Crowded;
+            }
             Advice::TurnsUntimed => self.take_turns(stamp, ready),
             timed => self.climb_timed(stamp, timed, ready),
         };
@@ -202,7 +205,9 @@ mod tests {
     fn who_has_something_better_to_do_than_turns_is_told_of_a_crowd() {
         let mut ladder = Ladder::default();
         (1..=6).for_each(|displaced| ladder.crowd.turn_took(Duration::from_micros(10), || displaced));
+        ladder.since = Some(Instant::now());
         assert_eq!(ladder.climb(1, true, || true), Climb::Crowded);
+        assert!(ladder.since.is_none(), "what is slept later was another wait's");
         assert_eq!(ladder.climb(1, false, || true), Climb::Found);
         assert_eq!(ladder.climb(2, false, || false), Climb::Missed);
         assert!(ladder.take_turns(2, || true));

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
+
 use super::{Carrier, Connection, Death, LaneAnswer, Question};
 use crate::shm::segment::MAX_LANES;
 use crate::slot::{DESCRIPTORS_MAX, Header, Kind};
@@ -21,7 +23,7 @@ const BYTES_AT_ONCE: usize = 1 << 16;
 const ROUNDS: usize = 64;
 /// Rounds that an announcement may lie behind: 1,024 frames, for 256 segments and 64 lanes.
 const REASON: usize = 4;
-/// Time that a lane takes for more rounds than that.
+/// Time that a lane takes for more rounds than that, or waits for others to read.
 const HASTE: Duration = Duration::from_millis(20);
 
 impl Connection {
@@ -96,7 +98,10 @@ impl Connection {
     /// Handles frames that have arrived, [`AT_ONCE`] or [`BYTES_AT_ONCE`], and what has been read with them. Ends the
     /// connection if the peer closed it or broke the protocol. False if there may be more.
     pub(super) fn read_frames(self: &Arc<Self>) -> bool {
-        let _order = self.reading.lock();
+        self.read_frames_in(self.reading.lock())
+    }
+
+    fn read_frames_in(self: &Arc<Self>, _order: MutexGuard<'_, ()>) -> bool {
         let mut bytes = 0;
         for count in 0.. {
             if self.end().is_some() {
@@ -137,8 +142,11 @@ impl Connection {
     }
 
     /// For a lane inside a host that its other end has closed: why that was, if the peer has said so. It says so first, behind few other frames.
+    /// Of many lanes that ask at once, those that would wait long for the others go without: no call outlives its deadline for it.
     pub(crate) fn hear_why(self: &Arc<Self>) {
-        let _ = self.read_frames();
+        if let Some(order) = self.reading.try_lock_for(HASTE) {
+            let _ = self.read_frames_in(order);
+        }
     }
 
     /// Handles all frames that have arrived, within reason: nobody may keep us at it for ever.

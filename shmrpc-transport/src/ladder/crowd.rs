@@ -53,7 +53,7 @@ const LOOK_EVERY: u32 = 64;
 /// best of four sets that were tried in turns (ARCHITECTURE.md, "Waiting").
 const TIME_EVERY: u32 = 16;
 /// Slow waits that a rest lasts, at least and at most.
-const REST: [u32; 2] = [16, 1024];
+const REST: [u32; 2] = [4, 1024];
 
 impl Crowd {
     /// Takes note of a turn. `displaced` says how often somebody else has run in this thread's place by now.
@@ -175,13 +175,13 @@ mod tests {
     fn who_keeps_the_core_is_left_alone_for_longer_each_time() {
         let mut crowd = Crowd::default();
         let mut rests = vec![];
-        for _ in 0..5 {
+        for _ in 0..6 {
             turns(&mut crowd, 1, KEPT * 2);
             rests.push(std::iter::from_fn(|| (crowd.advice() == Advice::Rest).then_some(())).count());
         }
-        assert_eq!(rests, [16, 64, 256, 1024, 1024]);
+        assert_eq!(rests, [4, 16, 64, 256, 1024, 1024]);
         turns(&mut crowd, 20, TAKEN / 2);
         turns(&mut crowd, 1, KEPT * 2);
-        assert_eq!(std::iter::from_fn(|| (crowd.advice() == Advice::Rest).then_some(())).count(), 16);
+        assert_eq!(std::iter::from_fn(|| (crowd.advice() == Advice::Rest).then_some(())).count(), 4);
     }
 }

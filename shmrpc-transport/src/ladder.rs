@@ -207,7 +207,7 @@ mod tests {
         (1..=6).for_each(|displaced| ladder.crowd.turn_took(Duration::from_micros(10), || displaced));
         ladder.since = Some(Instant::now());
         assert_eq!(ladder.climb(1, true, || true), Climb::Crowded);
-        assert!(ladder.since.is_none(), "what is slept later was another wait's");
+        assert!(ladder.since.is_none(), "a later sleep would be measured from this wait's beginning");
         assert_eq!(ladder.climb(1, false, || true), Climb::Found);
         assert_eq!(ladder.climb(2, false, || false), Climb::Missed);
         assert!(ladder.take_turns(2, || true));

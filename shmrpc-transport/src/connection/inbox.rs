@@ -23,8 +23,9 @@ const BYTES_AT_ONCE: usize = 1 << 16;
 const ROUNDS: usize = 64;
 /// Rounds that an announcement may lie behind: 1,024 frames, for 256 segments and 64 lanes.
 const REASON: usize = 4;
-/// Time that a lane takes for more rounds than that, or waits for others to read.
+/// Time that a lane takes for more rounds than that; and for which it waits for others who read, to hear why it ended.
 const HASTE: Duration = Duration::from_millis(20);
+const MOMENT: Duration = Duration::from_millis(5);
 
 impl Connection {
     fn handle(self: &Arc<Self>, frame: &Frame) -> Result<(), Fault> {
@@ -142,9 +143,11 @@ impl Connection {
     }
 
     /// For a lane inside a host that its other end has closed: why that was, if the peer has said so. It says so first, behind few other frames.
-    /// Of many lanes that ask at once, those that would wait long for the others go without: no call outlives its deadline for it.
+    /// Of many lanes that ask at once, those that would wait long for the others go without: their calls may be over time already.
     pub(crate) fn hear_why(self: &Arc<Self>) {
-        if let Some(order) = self.reading.try_lock_for(HASTE) {
+        if self.end().is_none()
+            && let Some(order) = self.reading.try_lock_for(MOMENT)
+        {
             let _ = self.read_frames_in(order);
         }
     }

@@ -302,4 +302,23 @@ pub(super) mod tests {
         assert!((2..=4).contains(&turns), "{} bytes in {turns} turns of 64 KiB", all.len());
         assert_eq!(connection.death(), None);
     }
+
+    #[test]
+    fn whoever_asks_why_waits_for_no_other_reader() {
+        let (connection, theirs) = unwatched();
+        drop(theirs);
+        let reads = connection.reading.lock();
+        let asked = Arc::clone(&connection);
+        let (say, said) = std::sync::mpsc::channel();
+        let asks = std::thread::spawn(move || {
+            asked.hear_why();
+            say.send(()).unwrap();
+        });
+        said.recv_timeout(std::time::Duration::from_secs(30)).expect("it waits for the other reader");
+        assert_eq!(connection.death(), None);
+        drop(reads);
+        asks.join().unwrap();
+        connection.hear_why();
+        assert!(connection.death().unwrap().peer_closed);
+    }
 }

@@ -7,10 +7,12 @@ use shmrpc_transport::sys::thread::{computed, times_slept};
 
 /// A term, at most. Then all find out anew who wants whose core: there may be enough of them by now.
 const LONGEST: Duration = Duration::from_millis(100);
-/// Turns of lanes between two looks at what they took; what one may take on average: with longer ones threads of their own did more
-/// (ARCHITECTURE.md, "Lanes"); and what all of them may take beyond: the first ones find the caches cold, and a few say little of the rest.
+/// Turns of lanes between two looks at what they took.
 const LOOK_EVERY: u32 = 64;
+/// What a turn may take on average: with longer ones threads of their own do as much or more, and calls are over sooner
+/// (ARCHITECTURE.md, "Lanes").
 const ON_AVERAGE: Duration = Duration::from_micros(1);
+/// What all turns of a term may take beyond that: the first ones find the caches cold, and a few say little about the rest.
 const BEYOND: Duration = Duration::from_micros(300);
 /// A turn of a lane that takes longer holds up the others: so much of a term may go that way. Some always does: to wake a caller, and
 /// while the host has the processor. What others compute meanwhile is not the turn's.
@@ -319,7 +321,7 @@ mod tests {
         let says = |text: &str| assert!(page.contains(text), "{text}");
         let micros = |time: Duration| time.as_micros();
         says(&format!(
-            "if requests take more than {} us on average and {} us beyond (looked at every {LOOK_EVERY}",
+            "if requests take more than {} us each and {} us in all beyond that (looked at every {LOOK_EVERY}",
             micros(ON_AVERAGE),
             micros(BEYOND)
         ));

@@ -300,8 +300,10 @@ fn who_has_to_be_relieved_again_and_again_is_left_alone_for_longer_each_time() {
 
 #[test]
 fn no_lane_is_lost() {
-    for stuck in [Duration::from_nanos(1), STUCK] {
-        let team = team(stuck, Term::new);
+    let terms: [(_, fn() -> Term); 3] =
+        [(Duration::from_nanos(1), Term::new), (STUCK, Term::new), (STUCK, Term::endless)];
+    for (stuck, term) in terms {
+        let team = team(stuck, term);
         let (tell, told) = channel();
         let lanes: Vec<_> = (0..2 * MOST).map(|_| serve(&team, whose(&tell))).collect();
         for round in 0..200 {

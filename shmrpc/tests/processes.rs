@@ -291,7 +291,7 @@ fn child_that_shares_a_core() {
         for client in &clients {
             scope.spawn(|| {
                 for call in 0..5_000 {
-                    // Most are small, some sleep for longer than others take.
+                    // One of a hundred is large, and takes longer than a turn of a team may.
                     let length = if call % 100 == 0 { 100_000 } else { call % 100 };
                     assert_eq!(client.blob(length), Ok(blob(length)));
                 }

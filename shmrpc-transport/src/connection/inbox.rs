@@ -23,8 +23,9 @@ const BYTES_AT_ONCE: usize = 1 << 16;
 const ROUNDS: usize = 64;
 /// Rounds that an announcement may lie behind: 1,024 frames, for 256 segments and 64 lanes.
 const REASON: usize = 4;
-/// Time that a lane takes for more rounds than that; and for which it waits for others who read, to hear why it ended.
+/// Time that a lane takes for more rounds than that.
 const HASTE: Duration = Duration::from_millis(20);
+/// Time that a lane waits for others who read, to hear why it ended.
 const MOMENT: Duration = Duration::from_millis(5);
 
 impl Connection {

@@ -48,6 +48,9 @@ use proc_macro::TokenStream;
 /// | `OwnedFd` | an `OwnedFd`, or what owns one | a descriptor | an `OwnedFd` of its own |
 /// | `&Context` | (none) | (nothing) | the call's context |
 ///
+/// A `T` that owns memory of the heap costs the server that memory for as long as the call runs, and the client a share of what
+/// its process may have there (`ServerBuilder::max_message`); what is read where it arrived costs nothing more.
+///
 /// The macro sees names, and not what they stand for: `Archived`, `Blob`, `OwnedFd`, `Context`, `Result` and `str` are known by
 /// these, with or without a path, and not by other names (`use shmrpc::Context as Ctx`). So are `CStr`, `RawFd`, `Streaming<T>` and
 /// `View<T>`, which are refused.

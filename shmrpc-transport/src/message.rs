@@ -22,7 +22,7 @@ pub use self::encode::{Buffer, Encode, EncodeError, Encoder, Grow, Nested, Sink,
 pub use self::filling::Filling;
 pub use self::number::Number;
 use self::pool::{Copied, Lack, Lost};
-pub use self::pool::{Pool, Room};
+pub use self::pool::{Held, Pool, Room};
 pub use self::recheck::Recheck;
 pub use self::refusal::Refusal;
 use crate::slot::{INLINE, INLINE_WORDS};
@@ -104,6 +104,17 @@ pub enum Invalid {
         /// Bytes.
         length: usize,
         /// Bytes that all peers may have together.
+        cap: u64,
+    },
+    /// Values on the heap were to be made of it where it lies, and others and copies have the room.
+    #[error(
+        "no room for arguments by value that are made of {length} bytes: those of one process, and copies of its messages, may have {cap} at once; try again, raise the receiver's `.max_message(..)` above {}, or let its method take `&[T]` or `&Archived<T>`",
+        cap / 4
+    )]
+    NoRoomForValues {
+        /// Bytes of the message.
+        length: usize,
+        /// Bytes that one process may have.
         cap: u64,
     },
     /// It was to be copied, and the system has no memory.
@@ -322,6 +333,24 @@ impl Message {
         // SAFETY: inline: `length` is clamped to the words; copied: the buffer holds `length` initialised bytes;
         // in place: the loan's promise, and the peer is trusted not to write while we read.
         unsafe { core::slice::from_raw_parts(start, self.length) }
+    }
+
+    /// Room for values on the heap that are made of it, for as long as they are there. `None` if it needs no other than the message
+    /// has itself: it is a copy, or small.
+    ///
+    /// # Errors
+    /// [`Invalid`] says whose room is all taken.
+    #[inline(always)]
+    pub(crate) fn hold(&self, pool: &Pool) -> Result<Option<Held>, Invalid> {
+        if self.is_in_place() { self.hold_in_place(pool).map(Some) } else { Ok(None) }
+    }
+
+    #[inline(never)]
+    fn hold_in_place(&self, pool: &Pool) -> Result<Held, Invalid> {
+        pool.hold(self.length).map_err(|lost| match lost.lack {
+            Lack::OfProcess(cap) => Invalid::NoRoomForValues { length: lost.length, cap },
+            _ => lost.into(),
+        })
     }
 
     /// Validates the payload as a `T` and lends it.

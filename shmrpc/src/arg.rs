@@ -3,11 +3,13 @@
 //! A client writes a tuple of [`Text`], [`Slice`] and [`Ref`]; its archive is that of the tuple of owned types that
 //! the server reads.
 
+use std::cell::OnceCell;
+use std::mem::needs_drop;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use shmrpc_transport::connection::Connection;
-use shmrpc_transport::message::{Encode, Encoder, Refusal, Wire, decode};
+use shmrpc_transport::message::{self as transport, Encode, Encoder, Held, Refusal, Wire, decode};
 use shmrpc_transport::rkyv::string::{ArchivedString, StringResolver};
 use shmrpc_transport::rkyv::vec::{ArchivedVec, VecResolver};
 use shmrpc_transport::rkyv::{self, Archive, Archived, Place, Serialize};
@@ -201,12 +203,45 @@ pub fn slice<T: Number>(archived: &ArchivedVec<Archived<T>>) -> &[T] {
     T::slice(archived)
 }
 
+/// What the arguments by value of one call have of the heap.
+#[derive(Debug)]
+pub struct Values<'a> {
+    message: &'a transport::Message,
+    connection: &'a Connection,
+    held: OnceCell<Held>,
+}
+
+impl<'a> Values<'a> {
+    /// Nothing yet.
+    #[inline(always)]
+    pub(crate) fn of(message: &'a transport::Message, connection: &'a Connection) -> Self {
+        Self { message, connection, held: OnceCell::new() }
+    }
+
+    /// Takes room for all values that are made of the message, once.
+    #[inline(always)]
+    fn hold(&self) -> Result<(), Rejected> {
+        if self.held.get().is_some() {
+            return Ok(());
+        }
+        match self.connection.hold_values_of(self.message) {
+            Ok(None) => {}
+            Ok(Some(held)) => drop(self.held.set(held)),
+            Err(full) => return Err(Rejected::Room(full.to_string())),
+        }
+        Ok(())
+    }
+}
+
 /// An argument by value.
 ///
 /// # Errors
-/// [`Rejected`] if the type itself refuses.
+/// [`Rejected`] if the type itself refuses, or there is no room for it on the heap.
 #[inline(always)]
-pub fn owned<T: Message>(archived: &rkyv::Archived<T>) -> Result<T, Rejected> {
+pub fn owned<T: Message>(archived: &rkyv::Archived<T>, values: &Values<'_>) -> Result<T, Rejected> {
+    if needs_drop::<T>() {
+        values.hold()?;
+    }
     own::<T>(archived)
 }
 

@@ -9,7 +9,7 @@ use shmrpc_transport::message::{Encode, EncodeError, Invalid, Number};
 use shmrpc_transport::slot::Kind;
 
 use crate::Message;
-use crate::arg::Rejected;
+use crate::arg::{Rejected, Values};
 use crate::blob::Loan;
 use crate::context::Context;
 use crate::descriptor::DescriptorWire;
@@ -76,13 +76,24 @@ impl Failure {
 }
 
 impl Request<'_> {
+    /// Reads the arguments and runs a handler on them. What they took is given back before the reply says that it is done.
+    #[inline(always)]
+    fn run<A: Message, T>(
+        &self,
+        handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> T,
+    ) -> Result<T, Invalid> {
+        let args = self.incoming.message.access::<A>()?;
+        let values = Values::of(&self.incoming.message, self.context.connection());
+        Ok(handler(args, self.context, &values))
+    }
+
     /// Runs a handler that has no error of its own.
     #[inline(always)]
     pub fn unary<A: Message, R: Message>(
         self,
-        handler: impl FnOnce(&A::Archived, &Context) -> Result<R, Rejected>,
+        handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<R, Rejected>,
     ) -> Answered {
-        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.run::<A, _>(handler) {
             Ok(Ok(result)) => self.reply(Kind::Reply, &result, R::RECURSIVE),
             Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
@@ -93,9 +104,9 @@ impl Request<'_> {
     #[inline(always)]
     pub fn fallible<A: Message, R: Message, E: Message>(
         self,
-        handler: impl FnOnce(&A::Archived, &Context) -> Result<Result<R, E>, Rejected>,
+        handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<Result<R, E>, Rejected>,
     ) -> Answered {
-        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.run::<A, _>(handler) {
             Ok(Ok(Ok(result))) => self.reply(Kind::Reply, &result, R::RECURSIVE),
             Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
             Ok(Err(rejected)) => self.rejected(rejected),
@@ -106,9 +117,9 @@ impl Request<'_> {
     /// Runs a handler that returns a blob.
     pub fn blob<A: Message, T: Number>(
         self,
-        handler: impl FnOnce(&A::Archived, &Context) -> Result<Blob<T>, Rejected>,
+        handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<Blob<T>, Rejected>,
     ) -> Answered {
-        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.run::<A, _>(handler) {
             Ok(Ok(blob)) => self.reply_blob(blob),
             Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
@@ -118,9 +129,9 @@ impl Request<'_> {
     /// Runs a handler that returns a blob or an error.
     pub fn blob_fallible<A: Message, T: Number, E: Message>(
         self,
-        handler: impl FnOnce(&A::Archived, &Context) -> Result<Result<Blob<T>, E>, Rejected>,
+        handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<Result<Blob<T>, E>, Rejected>,
     ) -> Answered {
-        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.run::<A, _>(handler) {
             Ok(Ok(Ok(blob))) => self.reply_blob(blob),
             Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
             Ok(Err(rejected)) => self.rejected(rejected),
@@ -131,9 +142,9 @@ impl Request<'_> {
     /// Runs a handler that returns a descriptor.
     pub fn descriptor<A: Message>(
         self,
-        handler: impl FnOnce(&A::Archived, &Context) -> Result<OwnedFd, Rejected>,
+        handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<OwnedFd, Rejected>,
     ) -> Answered {
-        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.run::<A, _>(handler) {
             Ok(Ok(fd)) => self.reply_descriptor(fd),
             Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
@@ -143,9 +154,9 @@ impl Request<'_> {
     /// Runs a handler that returns a descriptor or an error.
     pub fn descriptor_fallible<A: Message, E: Message>(
         self,
-        handler: impl FnOnce(&A::Archived, &Context) -> Result<Result<OwnedFd, E>, Rejected>,
+        handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<Result<OwnedFd, E>, Rejected>,
     ) -> Answered {
-        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.run::<A, _>(handler) {
             Ok(Ok(Ok(fd))) => self.reply_descriptor(fd),
             Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
             Ok(Err(rejected)) => self.rejected(rejected),
@@ -157,9 +168,9 @@ impl Request<'_> {
     #[inline(always)]
     pub fn oneway<A: Message>(
         self,
-        handler: impl FnOnce(&A::Archived, &Context) -> Result<(), Rejected>,
+        handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<(), Rejected>,
     ) -> Answered {
-        match self.incoming.message.access::<A>().map(|args| handler(args, self.context)) {
+        match self.run::<A, _>(handler) {
             Ok(Ok(())) => Answered(()),
             Ok(Err(rejected)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
@@ -235,6 +246,7 @@ impl Request<'_> {
             Invalid::NoRoom { .. }
             | Invalid::NoRoomHere { .. }
             | Invalid::NoRoomForAll { .. }
+            | Invalid::NoRoomForValues { .. }
             | Invalid::NoMemory { .. } => Failure::Overloaded,
         };
         self.fail(failure, invalid.to_string())

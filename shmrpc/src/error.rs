@@ -31,7 +31,7 @@ pub enum Outcome {
 /// | `BadReply` | the handler ran, but its result could not be sent or read | `Ran` |
 /// | `BadArguments` | the server could not validate or read the arguments | `NotRun` |
 /// | `UnknownMethod` | the server has no such method | `NotRun` |
-/// | `Overloaded` | no lane: the server's limits, or all lanes in use, or one more not opened, until the deadline; or no room or no memory at the server for a copy of large arguments; or too many descriptors wait there | `NotRun` |
+/// | `Overloaded` | no lane: the server's limits, or all lanes in use, or one more not opened, until the deadline; or no room or no memory at the server for a copy of large arguments, or for values made of them; or too many descriptors wait there | `NotRun` |
 /// | `NotEncoded` | the arguments are too large or too deep, or no send memory is left, or their descriptors cannot go this way | `NotRun` |
 /// | `DeadlineExceeded` | the time was over | `NotRun` before publishing, else `Unknown` |
 /// | `Disconnected` | the connection ended with the call; or the client could not connect again | `NotRun` if the server is known not to have taken the call, else `Unknown` |

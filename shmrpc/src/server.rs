@@ -159,7 +159,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Bytes of a message that this server takes. 64 MiB by default, just under 2 GiB at most.
+    /// Bytes of a message that this server takes. 64 MiB by default, just under 2 GiB at most. Copies of messages, and values on the
+    /// heap that are made of arguments, may have four times as many for one client process, and 4 MiB at least: a call that finds no
+    /// room there fails with [`CallError::Overloaded`](crate::CallError::Overloaded).
     pub fn max_message(mut self, bytes: u64) -> Self {
         self.policy.max_message = bytes;
         self
@@ -211,7 +213,7 @@ impl ServerBuilder {
 
     /// Bytes that all clients of this server may have together: what it lends them of its memory (large results in flight, views, what
     /// is mapped of ended connections, and what a connection had use for and gives back only after it has rested for a while, a minute
-    /// and more), copies of their messages, and results on their way through a socket. An eighth of it may be with buffers that are kept warm. Not
+    /// and more), copies of their messages, values on the heap that are made of arguments, and results on their way through a socket. An eighth of it may be with buffers that are kept warm. Not
     /// bounded by default but by what each may have, times their number. The first 1 MiB of each connection is not counted, and messages
     /// of up to 4 KiB are counted and never refused.
     ///

@@ -53,6 +53,8 @@ pub trait Edge {
     fn wait(&self) -> u32;
     /// Waits with its argument in hand.
     fn hold(&self, bytes: &[u8]) -> u32;
+    /// The same, with an argument that is its own.
+    fn hold_own(&self, bytes: Vec<u8>) -> u32;
 }
 
 struct Here(Gate);
@@ -77,6 +79,9 @@ impl Edge for Here {
     fn hold(&self, bytes: &[u8]) -> u32 {
         self.0.pass();
         u32::try_from(bytes.len()).unwrap()
+    }
+    fn hold_own(&self, bytes: Vec<u8>) -> u32 {
+        self.hold(&bytes)
     }
 }
 
@@ -402,32 +407,50 @@ fn a_client_that_says_no_hello_leaves_room_for_others() {
     assert_eq!(nobody_hung_up().unwrap_err().kind(), ErrorKind::WouldBlock, "it was served too late");
 }
 
-/// Over all of its connections: three hold messages of 1,000,000 bytes, and a fourth one has no room for its copy.
+/// Over all of its connections: four calls have 1,000,000 bytes each, and a fifth one finds no room.
+fn four_have_room(
+    hold: impl Fn(&EdgeClient) -> Result<u32, CallError> + Sync,
+    keeper: &Keeper,
+    place: &Place,
+) {
+    let builder = || EdgeClient::builder().timeout(BOUND).max_lent(64 << 20);
+    let clients: Vec<_> = (0..5).map(|_| builder().connect(place.endpoint()).unwrap()).collect();
+    let (last, first) = clients.split_last().unwrap();
+    thread::scope(|scope| {
+        let hold = &hold;
+        let holding: Vec<_> = first.iter().map(|client| scope.spawn(|| hold(client))).collect();
+        (0..4).for_each(|_| keeper.entered());
+        let refused = hold(last).unwrap_err();
+        assert_eq!(refused.outcome(), Outcome::NotRun);
+        assert!(matches!(&refused, CallError::Overloaded(text) if text.contains("4194304")), "{refused}");
+        // What is small needs no room.
+        let small = scope.spawn(|| last.hold_own(vec![1; 4000]));
+        keeper.entered();
+        another_is_served(place);
+        (0..5).for_each(|_| keeper.release());
+        assert_eq!(small.join().unwrap(), Ok(4000));
+        assert!(holding.into_iter().all(|call| call.join().unwrap() == Ok(1_000_000)));
+        // What is warm makes room.
+        keeper.release();
+        assert_eq!(hold(last), Ok(1_000_000));
+    });
+}
+
 #[test]
 fn copies_of_one_client_leave_room_for_others() {
     let options = |server: ServerBuilder| server.max_message(1 << 20).trust(Peers::Nobody);
     let (_server, _client, keeper, place) = start(options);
-    let connect = || EdgeClient::builder().timeout(BOUND).connect(place.endpoint()).unwrap();
-    let clients: Vec<_> = (0..5).map(|_| connect()).collect();
     let bytes = vec![1; 1_000_000];
-    thread::scope(|scope| {
-        let holding: Vec<_> = clients[..4]
-            .iter()
-            .map(|client| {
-                let call = scope.spawn(|| client.hold(&bytes));
-                keeper.entered();
-                call
-            })
-            .collect();
-        let refused = clients[4].count(&bytes, &[]).unwrap_err();
-        assert_eq!(refused.outcome(), Outcome::NotRun);
-        assert!(matches!(&refused, CallError::Overloaded(text) if text.contains("4194304")), "{refused}");
-        another_is_served(&place);
-        holding.iter().for_each(|_| keeper.release());
-        assert!(holding.into_iter().all(|call| call.join().unwrap() == Ok(1_000_000)));
-    });
-    // What is warm makes room.
-    assert_eq!(clients[4].count(&bytes, &[]), Ok(1_000_000));
+    four_have_room(|client| client.hold(&bytes), &keeper, &place);
+}
+
+/// They are made of messages that are read where they lie, so it is no copy that finds no room. An honest client's own limit on
+/// what it has on its way is the same, so it takes one that has raised that.
+#[test]
+fn values_made_of_one_clients_messages_leave_room_for_others() {
+    let (_server, _client, keeper, place) = start(|server| server.max_message(1 << 20));
+    let bytes = vec![1; 1_000_000];
+    four_have_room(|client| client.hold_own(bytes.clone()), &keeper, &place);
 }
 
 #[test]

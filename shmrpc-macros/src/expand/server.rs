@@ -87,14 +87,16 @@ fn arm(
 ) -> TokenStream {
     let Service { krate: _, item: _, repeated: _, vis: _, name: trait_name, methods: _ } = service;
     let Method { index, name, cfgs, attrs: _, deprecated, refused: _, params, reply } = method;
-    let (args, ctx) = (local("args"), local("ctx"));
+    let (args, ctx, values) = (local("args"), local("ctx"), local("values"));
     let wire = schema::alias("Arguments", service, method);
     let sent = schema::arguments(&service.krate, method);
     let blobs = blobs(service, method, &args, &ctx);
-    let passed = passed(service, params, &args, &ctx);
+    let passed = passed(service, params, &args, &ctx, &values);
     let args = if method.sent().next().is_none() { quote!(_) } else { quote!(#args) };
     let asks = |kind: &_| matches!(kind, ParamKind::Context | ParamKind::Blob(_) | ParamKind::Descriptor(_));
     let ctx = if params.iter().any(|param| asks(&param.kind)) { quote!(#ctx) } else { quote!(_) };
+    let owned = |kind: &_| matches!(kind, ParamKind::Owned | ParamKind::Borrowed(_));
+    let values = if params.iter().any(|param| owned(&param.kind)) { quote!(#values) } else { quote!(_) };
     let call = quote!(<#implementation as #trait_name>::#name(#implemented #(, #passed)*));
     let body = match &blobs[..] {
         [] => quote!(::core::result::Result::Ok(#call)),
@@ -123,7 +125,7 @@ fn arm(
     quote! {
         #(#cfgs)* #allow #index => {
             type #wire = #sent;
-            #request.#run(|#args, #ctx| #body)
+            #request.#run(|#args, #ctx, #values| #body)
         }
     }
 }
@@ -150,6 +152,7 @@ fn passed<'a>(
     params: &'a [Param],
     args: &'a Ident,
     ctx: &'a Ident,
+    values: &'a Ident,
 ) -> impl Iterator<Item = TokenStream> + 'a {
     let krate = &service.krate;
     let mut position = 0;
@@ -170,7 +173,7 @@ fn passed<'a>(
             }
             ParamKind::Descriptor(_) => quote!(#krate::private::descriptor(&#args.#index, #ctx)?),
             ParamKind::Owned | ParamKind::Borrowed(_) => {
-                quote!(#krate::private::arg::owned(&#args.#index)?)
+                quote!(#krate::private::arg::owned(&#args.#index, #values)?)
             }
         }
     })

@@ -182,7 +182,7 @@ where
                     .descriptor_fallible::<
                         Arguments,
                         _,
-                    >(|args, _| ::core::result::Result::Ok(
+                    >(|args, _, _| ::core::result::Result::Ok(
                         <Implementation as Files>::open(
                             service,
                             ::shmrpc::private::arg::text(&args.0),
@@ -197,7 +197,7 @@ where
                 request
                     .descriptor::<
                         Arguments,
-                    >(|args, ctx| ::core::result::Result::Ok(
+                    >(|args, ctx, _| ::core::result::Result::Ok(
                         <Implementation as Files>::copy(
                             service,
                             ::shmrpc::private::descriptor(&args.0, ctx)?,

@@ -310,7 +310,7 @@ where
                         Arguments,
                         _,
                         _,
-                    >(|args, _| ::core::result::Result::Ok(
+                    >(|args, _, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::get(
                             service,
                             ::shmrpc::private::arg::text(&args.0),
@@ -323,7 +323,7 @@ where
                     .unary::<
                         Arguments,
                         _,
-                    >(|args, _| ::core::result::Result::Ok(
+                    >(|args, _, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::put(
                             service,
                             ::shmrpc::private::arg::text(&args.0),
@@ -337,7 +337,7 @@ where
                     .unary::<
                         Arguments,
                         _,
-                    >(|args, _| ::core::result::Result::Ok(
+                    >(|args, _, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::put_entry(service, &args.0),
                     ))
             }
@@ -348,12 +348,12 @@ where
                         Arguments,
                         _,
                         _,
-                    >(|args, ctx| ::core::result::Result::Ok(
+                    >(|args, ctx, values| ::core::result::Result::Ok(
                         <Implementation as Kv>::compare_and_put(
                             service,
                             ctx,
-                            ::shmrpc::private::arg::owned(&args.0)?,
-                            ::shmrpc::private::arg::owned(&args.1)?,
+                            ::shmrpc::private::arg::owned(&args.0, values)?,
+                            ::shmrpc::private::arg::owned(&args.1, values)?,
                         ),
                     ))
             }
@@ -362,7 +362,7 @@ where
                 request
                     .oneway::<
                         Arguments,
-                    >(|args, _| {
+                    >(|args, _, _| {
                         <Implementation as Kv>::touch(
                             service,
                             ::shmrpc::private::arg::text(&args.0),
@@ -377,7 +377,7 @@ where
                     .unary::<
                         Arguments,
                         _,
-                    >(|_, _| ::core::result::Result::Ok(
+                    >(|_, _, _| ::core::result::Result::Ok(
                         <Implementation as Kv>::r#clear(service),
                     ))
             }

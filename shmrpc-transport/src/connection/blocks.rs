@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Connection;
-use crate::message::{Buffer, Draft, Encode, EncodeError, Grow, Loan, Message, Part, encode};
+use crate::message::{Buffer, Draft, Encode, EncodeError, Grow, Held, Invalid, Loan, Message, Part, encode};
 use crate::shm::arena::{Arena, BLOCKS, Block, UNIT};
 use crate::shm::segment::Segment;
 use crate::slot::{BlockRef, FLAG_BLOCK, Header, INLINE, Slot};
@@ -83,6 +83,15 @@ impl Connection {
         if length > WARM {
             self.look_later();
         }
+    }
+
+    /// Room for values on the heap that are made of a message, to be dropped after them. `None` if they need none of their own.
+    ///
+    /// # Errors
+    /// [`Invalid`] says whose room is all taken.
+    #[inline(always)]
+    pub fn hold_values_of(&self, message: &Message) -> Result<Option<Held>, Invalid> {
+        message.hold(&self.pool)
     }
 
     /// A message that lies in a block of the peer's.

@@ -103,6 +103,19 @@ fn bytes(buffer: &Lines) -> u64 {
     buffer.capacity() as u64
 }
 
+/// Room that values on the heap have which are made of a message, until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    room: Arc<Room>,
+    bytes: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.room.give(self.bytes);
+    }
+}
+
 /// A payload that could not be copied.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lost {
@@ -173,19 +186,8 @@ impl Pool {
         let fits = stock.buffers.iter().rposition(|buffer| right.contains(&bytes(buffer)));
         let warm = fits.map(|at| stock.buffers.remove(at));
         self.room.cool(warm.as_ref().map_or(0, bytes));
-        while warm.is_none()
-            && let Err(full) = self.room.take(needed, cap)
-        {
-            // What nobody uses makes room, the coldest first.
-            if stock.buffers.is_empty() {
-                let lack = match full {
-                    Full::OfAll(cap) => Lack::OfAll(cap),
-                    Full::Own if self.shared => Lack::OfProcess(self.cap),
-                    Full::Own => Lack::OfConnection(self.cap),
-                };
-                return Err(Lost { length, lack });
-            }
-            self.chill(&stock.buffers.remove(0));
+        if warm.is_none() {
+            self.make_room(&mut stock, needed, cap).map_err(|lack| Lost { length, lack })?;
         }
         stock.idle = stock.idle.min(stock.buffers.len());
         drop(stock);
@@ -194,6 +196,28 @@ impl Pool {
             None => self.fresh(length).ok_or(Lost { length, lack: Lack::Memory })?,
         };
         Ok(Copied { buffer, pool: Arc::clone(self), process: Generation::current() })
+    }
+
+    /// Room for values that are made of `length` bytes which lie elsewhere.
+    pub(super) fn hold(&self, length: usize) -> Result<Held, Lost> {
+        let bytes = length as u64;
+        self.make_room(&mut self.stock.lock(), bytes, self.cap).map_err(|lack| Lost { length, lack })?;
+        Ok(Held { room: Arc::clone(&self.room), bytes })
+    }
+
+    /// Takes `needed` bytes of the room. What nobody uses makes room, the coldest first.
+    fn make_room(&self, stock: &mut Stock, needed: u64, cap: u64) -> Result<(), Lack> {
+        while let Err(full) = self.room.take(needed, cap) {
+            if stock.buffers.is_empty() {
+                return Err(match full {
+                    Full::OfAll(cap) => Lack::OfAll(cap),
+                    Full::Own if self.shared => Lack::OfProcess(self.cap),
+                    Full::Own => Lack::OfConnection(self.cap),
+                });
+            }
+            self.chill(&stock.buffers.remove(0));
+        }
+        Ok(())
     }
 
     /// A buffer whose room is taken. `None` if the system has no memory; then the room is given back.
@@ -373,6 +397,26 @@ mod tests {
         drop(pools);
         assert!(budget.keep_warm(512));
         assert_eq!(budget.left(), 4096);
+    }
+
+    #[test]
+    fn values_have_the_room_of_copies() {
+        let room = Arc::default();
+        let pools = [0; 2].map(|_| Pool::sharing(&room, 4096));
+        let copy = pools[0].take(1024).unwrap();
+        let values = pools[1].hold(2000).unwrap();
+        let full = pools[1].hold(1073).unwrap_err();
+        assert!(matches!(full, Lost { length: 1073, lack: Lack::OfProcess(4096) }), "{full:?}");
+        assert!(pools[0].take(1073).is_err(), "1072 are left");
+        let more = pools[1].hold(1072).unwrap();
+        assert_eq!(room.taken(), 4096);
+        drop((more, values));
+        assert_eq!(room.taken(), 1024);
+        drop(copy);
+        assert_eq!((kept(&pools[0]), room.taken()), (1024, 1024), "it is warm");
+        // What is warm makes room, if it is the same connection's.
+        drop(pools[0].hold(4096).unwrap());
+        assert_eq!((kept(&pools[0]), room.taken()), (0, 0));
     }
 
     #[test]

@@ -134,3 +134,28 @@ pub(crate) fn all_clients_together_have_so_much(ground: Ground) {
     });
     assert_eq!(other.is_pattern(large), Ok(true));
 }
+
+/// Whether the message is copied first or its values are made of it where it lies. The same bytes, borrowed, need no values.
+pub(crate) fn values_have_a_bound(ground: Ground) {
+    const LARGE: u32 = 2_000_000;
+    let started = ground.start_with(|builder| builder.max_memory(3 << 20));
+    let [one, other] = [started.connect(), started.connect()];
+    let large = pattern(LARGE).to_vec();
+    thread::scope(|scope| {
+        let held = scope.spawn(|| one.hold_own(large.clone()));
+        started.keeper.entered();
+        let error = other.hold_own(large.clone()).expect_err("there is no limit");
+        assert!(matches!(&error, CallError::Overloaded(text) if text.contains("max_memory")), "{error:?}");
+        assert_eq!(error.outcome(), Outcome::NotRun);
+        if ground.in_place {
+            assert_eq!(other.is_pattern(&large), Ok(true));
+        }
+        started.keeper.release();
+        assert_eq!(held.join().unwrap(), Ok(LARGE));
+    });
+    // One that panics gives it back, too.
+    assert_eq!(other.spend(large.clone()), Err(CallError::Panicked("2000000 bytes".into())));
+    assert_eq!(other.is_pattern(&large), Ok(true));
+    started.keeper.release();
+    assert_eq!(other.hold_own(large), Ok(LARGE));
+}

@@ -79,6 +79,7 @@ macro_rules! features {
             limits::sixty_four_calls_are_all_at_once
             limits::views_that_are_held_push_back
             limits::all_clients_together_have_so_much
+            limits::values_have_a_bound
             deadlines::a_slow_call_holds_up_nobody
             deadlines::a_late_reply_is_for_no_other_call
             deadlines::a_frozen_server_costs_its_callers_their_time_and_no_more

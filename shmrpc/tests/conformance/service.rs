@@ -68,12 +68,16 @@ pub(crate) trait Work {
     fn noted(&self, thread: u32) -> Vec<u32>;
     /// Waits at the gate, with its argument.
     fn hold(&self, bytes: &[u8]) -> u32;
+    /// The same, with an argument that is its own.
+    fn hold_own(&self, bytes: Vec<u8>) -> u32;
     fn wait(&self) -> u32;
     #[oneway]
     fn linger(&self, bytes: &[u8]);
     /// Process, user and group of the caller, and what it is called in a log.
     fn caller(&self, ctx: &Context) -> (Option<(Option<i32>, u32, u32)>, String);
     fn panic(&self, text: &str);
+    /// Panics with an argument that is its own.
+    fn spend(&self, bytes: Vec<u8>);
     #[oneway]
     fn panic_alone(&self);
     fn mean(&self, frame: Blob<f32>) -> f32;
@@ -187,6 +191,9 @@ impl Work for Arc<Worker> {
         self.pass();
         bytes.len() as u32
     }
+    fn hold_own(&self, bytes: Vec<u8>) -> u32 {
+        self.hold(&bytes)
+    }
     fn wait(&self) -> u32 {
         self.pass();
         42
@@ -197,6 +204,9 @@ impl Work for Arc<Worker> {
     fn caller(&self, ctx: &Context) -> (Option<(Option<i32>, u32, u32)>, String) {
         let credentials = ctx.peer().credentials().map(|who| (who.pid, who.uid, who.gid));
         (credentials, ctx.peer().to_string())
+    }
+    fn spend(&self, bytes: Vec<u8>) {
+        panic!("{} bytes", bytes.len());
     }
     fn panic(&self, text: &str) {
         self.count();

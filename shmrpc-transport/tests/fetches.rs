@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shmrpc_transport::callers::Callers;
-use shmrpc_transport::connection::{Connection, Events, LaneStream};
+use shmrpc_transport::connection::{Connection, Events, LaneStream, Loaned, OnWire};
 use shmrpc_transport::lane::{Incoming, Outgoing, Reply, ServingLane};
+use shmrpc_transport::message::Encode;
 use shmrpc_transport::peers::{PeerInfo, Peers};
 use shmrpc_transport::rendezvous::{Host, Listener, Policy, Refusal, connect};
 use shmrpc_transport::slot::{Header, Kind};
@@ -183,21 +184,51 @@ fn requests(
     inline.expect_one_slot(0);
 
     // In a block: one copy of its bytes, however often they are looked at afterwards.
+    for length in [100, 4000, 20_000] {
+        let data = vec![7_u8; length];
+        let incoming = received(counter, callers, serving, &data);
+        // By now its source is overwritten.
+        assert_eq!(incoming.message.access::<Vec<u8>>().unwrap().as_slice(), data);
+        assert_eq!(incoming.message.decode::<Vec<u8>>().unwrap(), data);
+        let block = counter.end();
+        block.expect_one_slot(0);
+        block.expect_one_copy(incoming.message.len());
+        serving.finish();
+    }
+
+    // A blob: its message says where it lies, and is read before.
+    let mut blob = client.blob::<u8>(20_000, &mut Until::after(BOUND)).unwrap();
+    blob.fill(9);
+    let loaned = Loaned::new(blob.into());
+    loaned.prepare(client);
+    let incoming = received(counter, callers, serving, &*loaned.wire());
+    counter.end();
+    counter.begin();
+    let blob = server.receive_blob::<u8>(incoming.message.access::<OnWire>().unwrap()).unwrap();
+    assert!(blob.iter().all(|byte| *byte == 9), "it was read where it had been overwritten");
+    assert!(!blob.is_in_place());
+    let fetched = counter.end();
+    assert_eq!(fetched.words.len(), 0, "{:?}", fetched.words);
+    fetched.expect_one_copy(20_000);
+    loaned.settle(true);
+    serving.finish();
+}
+
+/// Sends a message, and counts from where it is received on.
+fn received<T: Encode>(
+    counter: &Counter,
+    callers: &Callers,
+    serving: &mut ServingLane,
+    value: &T,
+) -> Incoming {
     let mut lease = callers.lease(&mut Until::after(BOUND)).unwrap();
-    let data = vec![7_u8; 20_000];
-    let request = Outgoing { method: 0, value: &data, recursive: false, descriptors: None, discard: None };
+    let request = Outgoing { method: 0, value, recursive: false, descriptors: None, discard: None };
     lease.seat().unwrap().lane.send(request, &mut Until::after(BOUND)).unwrap();
     lease.end();
     counter.begin();
     let mut incoming = Incoming::empty();
     assert!(serving.next(&mut incoming));
-    // By now its source is overwritten.
-    assert_eq!(incoming.message.access::<Vec<u8>>().unwrap().as_slice(), data);
-    assert_eq!(incoming.message.decode::<Vec<u8>>().unwrap(), data);
-    let block = counter.end();
-    block.expect_one_slot(0);
-    block.expect_one_copy(incoming.message.len());
-    serving.finish();
+    incoming
 }
 
 /// What the client reads of its server. Each reply is there before its call, so that the first look finds it: whoever has to
@@ -205,8 +236,9 @@ fn requests(
 fn replies(counter: &Counter, callers: &Callers, serving: &mut ServingLane) {
     let mut lease = callers.lease(&mut Until::after(BOUND)).unwrap();
     let lane = &mut lease.seat().unwrap().lane;
-    // The request before them was the first.
-    for (call_id, data) in [(1, vec![7_u8; 20]), (2, vec![8; 20_000])] {
+    // Four requests came before them.
+    for (call_id, length) in (4..).zip([20, 100, 4000, 20_000]) {
+        let data = vec![8_u8; length];
         serving.reply(call_id, Kind::Reply, &data, false).unwrap();
         let request =
             Outgoing { method: 0, value: &call_id, recursive: false, descriptors: None, discard: None };

@@ -44,7 +44,7 @@ pub(crate) struct Counts {
     /// Mappings of shared memory.
     pub(crate) mappings: usize,
     pub(crate) threads: usize,
-    /// Files in the place of the test.
+    /// Files in the place of the test, and ours in `/dev/shm`.
     pub(crate) files: usize,
     /// Whether a descriptor that went with a call is open anywhere, or on its way.
     pub(crate) handed: bool,
@@ -72,10 +72,16 @@ impl Counts {
                 .filter(|line| line.contains("memfd:") || line.contains("/dev/shm"))
                 .count(),
             threads: entries(Path::new("/proc/self/task")),
-            files: entries(place),
+            files: entries(place) + in_dev_shm(),
             handed: is_handed(place),
         }
     }
+}
+
+/// Files that somebody left there who makes them with a name.
+fn in_dev_shm() -> usize {
+    let ours = |file: &fs::DirEntry| file.file_name().to_string_lossy().starts_with("shmrpc-");
+    fs::read_dir("/dev/shm").map_or(0, |all| all.flatten().filter(ours).count())
 }
 
 /// Resident memory of this process in KiB.

@@ -17,13 +17,17 @@ mod support;
 mod trace;
 mod victims;
 
+use std::fs::File;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use self::counts::{Counts, make_handed_file, resident_kib};
 use self::plan::{Ground, Plan, Story};
+use self::scenario::Log;
 use self::support::{Place, until};
-use self::victims::{Findings, Victim, When, attack_client, attack_server, log_path, start};
+use self::victims::{
+    Findings, Host, Victim, When, attack_client, attack_guest, attack_server, log_path, start,
+};
 
 /// What a process holds can be counted only while nobody else does anything.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -119,12 +123,17 @@ fn place() -> Place {
 }
 
 fn attack(victim: Victim, when: When, plan: Plan, place: &Place) -> Option<(bool, Findings)> {
-    let _ = std::fs::remove_file(log_path(place));
+    forget_log(place);
     let process = start(victim, when, plan, place)?;
     Some(match victim {
         Victim::Server => attack_server(process, plan, place),
         Victim::Client => attack_client(process, plan, place),
     })
+}
+
+/// Whoever writes to it writes to the same file.
+fn forget_log(place: &Place) {
+    drop(File::create(log_path(place)).unwrap());
 }
 
 #[test]
@@ -147,7 +156,31 @@ fn a_client_dies_at_each_system_call() {
     sweep(Victim::Client, SYSTEM_CALL, When::SystemCall);
 }
 
-/// Either side, at any time. Nothing grows.
+/// A server that lives through all kills of the clients of one ground.
+struct Home {
+    ground: Ground,
+    place: Place,
+    host: Host,
+    kills: u64,
+}
+
+impl Home {
+    fn on(ground: Ground) -> Self {
+        let place = place();
+        let host = Host::start(Log::at(&log_path(&place)), ground, place.path());
+        Self { ground, place, host, kills: 0 }
+    }
+
+    fn attack(&mut self, when: When, plan: Plan) -> Findings {
+        forget_log(&self.place);
+        let client = start(Victim::Client, when, plan, &self.place).unwrap();
+        let (_, found) = attack_guest(client, plan, &self.host, &self.place);
+        self.kills += found.killed;
+        found
+    }
+}
+
+/// Either side, at any time; clients while their server lives on, if it is not to shut down. Nothing grows.
 #[test]
 fn either_side_dies_at_any_time() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -158,16 +191,21 @@ fn either_side_dies_at_any_time() {
     let mut all = Findings::default();
     // The first connection of a process starts its watcher.
     attack(Victim::Client, When::Operation(0), Plan::ALL[0], &place);
+    let mut homes = Ground::ALL.map(Home::on);
     let before = Counts::at_rest(place.path());
     let mut kib = resident_kib();
     for attempt in 0.. {
         let victim = if random.below(2) == 0 { Victim::Server } else { Victim::Client };
         let when = When::After(Duration::from_micros(random.below(40_000)));
         let plan = Plan::ALL[usize::try_from(random.below(Plan::ALL.len() as u64)).unwrap()];
-        let (_, found) = attack(victim, when, plan, &place).unwrap();
+        let home = homes.iter_mut().find(|home| home.ground == plan.ground);
+        let (found, at) = match home.filter(|_| victim == Victim::Client && plan.story != Story::Drain) {
+            Some(home) => (home.attack(when, plan), &home.place),
+            None => (attack(victim, when, plan, &place).unwrap().1, &place),
+        };
         found.expect_none(&format!("{victim:?} killed, {when:?}, {plan:?}, attempt {attempt}"));
         all += found;
-        until("all is given back", || Counts::now(place.path()).at_most(before));
+        until("all is given back", || Counts::now(at.path()).at_most(before));
         if attempt == 20 {
             // By then pools and the allocator's arenas are there.
             kib = resident_kib();
@@ -176,6 +214,10 @@ fn either_side_dies_at_any_time() {
             let grown = resident_kib().saturating_sub(kib);
             let after = Counts::now(place.path());
             println!("soak: {all:?}; {before:?} before, {after:?} after; memory grew by {grown} KiB");
+            println!(
+                "clients killed whose server lived on: {:?}",
+                homes.map(|home| (home.ground, home.kills))
+            );
             assert!(attempt < 20 || grown < 16 << 10, "{grown} KiB more than after 20 kills");
             return;
         }

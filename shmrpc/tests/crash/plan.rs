@@ -60,6 +60,8 @@ impl Plan {
 }
 
 impl Ground {
+    pub(crate) const ALL: [Self; 4] = [Self::InPlace, Self::Copied, Self::PosixShm, Self::Frames];
+
     fn trust(self) -> Peers {
         if self == Self::Copied { Peers::Nobody } else { Peers::SameUser }
     }

@@ -131,6 +131,11 @@ impl Logging {
     pub(crate) fn new(log: Log, door: &std::sync::Arc<Door>) -> Self {
         Self(log, std::sync::Arc::clone(door), Mutex::default())
     }
+
+    /// Of what its handlers keep.
+    pub(crate) fn let_go(&self) {
+        *self.2.lock().unwrap() = None;
+    }
 }
 
 impl Sweep for Logging {

@@ -113,13 +113,12 @@ pub(crate) fn server() {
     install();
     say("ready");
     wait_for_line();
-    let door = Arc::new(Door::default());
-    let server = serve(log(), &door, plan().ground, log_path_of_child().parent().unwrap());
+    let host = Host::start(log(), plan().ground, log_path_of_child().parent().unwrap());
     say("serving");
     wait_for_line();
-    let shutdown = shut_down(server);
+    let shutdown = shut_down(host.server);
     wait_for_line();
-    door.open();
+    host.door.open();
     shutdown.join().unwrap().unwrap();
 }
 
@@ -138,11 +137,23 @@ fn waits_for_lanes(server: u32) -> bool {
     states.into_iter().any(|state| state.contains(&drain))
 }
 
-fn serve(log: Log, door: &Arc<Door>, ground: Ground, place: &Path) -> ServerHandle {
-    let service = Arc::new(Logging::new(log, door));
-    let [calls, hands] = [Arc::clone(&service), service];
-    let server = Server::builder().service(SweepServer::from_arc(calls)).service(HandServer::from_arc(hands));
-    ground.server(server).listen(ground.endpoint(place)).start().unwrap()
+/// A server of this process, what its handlers keep, and what they wait at.
+pub(crate) struct Host {
+    pub(crate) server: ServerHandle,
+    service: Arc<Logging>,
+    door: Arc<Door>,
+}
+
+impl Host {
+    pub(crate) fn start(log: Log, ground: Ground, place: &Path) -> Self {
+        let door = Arc::new(Door::default());
+        let service = Arc::new(Logging::new(log, &door));
+        let [calls, hands] = [Arc::clone(&service), Arc::clone(&service)];
+        let server =
+            Server::builder().service(SweepServer::from_arc(calls)).service(HandServer::from_arc(hands));
+        let server = ground.server(server).listen(ground.endpoint(place)).start().unwrap();
+        Self { server, service, door }
+    }
 }
 
 /// The client's part in a child: says "ready", waits for a line, makes all calls once, and ends.
@@ -341,34 +352,54 @@ fn expect_unharmed(story: Story, ends: &[(u64, End)]) {
 const NEXT: u64 = 1_000_000;
 
 /// Lets a client that may die at any time call a server of this process. True if it did.
-pub(crate) fn attack_client(mut client: Condemned, plan: Plan, place: &Place) -> (bool, Findings) {
-    let door = Arc::new(Door::default());
-    let server = serve(Log::at(&log_path(place)), &door, plan.ground, place.path());
-    client.begin();
-    let (mut ends, mut ended_early) = (Vec::new(), false);
+pub(crate) fn attack_client(client: Condemned, plan: Plan, place: &Place) -> (bool, Findings) {
+    let host = Host::start(Log::at(&log_path(place)), plan.ground, place.path());
     match plan.story {
         Story::Calls | Story::Handed => {
-            // All handlers return, and whoever comes next is served.
-            client.beside(|gone, _| until("the client ends", || gone.load(Ordering::Relaxed)));
-            until("the dead client is forgotten", || server.connections() == 0);
-            ends = scenario::run(plan, place.path(), NEXT);
-            expect_unharmed(plan.story, &ends);
-            server.shutdown(BOUND).unwrap();
+            let found = attack_guest(client, plan, &host, place);
+            host.server.shutdown(BOUND).unwrap();
+            found
         }
-        Story::Drain => client.beside(|gone, _| {
-            until_held(gone, place);
-            let shutdown = shut_down(server);
-            ended_early = until_draining(gone, std::process::id());
-            door.open();
-            shutdown.join().unwrap().unwrap();
-        }),
+        Story::Drain => attack_drained(client, host, place),
     }
+}
+
+/// The same for a server that lives on: all handlers return, and whoever comes next is served.
+pub(crate) fn attack_guest(
+    mut client: Condemned,
+    plan: Plan,
+    host: &Host,
+    place: &Place,
+) -> (bool, Findings) {
+    client.begin();
+    client.beside(|gone, _| until("the client ends", || gone.load(Ordering::Relaxed)));
+    until("the dead client is forgotten", || host.server.connections() == 0);
+    let ends = scenario::run(plan, place.path(), NEXT);
+    expect_unharmed(plan.story, &ends);
+    host.service.let_go();
+    let killed = client.ends();
+    (killed, Findings { killed: u64::from(killed), calls: ends.len() as u64, ..run_twice(place) })
+}
+
+/// The same for a server that shuts down with calls of the client in flight.
+fn attack_drained(mut client: Condemned, host: Host, place: &Place) -> (bool, Findings) {
+    client.begin();
+    let mut ended_early = false;
+    client.beside(|gone, _| {
+        until_held(gone, place);
+        let shutdown = shut_down(host.server);
+        ended_early = until_draining(gone, std::process::id());
+        host.door.open();
+        shutdown.join().unwrap().unwrap();
+    });
     let killed = client.ends();
     assert!(killed || !ended_early, "a drain ended a connection that has calls in flight");
+    (killed, Findings { killed: u64::from(killed), ..run_twice(place) })
+}
+
+/// What the log of a server says that outlived its client.
+fn run_twice(place: &Place) -> Findings {
     let logged = Logged::read(&log_path(place));
     let run_twice = logged.ran.values().filter(|times| **times > 1).count() as u64;
-    (
-        killed,
-        Findings { killed: u64::from(killed), calls: ends.len() as u64, run_twice, ..Findings::default() },
-    )
+    Findings { run_twice, ..Findings::default() }
 }

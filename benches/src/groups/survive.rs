@@ -12,8 +12,16 @@ const RECORD: &str = include_str!("../../survive.txt");
 
 /// What it has to have: on which commits it was made, and figures.
 const COMMITS: [&str; 3] = ["crash_commit", "evil_commit", "fuzz_commits"];
-const FIGURES: [&str; 6] =
-    ["crash_points", "kills", "evil_seconds", "cores", "worst_p99_ratio", "fuzz_execs"];
+const FIGURES: [&str; 8] = [
+    "crash_points",
+    "kills",
+    "evil_seconds",
+    "attacks",
+    "cores",
+    "worst_p99_ratio",
+    "fuzz_execs",
+    "fuzz_seconds",
+];
 
 pub(crate) fn measure(_setup: &Setup, figures: &mut Figures) -> Result<()> {
     let commits = COMMITS.into_iter().map(|key| Ok(format!("{key} {}", text(RECORD, key)?)));

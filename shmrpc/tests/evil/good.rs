@@ -1,11 +1,14 @@
 //! The good clients beside the evil one, in processes of their own: they call all the time, check every answer, and measure. Each
 //! process tells what came of it whenever it is asked to.
 
+use std::fs::File;
 use std::io::BufRead;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use shmrpc::Transport;
 use shmrpc::prelude::*;
 
 use super::raw::Rng;
@@ -114,11 +117,21 @@ impl Callers {
         let bytes: Vec<u8> = (0..65_536).map(|_| rng.next() as u8).collect();
         let total = sum(&bytes);
         let named = Shape::Named { name: "good".into(), letter: 'g', filled: None };
-        let shapes = vec![Shape::Point(0.5, 1.5), named, Shape::Many(vec![vec![7; 9]; 5])];
+        // More than is copied of a trusted client, so that it takes room for values.
+        let shapes = vec![Shape::Point(0.5, 1.5), named, Shape::Many(vec![vec![7; 900]; 5])];
+        let hands_over = client.transport().transport() != Transport::Tcp;
+        let file = File::open("/dev/null").map_err(|error| text(&error))?;
         for round in 0.. {
             let (a, b) = (rng.word(), rng.word());
             let start = Instant::now();
             let same = match round % 16 {
+                // So few that it is not they who are measured.
+                6 if hands_over && round % 256 == 6 => {
+                    let passed = file.try_clone().map_err(|error| text(&error))?;
+                    client.pass(passed).map(|passed| is_same(&passed, &file))
+                }
+                6 => client.weigh(bytes[..20_000].to_vec()).map(|answer| answer == sum(&bytes[..20_000])),
+                7 => client.render(20_000).map(|blob| blob.len() == 20_000),
                 0 => client.sum(&bytes).map(|answer| answer == total),
                 1 => {
                     client.view().blob(20_000, a as u8).map(|view| *view.as_slice() == blob(20_000, a as u8))
@@ -146,6 +159,12 @@ impl Callers {
         }
         Ok(())
     }
+}
+
+fn is_same(one: &OwnedFd, other: &File) -> bool {
+    let inode = |file: File| file.metadata().map(|of| (of.dev(), of.ino(), of.rdev())).ok();
+    let one = one.try_clone().ok().and_then(|fd| inode(fd.into()));
+    one.is_some() && one == other.try_clone().ok().and_then(inode)
 }
 
 /// The good clients, as the test sees them.

@@ -17,12 +17,17 @@ mod crowd;
 /// The state of one receiver's ladder.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ladder {
-    spins: u32,
+    spins: u8,
+    /// The most of them in a crowd.
+    crowded_spins: u8,
     /// For what follows a small message; `weight` times as long after a large one.
     patience: Duration,
     weight: u32,
     /// Stamp at which the next turn for others is due.
     turn_at: u32,
+    /// Stamp for which the short spin last looked in vain in a crowd, and for how many in a row it did.
+    missed_at: u32,
+    missed: u8,
     /// When the wait that is now slow began to be.
     since: Option<Instant>,
     crowd: Crowd,
@@ -39,8 +44,14 @@ pub(crate) enum Climb {
     Crowded,
 }
 
-/// Looks with a pause between them (about 25 ns each): at least in a crowd, at least, and at most.
-const SPINS: [u32; 3] = if cfg!(loom) { [0, 0, 0] } else { [1, 8, 128] };
+/// Looks with a pause between them (about 25 ns each), at least and at most.
+const SPINS: [u8; 2] = if cfg!(loom) { [0, 0] } else { [8, 128] };
+/// The same in a crowd: while the partner probably waits for this very core, and while it runs on another one.
+const CROWDED_SPINS: [u8; 2] = if cfg!(loom) { [0, 0] } else { [1, 32] };
+/// The most of these where each look is a system call: as much time.
+const CROWDED_GLANCES: u8 = 16;
+/// Short spins in vain, one after the other, after which the partner is not on another core any more.
+const VAIN: u8 = 3;
 /// Time for turns of `sched_yield`, at least and at most.
 const PATIENCE: [Duration; 2] = if cfg!(loom) {
     [Duration::ZERO, Duration::ZERO]
@@ -55,15 +66,20 @@ const LONGEST: Duration = Duration::from_millis(25);
 /// Turns of a slow wait on a crowded core, at most: whoever goes on for long there starves the others.
 const CROWDED_TURNS: u32 = 4;
 /// Waits between two turns for others, in a crowd and elsewhere.
-const TURN_EVERY: [u32; 2] = [16, 1024];
+const TURN_EVERY: [u32; 2] = [32, 1024];
 /// Looks between two turns while nobody else wants the core.
-const LOOKS: u32 = 64;
+const LOOKS: u8 = 64;
 
 impl Ladder {
+    /// Of a receiver whose looks are system calls.
+    pub(crate) fn of_glances() -> Self {
+        Self { crowded_spins: CROWDED_GLANCES, ..Self::default() }
+    }
+
     /// Looks that the first, short spin takes for the message with this stamp: none if a turn for others is due.
     /// Without such turns, two processes that never wait long would keep their cores to themselves.
     #[inline(always)]
-    pub(crate) fn spins(&self, stamp: u32) -> u32 {
+    pub(crate) fn spins(&self, stamp: u32) -> u8 {
         if stamp.wrapping_sub(self.turn_at) > u32::MAX / 2 { self.spins } else { 0 }
     }
 
@@ -82,9 +98,8 @@ impl Ladder {
     /// Goes on after the short spin, until `ready` says yes or patience ends; or, if `takes_no_turns`, until it would take turns
     /// in a crowd.
     pub(crate) fn climb(&mut self, stamp: u32, takes_no_turns: bool, ready: impl Fn() -> bool) -> Climb {
-        let [least_in_crowd, least, _] = SPINS;
         if self.spins(stamp) > 0 {
-            self.spins = (self.spins / 2).max(if self.crowd.is_there() { least_in_crowd } else { least });
+            self.looked_in_vain(stamp);
         }
         if self.patience.is_zero() {
             return Climb::Missed;
@@ -101,14 +116,26 @@ impl Ladder {
         if found { Climb::Found } else { Climb::Missed }
     }
 
+    /// The short spin did.
+    fn looked_in_vain(&mut self, stamp: u32) {
+        if !self.crowd.is_there() {
+            self.spins = (self.spins / 2).max(SPINS[0]);
+            return;
+        }
+        let in_a_row = stamp == self.missed_at.wrapping_add(1);
+        self.missed = if in_a_row { self.missed.saturating_add(1) } else { 1 };
+        self.missed_at = stamp;
+        self.spins = if self.missed < VAIN { self.spins.min(self.crowded_spins) } else { CROWDED_SPINS[0] };
+    }
+
     fn climb_timed(&mut self, stamp: u32, advice: Advice, ready: impl Fn() -> bool) -> bool {
-        let most = SPINS[2];
+        let [_, most] = SPINS;
         let start = Instant::now();
         self.since = Some(start);
         match advice {
             Advice::Turns | Advice::TurnsUntimed => {}
-            Advice::Look if look(most, &ready) => {
-                self.spins = most;
+            Advice::Look if look(self.crowded_spins, &ready) => {
+                (self.spins, self.missed) = (self.crowded_spins, 0);
                 return true;
             }
             Advice::Look => {}
@@ -122,7 +149,7 @@ impl Ladder {
         if found {
             self.patience = (self.patience * 2).min(PATIENCE[1]);
             if !self.crowd.is_there() {
-                self.spins = (self.spins * 4).min(most);
+                self.spins = self.spins.saturating_mul(4).min(most);
             }
             self.turn_at = stamp.wrapping_add(self.turn_every());
         }
@@ -177,7 +204,7 @@ impl Ladder {
 }
 
 /// Looks up to `most` times. True if `ready` said yes.
-fn look(most: u32, ready: &impl Fn() -> bool) -> bool {
+fn look(most: u8, ready: &impl Fn() -> bool) -> bool {
     (0..most).any(|_| {
         relax();
         ready()
@@ -187,10 +214,13 @@ fn look(most: u32, ready: &impl Fn() -> bool) -> bool {
 impl Default for Ladder {
     fn default() -> Self {
         Self {
-            spins: SPINS[2],
+            spins: SPINS[1],
+            crowded_spins: CROWDED_SPINS[1],
             patience: PATIENCE[1],
             weight: 1,
             turn_at: TURN_EVERY[1],
+            missed_at: 0,
+            missed: 0,
             since: None,
             crowd: Crowd::default(),
         }
@@ -199,12 +229,13 @@ impl Default for Ladder {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use core::iter;
+
     use super::*;
 
     #[test]
     fn who_has_something_better_to_do_than_turns_is_told_of_a_crowd() {
-        let mut ladder = Ladder::default();
-        (1..=6).for_each(|displaced| ladder.crowd.turn_took(Duration::from_micros(10), || displaced));
+        let mut ladder = crowded();
         ladder.since = Some(Instant::now());
         assert_eq!(ladder.climb(1, true, || true), Climb::Crowded);
         assert!(ladder.since.is_none(), "a later sleep would be measured from this wait's beginning");
@@ -214,5 +245,41 @@ mod tests {
         assert!(!ladder.take_turns(3, || false));
         ladder.forget_crowd();
         assert_eq!(ladder.climb(3, true, || true), Climb::Found);
+    }
+
+    fn crowded() -> Ladder {
+        let mut ladder = Ladder::default();
+        (1..=6).for_each(|displaced| ladder.crowd.turn_took(Duration::from_micros(10), || displaced));
+        ladder.turn_at = 1000;
+        ladder
+    }
+
+    #[test]
+    fn who_looks_in_vain_again_and_again_stops_and_tries_it_again() {
+        let [least, most] = CROWDED_SPINS;
+        let mut ladder = crowded();
+        let looks: Vec<_> = (1..=u32::from(VAIN))
+            .map(|stamp| {
+                ladder.looked_in_vain(stamp);
+                ladder.spins(stamp + 1)
+            })
+            .collect();
+        assert_eq!(looks, [most, most, least]);
+        // One of the next slow waits looks, and finds.
+        let advice =
+            iter::from_fn(|| Some(ladder.crowd.advice())).take_while(|advice| *advice != Advice::Look);
+        assert!(advice.count() < 64);
+        assert!(ladder.climb_timed(4, Advice::Look, || true));
+        assert_eq!(ladder.spins(5), most);
+    }
+
+    #[test]
+    fn who_finds_something_now_and_then_looks_on() {
+        let [_, most] = CROWDED_SPINS;
+        let mut ladder = crowded();
+        for stamp in (1..100).filter(|stamp| stamp % 3 != 0) {
+            ladder.looked_in_vain(stamp);
+            assert_eq!(ladder.spins(stamp + 1), most);
+        }
     }
 }

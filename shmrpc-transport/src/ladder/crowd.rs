@@ -26,7 +26,7 @@ pub(super) enum Advice {
     Turns,
     /// The same, and nobody looks how long they take.
     TurnsUntimed,
-    /// A long look for a partner that runs on another core just now; then turns.
+    /// A look for a partner that runs on another core just now; then turns.
     Look,
     /// Sleep.
     Sleep,
@@ -47,11 +47,9 @@ const LEVEL: [u32; 3] = [4, 14, 24];
 /// Slow waits of which one sleeps at once: partners that share a core stay there while both only take turns; a thread
 /// that is woken is put on an idle core if there is one.
 const SLEEP_EVERY: u32 = 256;
-/// Slow waits of which one looks for long.
-const LOOK_EVERY: u32 = 64;
-/// Slow waits in the crowd of which one looks how long its turns take. Those three numbers, with four turns a wait, were the
-/// best of four sets that were tried in turns (ARCHITECTURE.md, "Waiting").
-const TIME_EVERY: u32 = 16;
+/// Slow waits of which one looks whether the partner runs on another core, and one, half way between them, how long its turns take.
+const LOOK_EVERY: u32 = 16;
+const TIME_AT: u32 = LOOK_EVERY / 2;
 /// Slow waits that a rest lasts, at least and at most.
 const REST: [u32; 2] = [4, 1024];
 
@@ -92,14 +90,14 @@ impl Crowd {
         if self.resting > 0 {
             self.resting -= 1;
             // The first turn after it is timed: whoever kept the core may be there still.
-            self.waits = TIME_EVERY - 1;
+            self.waits = TIME_AT - 1;
             return Advice::Rest;
         }
         self.waits = self.waits.wrapping_add(1);
         match self.waits {
             waits if waits.is_multiple_of(SLEEP_EVERY) => Advice::Sleep,
             waits if waits.is_multiple_of(LOOK_EVERY) => Advice::Look,
-            waits if waits.is_multiple_of(TIME_EVERY) => Advice::Turns,
+            waits if waits % LOOK_EVERY == TIME_AT => Advice::Turns,
             // The others may have gone: the clock tells soonest.
             _ if self.level < LEVEL[2] => Advice::Turns,
             _ => Advice::TurnsUntimed,
@@ -156,8 +154,8 @@ mod tests {
         turns(&mut crowd, 6, TAKEN * 2);
         let advice: Vec<_> = (0..SLEEP_EVERY).map(|_| crowd.advice()).collect();
         let count = |kind| advice.iter().filter(|advice| **advice == kind).count();
-        assert_eq!([Advice::Sleep, Advice::Look, Advice::Turns].map(count), [1, 3, 12]);
-        assert_eq!(count(Advice::TurnsUntimed), 240);
+        assert_eq!([Advice::Sleep, Advice::Look, Advice::Turns].map(count), [1, 15, 16]);
+        assert_eq!(count(Advice::TurnsUntimed), 224);
     }
 
     #[test]

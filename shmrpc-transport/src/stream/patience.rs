@@ -7,10 +7,16 @@ use crate::ladder::Ladder;
 use crate::sys::futex::Until;
 
 /// What one end of a lane has learned of its waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Patience {
     ladder: Ladder,
     waits: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { ladder: Ladder::of_glances(), waits: 0 }
+    }
 }
 
 impl Patience {

@@ -2,6 +2,7 @@
 //! sleep. Calls then cost the callers' turns on the core, and the server's only where the leader finds nothing to do.
 
 use std::collections::VecDeque;
+use std::hint;
 use std::ptr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::thread;
@@ -184,7 +185,7 @@ impl<L: Lane> Team<L> {
         loop {
             state.steps += 1;
             let owed = term.owes_a_turn();
-            let due = if owed { None } else { state.next_due() };
+            let due = if owed { None } else { state.next_due().or_else(|| state.look(&mut term)) };
             drop(state);
             let Some(mut member) = due else {
                 thread::yield_now();
@@ -238,6 +239,18 @@ impl<L: Lane> State<L> {
         let at = self.lanes.iter().position(|member| member.lane.is_due())?;
         self.lanes.rotate_left(at);
         self.lanes.pop_front()
+    }
+
+    /// Looks for as long as that pays: a client that has a core of its own calls again within less time than a turn takes.
+    fn look(&mut self, term: &mut Term) -> Option<Member<L>> {
+        for look in 1..=term.looks() {
+            hint::spin_loop();
+            if let Some(due) = self.next_due() {
+                term.found_at(look);
+                return Some(due);
+            }
+        }
+        None
     }
 
     /// Nothing came for any lane. Lanes that have long had nothing go to threads of their own, the last one to the leader's.

@@ -23,7 +23,14 @@ const SLOW_MOST: Duration = Duration::from_millis(5);
 const WAITS: u32 = 1024;
 const PAYS: [u32; 2] = [7, 4];
 /// Turns of lanes after which others have the core, at most.
-const TURN_EVERY: u32 = 256;
+const TURN_EVERY: u32 = 16;
+/// Looks of a wait, while looking pays: as long as a client on another core takes to call again.
+const LOOKS: u32 = 32;
+/// What one of them takes, about: a clock would cost as much.
+const LOOK: Duration = Duration::from_nanos(25);
+/// Waits in vain, one after the other, after which it pays no more, and waits of which one tries it again.
+const VAIN: u32 = 3;
+const TRY_EVERY: u32 = 16;
 /// After a wait that lasted longer the leader finds out again what it has computed itself.
 const TAKEN: Duration = Duration::from_nanos(1_500);
 /// A wait that lasted longer met somebody who computes.
@@ -42,6 +49,10 @@ pub(super) struct Term {
     waits: u32,
     /// Turns of lanes since others had the core.
     in_a_row: u32,
+    /// Waits since looking found something.
+    vain: u32,
+    /// What the looks since `last` took.
+    looking: Duration,
     /// What the thread had computed when that was last asked, and how often it had slept.
     computed: Duration,
     slept: u64,
@@ -84,6 +95,8 @@ impl Term {
             slow: Duration::ZERO,
             waits: 0,
             in_a_row: 0,
+            vain: 0,
+            looking: Duration::ZERO,
             computed: Own.computed(),
             slept: Own.times_slept(),
             bounds: Bounds { longest: LONGEST, slow: SLOW, kept: KEPT },
@@ -100,6 +113,17 @@ impl Term {
     /// Whether others have to have the core now, whatever there is to do.
     pub(super) fn owes_a_turn(&self) -> bool {
         self.in_a_row == TURN_EVERY
+    }
+
+    /// Looks that the next wait begins with, before others have the core.
+    pub(super) fn looks(&self) -> u32 {
+        if self.vain < VAIN || self.waits.is_multiple_of(TRY_EVERY) { LOOKS } else { 0 }
+    }
+
+    /// The look with this number found a lane to serve. What the looks took is no part of its turn.
+    pub(super) fn found_at(&mut self, look: u32) {
+        self.vain = 0;
+        self.looking = LOOK * look;
     }
 
     /// A lane had its turn.
@@ -132,6 +156,8 @@ impl Term {
     }
 
     fn waited_for(&mut self, took: Duration, thread: &impl Thread) -> Option<Over> {
+        // Looks that find something begin anew.
+        self.vain += 1;
         self.in_a_row = 0;
         self.waits += 1;
         if took > TAKEN {
@@ -169,7 +195,7 @@ impl Term {
         let now = Instant::now();
         let took = now - self.last;
         self.last = now;
-        took
+        took.saturating_sub(mem::take(&mut self.looking))
     }
 }
 
@@ -312,6 +338,36 @@ mod tests {
         assert_eq!(turns, Some(TURN_EVERY));
         assert_eq!(term.waited_for(SHORT, &BUSY), None);
         assert!(!term.owes_a_turn());
+    }
+
+    #[test]
+    fn who_looks_in_vain_stops_and_tries_it_again() {
+        let mut term = fresh();
+        let looks: Vec<_> = (0..TRY_EVERY * 2)
+            .map(|_| {
+                let looks = term.looks();
+                term.waited_for(SHORT, &BUSY);
+                looks > 0
+            })
+            .collect();
+        let tried: Vec<_> = (0..).zip(looks).filter_map(|(wait, looks)| looks.then_some(wait)).collect();
+        assert_eq!(tried, [0, 1, 2, TRY_EVERY]);
+        // What a look finds makes it pay.
+        term.found_at(LOOKS);
+        for _ in 0..VAIN {
+            assert_eq!(term.looks(), LOOKS);
+            term.waited_for(SHORT, &BUSY);
+        }
+        assert_eq!(term.looks(), 0);
+    }
+
+    #[test]
+    fn looks_are_no_part_of_a_turn() {
+        let mut term = fresh();
+        term.looking = Duration::MAX;
+        assert_eq!([term.step(), term.looking], [Duration::ZERO; 2]);
+        term.found_at(3);
+        assert_eq!(term.looking, LOOK * 3);
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl<L: Lane> Team<L> {
         loop {
             state.steps += 1;
             let owed = term.owes_a_turn();
-            let due = if owed { None } else { state.next_due().or_else(|| state.look(&mut term)) };
+            let due = if owed { None } else { state.next_due().or_else(|| look(&mut state, id, &mut term)) };
             drop(state);
             let Some(mut member) = due else {
                 thread::yield_now();
@@ -239,18 +239,6 @@ impl<L: Lane> State<L> {
         let at = self.lanes.iter().position(|member| member.lane.is_due())?;
         self.lanes.rotate_left(at);
         self.lanes.pop_front()
-    }
-
-    /// Looks for as long as that pays: a client that has a core of its own calls again within less time than a turn takes.
-    fn look(&mut self, term: &mut Term) -> Option<Member<L>> {
-        for look in 1..=term.looks() {
-            hint::spin_loop();
-            if let Some(due) = self.next_due() {
-                term.found_at(look);
-                return Some(due);
-            }
-        }
-        None
     }
 
     /// Nothing came for any lane. Lanes that have long had nothing go to threads of their own, the last one to the leader's.
@@ -334,6 +322,22 @@ impl<L: Lane> State<L> {
         let recent = self.banned.filter(|ban| now < ban.until + ban.time * FORGOTTEN);
         recent.unwrap_or(Ban { until: now, time: Duration::ZERO })
     }
+}
+
+/// Looks for as long as that pays: a client that has a core of its own calls again within less time than a turn takes. The lock is
+/// free between two looks, for whoever watches: the leader may lose its core at any time.
+fn look<L: Lane>(state: &mut MutexGuard<'_, State<L>>, leader: u64, term: &mut Term) -> Option<Member<L>> {
+    for look in 1..=term.looks() {
+        MutexGuard::unlocked(state, hint::spin_loop);
+        if state.lead != Lead::Leads(leader) {
+            break;
+        }
+        if let Some(due) = state.next_due() {
+            term.found_at(look);
+            return Some(due);
+        }
+    }
+    None
 }
 
 fn give<L>(follower: &Sender<Given<L>>, given: Given<L>) {

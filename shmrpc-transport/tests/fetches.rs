@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -142,13 +143,29 @@ impl Events for Serving {
     fn closed(&self, _: &Connection) {}
 }
 
+/// A folder for the socket, gone with this, also if the test fails.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("shmrpc-test-{}-fetches", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 #[test]
 fn every_word_and_every_byte_once() {
     let counter: &'static Counter = Box::leak(Box::default());
     instrument::install(counter);
-    let folder = std::env::temp_dir().join(format!("shmrpc-test-{}-fetches", std::process::id()));
-    std::fs::create_dir(&folder).unwrap();
-    let path = folder.join("s");
+    let folder = Folder::new();
+    let path = folder.0.join("s");
     // Nobody is trusted on either side, so every payload is copied.
     let policy = Policy { trust: Peers::Nobody, ..Policy::default() };
     let (connected, connections) = channel();
@@ -161,7 +178,6 @@ fn every_word_and_every_byte_once() {
 
     requests(counter, [&client, &server], &callers, &mut serving);
     replies(counter, &callers, &mut serving);
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// What the server reads of its client.

@@ -104,7 +104,10 @@ impl HostPort {
 
 /// A name for which the system has no address.
 fn unknown(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("{why}; is the name right?"))
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("{why}; is the name right? `getent ahosts NAME` asks the system the same"),
+    )
 }
 
 /// How often the system may choose a port for a host of several addresses.

@@ -109,7 +109,10 @@ fn a_host_is_given_up_only_if_all_its_addresses_are() {
 fn a_name_that_is_unknown_is_not_a_server_that_does_not_run() {
     let at = HostPort { host: "one.test".into(), port: 7 };
     let text = no_host(&at, BOUND, unknown("no such name")).to_string();
-    assert_eq!(text, "cannot reach one.test:7: no such name; is the name right?");
+    assert_eq!(
+        text,
+        "cannot reach one.test:7: no such name; is the name right? `getent ahosts NAME` asks the system the same"
+    );
     let text = no_host(&at, BOUND, io::ErrorKind::ConnectionRefused.into()).to_string();
     assert!(text.ends_with("; is the server running there?"), "{text}");
     // No name is so long, so the system asks nobody.

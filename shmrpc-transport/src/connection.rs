@@ -15,7 +15,7 @@ use crate::shm::consumer::Consumer;
 use crate::shm::ledger::Account;
 use crate::shm::memory::Memory;
 use crate::shm::producer::Producer;
-use crate::shm::segment::{MAX_LANES, Segment, Side};
+use crate::shm::segment::{FIRST_ARENA, MAX_LANES, Segment, Side};
 use crate::slot::{Header, Kind};
 use crate::sys::fork::Generation;
 use crate::sys::futex::{Stop, Until};
@@ -244,7 +244,7 @@ impl Connection {
         // As much as we may have of the peer's in place.
         let copies = limits.receive_max.saturating_mul(4).max(4 << 20);
         let pool = match &bases {
-            Some(bases) => Pool::sharing(bases.account.copies(), copies),
+            Some(bases) => Pool::sharing(bases.account.copies(), copies, FIRST_ARENA as u64),
             None => Pool::within(copies, budget.clone()),
         };
         let connection = Arc::new(Self {

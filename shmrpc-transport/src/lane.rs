@@ -1,6 +1,7 @@
 //! Lanes: a caller's carries one call at a time, a serving one belongs to one thread. Made of two rings in shared memory, or
 //! of a byte stream.
 
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -389,25 +390,27 @@ impl ServingLane {
         value: &T,
         recursive: bool,
     ) -> Result<(), EncodeError> {
-        self.reply_with(call_id, kind, value, recursive, None)
+        self.reply_with(call_id, kind, value, recursive, None, |_| {})
     }
 
-    /// The same, with descriptors. Whatever becomes of them, they need not be kept.
+    /// The same, with descriptors; whatever becomes of them, they need not be kept. Once the value is encoded it is let go, and
+    /// nobody sees the reply before.
     ///
     /// # Errors
     /// As above.
     #[inline(always)]
-    pub fn reply_with<T: Encode>(
+    pub fn reply_with<V: Deref<Target: Encode + Sized>>(
         &mut self,
         call_id: u32,
         kind: Kind,
-        value: &T,
+        value: V,
         recursive: bool,
         descriptors: Option<&mut Vec<OwnedFd>>,
+        let_go: impl FnOnce(V),
     ) -> Result<(), EncodeError> {
         match &mut self.0 {
-            Server::Ring(ring) => ring.reply(call_id, kind, value, recursive, given(&descriptors)),
-            Server::Stream(stream) => stream.reply(call_id, kind, value, recursive, descriptors),
+            Server::Ring(ring) => ring.reply(call_id, kind, value, recursive, given(&descriptors), let_go),
+            Server::Stream(stream) => stream.reply(call_id, kind, value, recursive, descriptors, let_go),
         }
     }
 }

@@ -98,7 +98,7 @@ pub enum Invalid {
     },
     /// The same, and the messages of all peers of the server have the room.
     #[error(
-        "no room for a copy of {length} bytes: all clients of the server together have its {cap} bytes; try again, or raise its `.max_memory(..)`"
+        "no room for {length} bytes more, of a copy or of arguments by value: all clients of the server together have its {cap} bytes; try again, or raise its `.max_memory(..)`"
     )]
     NoRoomForAll {
         /// Bytes.
@@ -335,19 +335,20 @@ impl Message {
         unsafe { core::slice::from_raw_parts(start, self.length) }
     }
 
-    /// Room for values on the heap that are made of it, for as long as they are there. `None` if it needs no other than the message
-    /// has itself: it is a copy, or small.
+    /// Room for values on the heap that are made of it, for as long as they are there; those that are made of a copy have the copy's.
+    /// `None` if it is small.
     ///
     /// # Errors
     /// [`Invalid`] says whose room is all taken.
     #[inline(always)]
     pub(crate) fn hold(&self, pool: &Pool) -> Result<Option<Held>, Invalid> {
-        if self.is_in_place() { self.hold_in_place(pool).map(Some) } else { Ok(None) }
+        if self.length > SMALL { self.hold_large(pool).map(Some) } else { Ok(None) }
     }
 
     #[inline(never)]
-    fn hold_in_place(&self, pool: &Pool) -> Result<Held, Invalid> {
-        pool.hold(self.length).map_err(|lost| match lost.lack {
+    fn hold_large(&self, pool: &Pool) -> Result<Held, Invalid> {
+        let bytes = if self.is_in_place() { self.length } else { 0 };
+        pool.hold(bytes).map_err(|lost| match lost.lack {
             Lack::OfProcess(cap) => Invalid::NoRoomForValues { length: lost.length, cap },
             _ => lost.into(),
         })

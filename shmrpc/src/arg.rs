@@ -218,6 +218,12 @@ impl<'a> Values<'a> {
         Self { message, connection, held: OnceCell::new() }
     }
 
+    /// The room that they have, if they have any: to be dropped after them.
+    #[inline(always)]
+    pub(crate) fn into_held(self) -> Option<Held> {
+        self.held.into_inner()
+    }
+
     /// Takes room for all values that are made of the message, once.
     #[inline(always)]
     fn hold(&self) -> Result<(), Rejected> {

@@ -1,11 +1,13 @@
 //! The server's side of a call: validate, run the handler, encode its result.
 
 use std::any::Any;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
 
 use shmrpc_transport::connection::{Blob, Loaned};
 use shmrpc_transport::lane::{Incoming, ServingLane};
-use shmrpc_transport::message::{Encode, EncodeError, Invalid, Number};
+use shmrpc_transport::message::{Encode, EncodeError, Held, Invalid, Number};
 use shmrpc_transport::slot::Kind;
 
 use crate::Message;
@@ -36,6 +38,17 @@ pub struct Request<'a> {
     pub(crate) lane: &'a mut ServingLane,
     pub(crate) incoming: &'a mut Incoming,
     pub(crate) context: &'a Context,
+}
+
+/// What a handler returned, to be dropped when it is encoded.
+struct Returned<T>(T);
+
+impl<T> Deref for Returned<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 /// Proof that a request was answered, or needed no answer.
@@ -76,15 +89,16 @@ impl Failure {
 }
 
 impl Request<'_> {
-    /// Reads the arguments and runs a handler on them. What they took is given back before the reply says that it is done.
+    /// Reads the arguments and runs a handler on them. What it returns may be made of values that have room.
     #[inline(always)]
     fn run<A: Message, T>(
         &self,
         handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> T,
-    ) -> Result<T, Invalid> {
+    ) -> Result<(T, Option<Held>), Invalid> {
         let args = self.incoming.message.access::<A>()?;
         let values = Values::of(&self.incoming.message, self.context.connection());
-        Ok(handler(args, self.context, &values))
+        let returned = handler(args, self.context, &values);
+        Ok((returned, values.into_held()))
     }
 
     /// Runs a handler that has no error of its own.
@@ -94,8 +108,8 @@ impl Request<'_> {
         handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<R, Rejected>,
     ) -> Answered {
         match self.run::<A, _>(handler) {
-            Ok(Ok(result)) => self.reply(Kind::Reply, &result, R::RECURSIVE),
-            Ok(Err(rejected)) => self.rejected(rejected),
+            Ok((Ok(result), held)) => self.reply(held, Kind::Reply, result, R::RECURSIVE),
+            Ok((Err(rejected), _)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -107,9 +121,9 @@ impl Request<'_> {
         handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<Result<R, E>, Rejected>,
     ) -> Answered {
         match self.run::<A, _>(handler) {
-            Ok(Ok(Ok(result))) => self.reply(Kind::Reply, &result, R::RECURSIVE),
-            Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
-            Ok(Err(rejected)) => self.rejected(rejected),
+            Ok((Ok(Ok(result)), held)) => self.reply(held, Kind::Reply, result, R::RECURSIVE),
+            Ok((Ok(Err(error)), held)) => self.reply(held, Kind::ServiceError, error, E::RECURSIVE),
+            Ok((Err(rejected), _)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -120,8 +134,8 @@ impl Request<'_> {
         handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<Blob<T>, Rejected>,
     ) -> Answered {
         match self.run::<A, _>(handler) {
-            Ok(Ok(blob)) => self.reply_blob(blob),
-            Ok(Err(rejected)) => self.rejected(rejected),
+            Ok((Ok(blob), _)) => self.reply_blob(blob),
+            Ok((Err(rejected), _)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -132,9 +146,9 @@ impl Request<'_> {
         handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<Result<Blob<T>, E>, Rejected>,
     ) -> Answered {
         match self.run::<A, _>(handler) {
-            Ok(Ok(Ok(blob))) => self.reply_blob(blob),
-            Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
-            Ok(Err(rejected)) => self.rejected(rejected),
+            Ok((Ok(Ok(blob)), _)) => self.reply_blob(blob),
+            Ok((Ok(Err(error)), held)) => self.reply(held, Kind::ServiceError, error, E::RECURSIVE),
+            Ok((Err(rejected), _)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -145,8 +159,8 @@ impl Request<'_> {
         handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<OwnedFd, Rejected>,
     ) -> Answered {
         match self.run::<A, _>(handler) {
-            Ok(Ok(fd)) => self.reply_descriptor(fd),
-            Ok(Err(rejected)) => self.rejected(rejected),
+            Ok((Ok(fd), _)) => self.reply_descriptor(fd),
+            Ok((Err(rejected), _)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -157,9 +171,9 @@ impl Request<'_> {
         handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<Result<OwnedFd, E>, Rejected>,
     ) -> Answered {
         match self.run::<A, _>(handler) {
-            Ok(Ok(Ok(fd))) => self.reply_descriptor(fd),
-            Ok(Ok(Err(error))) => self.reply(Kind::ServiceError, &error, E::RECURSIVE),
-            Ok(Err(rejected)) => self.rejected(rejected),
+            Ok((Ok(Ok(fd)), _)) => self.reply_descriptor(fd),
+            Ok((Ok(Err(error)), held)) => self.reply(held, Kind::ServiceError, error, E::RECURSIVE),
+            Ok((Err(rejected), _)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -171,8 +185,8 @@ impl Request<'_> {
         handler: impl FnOnce(&A::Archived, &Context, &Values<'_>) -> Result<(), Rejected>,
     ) -> Answered {
         match self.run::<A, _>(handler) {
-            Ok(Ok(())) => Answered(()),
-            Ok(Err(rejected)) => self.rejected(rejected),
+            Ok((Ok(()), _)) => Answered(()),
+            Ok((Err(rejected), _)) => self.rejected(rejected),
             Err(invalid) => self.unread(&invalid),
         }
     }
@@ -184,8 +198,35 @@ impl Request<'_> {
     }
 
     #[inline(always)]
-    fn reply<T: Encode>(self, kind: Kind, value: &T, recursive: bool) -> Answered {
-        self.reply_with(kind, value, recursive, None)
+    fn reply<T: Encode>(self, held: Option<Held>, kind: Kind, value: T, recursive: bool) -> Answered {
+        match held {
+            // What the handler returned is dropped after the reply, which may take long.
+            None => self.reply_with(kind, &value, recursive, None),
+            Some(held) => self.reply_and_let_go(held, kind, value, recursive),
+        }
+    }
+
+    /// Replies with what may be made of values that have room. A reply may wait for the client as long as that likes, so the room
+    /// goes back when nothing waits any more; the value before it, and both before the reply says so.
+    #[inline(never)]
+    fn reply_and_let_go<T: Encode>(self, held: Held, kind: Kind, value: T, recursive: bool) -> Answered {
+        let Self { lane, incoming, context: _ } = self;
+        if incoming.oneway {
+            return Answered(());
+        }
+        let message = &mut incoming.message;
+        let mut gone = Ok(());
+        let let_go = |value: Returned<T>| {
+            gone = panic::catch_unwind(AssertUnwindSafe(|| drop(value)));
+            message.clear();
+            drop(held);
+        };
+        match lane.reply_with(incoming.call_id, kind, Returned(value), recursive, None, let_go) {
+            Ok(()) => incoming.answered = true,
+            Err(error) => not_encoded(lane, incoming, &error),
+        }
+        // It is a result all the same.
+        gone.map_or_else(|thrown| panic::resume_unwind(thrown), Answered)
     }
 
     #[inline(always)]
@@ -202,7 +243,7 @@ impl Request<'_> {
         if incoming.oneway {
             return Answered(());
         }
-        match lane.reply_with(incoming.call_id, kind, value, recursive, descriptors) {
+        match lane.reply_with(incoming.call_id, kind, value, recursive, descriptors, |_| {}) {
             Ok(()) => incoming.answered = true,
             Err(error) => not_encoded(lane, incoming, &error),
         }

@@ -20,7 +20,7 @@ use shmrpc_transport::rendezvous::Hello;
 use shmrpc_transport::rkyv;
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::slot::{HEADER, Header, Kind};
-use support::{BOUND, Place, until};
+use support::{BOUND, Gate, Place, gate, until};
 
 /// A result whose end on the server's side takes as long as the test wants.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,8 +41,24 @@ impl Drop for Slow {
     }
 }
 
+/// A result whose end on the server's side waits for a gate.
+#[derive(Debug, Clone, PartialEq)]
+#[shmrpc::message]
+pub struct Gated(u32);
+
+static GATE: OnceLock<Gate> = OnceLock::new();
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        if thread::current().name().is_some_and(|name| name.starts_with("shmrpc-lane")) {
+            GATE.get().unwrap().pass();
+        }
+    }
+}
+
 #[shmrpc::service]
 pub trait Answers {
+    fn gated(&self, bytes: Vec<u8>) -> Result<u32, Gated>;
     fn bytes(&self, length: u32) -> Vec<u8>;
     fn panic(&self, length: u32);
     fn slow(&self) -> Slow;
@@ -51,6 +67,9 @@ pub trait Answers {
 struct Here;
 
 impl Answers for Here {
+    fn gated(&self, bytes: Vec<u8>) -> Result<u32, Gated> {
+        Err(Gated(u32::try_from(bytes.len()).unwrap()))
+    }
     fn bytes(&self, length: u32) -> Vec<u8> {
         vec![7; length as usize]
     }
@@ -125,6 +144,42 @@ fn a_caller_that_sleeps_does_not_wait_for_the_end_of_the_result() {
     });
     assert!(was_in_time.recv_timeout(BOUND * 2).unwrap(), "the reply came after the result was dropped");
     assert_eq!(caller.join().unwrap(), Ok(Slow(42)));
+}
+
+/// It may be made of them, and wait for a client as long as that likes.
+#[test]
+fn what_is_returned_has_the_room_of_values_until_it_is_gone() {
+    const LARGE: u32 = 2_000_000;
+    let (gate, keeper) = gate();
+    assert!(GATE.set(gate).is_ok());
+    for trust in [Peers::SameUser, Peers::Nobody] {
+        let place = Place::new();
+        let _server = serve(&place, |server| server.max_memory(3 << 20).trust(trust.clone()));
+        let [one, other] =
+            [0; 2].map(|_| AnswersClient::connect(place.endpoint()).unwrap().with_timeout(BOUND));
+        let large = || vec![7; LARGE as usize];
+        thread::scope(|scope| {
+            let call = scope.spawn(|| one.gated(large()));
+            keeper.entered();
+            let error = other.gated(large()).unwrap_err();
+            assert!(
+                matches!(&error, CallError::Overloaded(text) if text.contains("max_memory")),
+                "{error:?}"
+            );
+            // What has none goes without: it is small.
+            let small = scope.spawn(|| other.gated(vec![7; 10]));
+            keeper.entered();
+            for _ in 0..2 {
+                keeper.release();
+            }
+            assert_eq!(call.join().unwrap(), Err(CallError::Service(Gated(LARGE))));
+            assert_eq!(small.join().unwrap(), Err(CallError::Service(Gated(10))));
+        });
+        // There was room when the reply was there.
+        keeper.release();
+        assert_eq!(other.gated(large()), Err(CallError::Service(Gated(LARGE))));
+        keeper.entered();
+    }
 }
 
 #[test]

@@ -407,7 +407,11 @@ fn a_client_that_says_no_hello_leaves_room_for_others() {
     assert_eq!(nobody_hung_up().unwrap_err().kind(), ErrorKind::WouldBlock, "it was served too late");
 }
 
-/// Over all of its connections: four calls have 1,000,000 bytes each, and a fifth one finds no room.
+/// What a call brings if four of them have room. Base segments make it more: there are six.
+const QUARTER: u32 = 8_300_000;
+const ROOM: u64 = 4 * (8 << 20) + 6 * (1 << 20);
+
+/// Over all of its connections: four calls have [`QUARTER`] bytes each, and a fifth one finds no room.
 fn four_have_room(
     hold: impl Fn(&EdgeClient) -> Result<u32, CallError> + Sync,
     keeper: &Keeper,
@@ -422,25 +426,28 @@ fn four_have_room(
         (0..4).for_each(|_| keeper.entered());
         let refused = hold(last).unwrap_err();
         assert_eq!(refused.outcome(), Outcome::NotRun);
-        assert!(matches!(&refused, CallError::Overloaded(text) if text.contains("4194304")), "{refused}");
+        assert!(
+            matches!(&refused, CallError::Overloaded(text) if text.contains(&ROOM.to_string())),
+            "{refused}"
+        );
         // What is small needs no room.
         let small = scope.spawn(|| last.hold_own(vec![1; 4000]));
         keeper.entered();
         another_is_served(place);
         (0..5).for_each(|_| keeper.release());
         assert_eq!(small.join().unwrap(), Ok(4000));
-        assert!(holding.into_iter().all(|call| call.join().unwrap() == Ok(1_000_000)));
+        assert!(holding.into_iter().all(|call| call.join().unwrap() == Ok(QUARTER)));
         // What is warm makes room.
         keeper.release();
-        assert_eq!(hold(last), Ok(1_000_000));
+        assert_eq!(hold(last), Ok(QUARTER));
     });
 }
 
 #[test]
 fn copies_of_one_client_leave_room_for_others() {
-    let options = |server: ServerBuilder| server.max_message(1 << 20).trust(Peers::Nobody);
+    let options = |server: ServerBuilder| server.max_message(8 << 20).trust(Peers::Nobody);
     let (_server, _client, keeper, place) = start(options);
-    let bytes = vec![1; 1_000_000];
+    let bytes = vec![1; QUARTER as usize];
     four_have_room(|client| client.hold(&bytes), &keeper, &place);
 }
 
@@ -448,8 +455,8 @@ fn copies_of_one_client_leave_room_for_others() {
 /// what it has on its way is the same, so it takes one that has raised that.
 #[test]
 fn values_made_of_one_clients_messages_leave_room_for_others() {
-    let (_server, _client, keeper, place) = start(|server| server.max_message(1 << 20));
-    let bytes = vec![1; 1_000_000];
+    let (_server, _client, keeper, place) = start(|server| server.max_message(8 << 20));
+    let bytes = vec![1; QUARTER as usize];
     four_have_room(|client| client.hold_own(bytes.clone()), &keeper, &place);
 }
 

@@ -1,5 +1,6 @@
 //! Payloads of a connection: encoded into a slot or into a block of our arena, read from a slot or from the peer's.
 
+use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,36 +22,36 @@ const HEADROOM: usize = 512;
 impl Connection {
     /// Encodes a value for the peer: into the bytes of `slot`, or into lent memory. With `recursive`, what was
     /// encoded is validated as the peer will do it, so that it refuses nothing that we sent. When nothing else can fail,
-    /// what has to be done `before` it is published.
+    /// what has to be done `before` it is published, also with the value.
     ///
     /// # Errors
     /// [`EncodeError`]; nothing was sent, and the slot is as good as before.
     #[inline(always)]
-    pub(crate) fn encode<T: Encode>(
+    pub(crate) fn encode<V: Deref<Target: Encode + Sized>>(
         self: &Arc<Self>,
-        value: &T,
+        value: V,
         recursive: bool,
         until: &mut Until,
         slot: &Slot,
-        before: impl FnOnce(&mut Until) -> Result<(), EncodeError>,
+        before: impl FnOnce(&mut Until, V) -> Result<(), EncodeError>,
     ) -> Result<Encoded, EncodeError> {
         let inline = Buffer { start: slot.payload_start(), capacity: INLINE };
         let mut growth = Growth { connection: self, block: None, until };
         // SAFETY: the slot was claimed and not yet published, so this thread alone writes to it; its payload has
         // INLINE bytes, all in atomics, so writing through a shared reference is allowed. The peer maps it read-only
         // and looks at it after the stamp.
-        let length = unsafe { encode(value, recursive, inline, &mut growth) }?;
+        let length = unsafe { encode(&*value, recursive, inline, &mut growth) }?;
         let (needed, max) = (length as u64, self.limits.send_max);
         // `send_max` is far below 4 GiB, so only what is refused next does not fit.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         let Growth { block, until, .. } = growth;
         match block {
-            None => before(until).map(|()| Encoded { length, flags: 0, block: 0 }),
+            None => before(until, value).map(|()| Encoded { length, flags: 0, block: 0 }),
             // A block may be larger than what the peer takes.
             Some(_) if needed > max => Err(EncodeError::TooLarge { needed, max }),
             Some(mut block) => {
                 block.shrink(length);
-                before(until)?;
+                before(until, value)?;
                 let (id, at) = block.lend();
                 slot.write_payload(&at.to_words());
                 Ok(Encoded { length, flags: FLAG_BLOCK, block: id })
@@ -85,7 +86,7 @@ impl Connection {
         }
     }
 
-    /// Room for values on the heap that are made of a message, to be dropped after them. `None` if they need none of their own.
+    /// Room for values on the heap that are made of a message, to be dropped after them. `None` if the message is small.
     ///
     /// # Errors
     /// [`Invalid`] says whose room is all taken.

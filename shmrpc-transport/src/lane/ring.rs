@@ -180,7 +180,7 @@ impl Caller {
             some => self.may_hand_over(some, until)?,
         };
         let (lane, call_id) = (self.lane, self.next_call);
-        let hand_over = |until: &mut Until| match given(&descriptors) {
+        let hand_over = |until: &mut Until, _| match given(&descriptors) {
             [] => Ok(()),
             some => self.connection.hand_over(lane, call_id, some, until),
         };

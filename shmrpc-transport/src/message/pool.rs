@@ -16,6 +16,8 @@ mod lines;
 #[derive(Debug, Default)]
 pub struct Room {
     taken: AtomicU64,
+    /// Bytes that the process may have on their way beside what its ledger counts: those of its connections' base segments.
+    bases: AtomicU64,
     /// What those of all peers of the server have together.
     budget: Option<Budget>,
 }
@@ -29,7 +31,7 @@ enum Full {
 impl Room {
     /// Room that is a part of a budget.
     pub(crate) fn within(budget: Option<Budget>) -> Self {
-        Self { taken: AtomicU64::new(0), budget }
+        Self { budget, ..Self::default() }
     }
 
     /// An error if there would be more than `cap` bytes then, or more than the budget has. What has no cap has room in any case.
@@ -73,10 +75,11 @@ impl Room {
 
 /// Warm buffers for payloads that are copied. One per connection: never shared between peers.
 pub struct Pool {
-    /// Bytes that all buffers of the peer's process may have; the warm ones that nobody uses have half of it at most.
+    /// Bytes that all buffers of the peer's process may have, beside those for base segments; the warm ones that nobody uses have
+    /// half of it at most.
     cap: u64,
-    /// Whether other connections have a part in it.
-    shared: bool,
+    /// Bytes of this connection's base segment, if other connections of the process have a part in the room.
+    base: Option<u64>,
     room: Arc<Room>,
     stock: Mutex<Stock>,
 }
@@ -160,18 +163,25 @@ impl Pool {
     /// The same, as a part of a budget.
     pub(crate) fn within(cap: u64, budget: Option<Budget>) -> Arc<Self> {
         let room = Arc::new(Room::within(budget));
-        Arc::new(Self { cap, shared: false, room, stock: Mutex::default() })
+        Arc::new(Self { cap, base: None, room, stock: Mutex::default() })
     }
 
-    /// The same, where other connections of the peer's process have their copies too.
-    pub(crate) fn sharing(room: &Arc<Room>, cap: u64) -> Arc<Self> {
-        Arc::new(Self { cap, shared: true, room: Arc::clone(room), stock: Mutex::default() })
+    /// The same, where other connections of the peer's process have their copies too. There are `base` bytes more of it for as long
+    /// as the connection.
+    pub(crate) fn sharing(room: &Arc<Room>, cap: u64, base: u64) -> Arc<Self> {
+        room.bases.fetch_add(base, Ordering::Relaxed);
+        Arc::new(Self { cap, base: Some(base), room: Arc::clone(room), stock: Mutex::default() })
+    }
+
+    /// Bytes that all may have now.
+    fn cap(&self) -> u64 {
+        self.cap.saturating_add(self.room.bases.load(Ordering::Relaxed))
     }
 
     /// A buffer for `length` bytes: the warmest that is large enough and not much larger, since all of it counts; else a
     /// new one. A peer says how much is needed, so that there is no memory may not end the process.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> Result<Copied, Lost> {
-        self.take_within(self.cap, length)
+        self.take_within(self.cap(), length)
     }
 
     /// The same for what has room in any case. It counts all the same.
@@ -201,7 +211,7 @@ impl Pool {
     /// Room for values that are made of `length` bytes which lie elsewhere.
     pub(super) fn hold(&self, length: usize) -> Result<Held, Lost> {
         let bytes = length as u64;
-        self.make_room(&mut self.stock.lock(), bytes, self.cap).map_err(|lack| Lost { length, lack })?;
+        self.make_room(&mut self.stock.lock(), bytes, self.cap()).map_err(|lack| Lost { length, lack })?;
         Ok(Held { room: Arc::clone(&self.room), bytes })
     }
 
@@ -211,8 +221,8 @@ impl Pool {
             if stock.buffers.is_empty() {
                 return Err(match full {
                     Full::OfAll(cap) => Lack::OfAll(cap),
-                    Full::Own if self.shared => Lack::OfProcess(self.cap),
-                    Full::Own => Lack::OfConnection(self.cap),
+                    Full::Own if self.base.is_some() => Lack::OfProcess(cap),
+                    Full::Own => Lack::OfConnection(cap),
                 });
             }
             self.chill(&stock.buffers.remove(0));
@@ -257,6 +267,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let warm = std::mem::take(&mut self.stock.get_mut().buffers);
         warm.iter().for_each(|buffer| self.chill(buffer));
+        self.room.bases.fetch_sub(self.base.unwrap_or(0), Ordering::Relaxed);
     }
 }
 
@@ -356,7 +367,7 @@ mod tests {
     #[test]
     fn all_connections_of_a_process_have_one_room() {
         let room = Arc::default();
-        let pools: Vec<_> = (0..4).map(|_| Pool::sharing(&room, 4096)).collect();
+        let pools: Vec<_> = (0..4).map(|_| Pool::sharing(&room, 3072, 256)).collect();
         let first: Vec<_> = pools.iter().map(|pool| pool.take(1024).unwrap()).collect();
         for pool in &pools {
             let full = pool.take(1).map_err(Invalid::from).unwrap_err();
@@ -366,10 +377,13 @@ mod tests {
         }
         drop(first);
         // What one of them keeps warm leaves room for the others.
-        assert!(pools[0].take(2048).is_ok());
+        assert!(pools[0].take(1536).is_ok());
         assert_eq!(room.taken(), pools.iter().map(|pool| kept(pool)).sum::<u64>());
-        drop(pools);
-        assert_eq!(room.taken(), 0);
+        // What a connection adds goes with it.
+        let [one, ..] = <[_; 4]>::try_from(pools).unwrap();
+        assert_eq!(one.cap(), 3072 + 256);
+        drop(one);
+        assert_eq!((room.taken(), room.bases.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]
@@ -402,7 +416,7 @@ mod tests {
     #[test]
     fn values_have_the_room_of_copies() {
         let room = Arc::default();
-        let pools = [0; 2].map(|_| Pool::sharing(&room, 4096));
+        let pools = [0; 2].map(|_| Pool::sharing(&room, 4096, 0));
         let copy = pools[0].take(1024).unwrap();
         let values = pools[1].hold(2000).unwrap();
         let full = pools[1].hold(1073).unwrap_err();

@@ -30,7 +30,7 @@ use crate::sys::closing;
 /// Lanes that one connection may have.
 pub const MAX_LANES: u32 = 64;
 /// Bytes of the arena in the base segment.
-const FIRST_ARENA: usize = 1 << 20;
+pub(crate) const FIRST_ARENA: usize = 1 << 20;
 /// Where the first arena begins.
 pub(crate) const ARENA_OFFSET: usize = size_of::<Base>().next_multiple_of(4096);
 /// Bytes of a base segment.

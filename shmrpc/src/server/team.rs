@@ -327,15 +327,19 @@ impl<L: Lane> State<L> {
 /// Looks for as long as that pays: a client that has a core of its own calls again within less time than a turn takes. The lock is
 /// free between two looks, for whoever watches: the leader may lose its core at any time.
 fn look<L: Lane>(state: &mut MutexGuard<'_, State<L>>, leader: u64, term: &mut Term) -> Option<Member<L>> {
-    for look in 1..=term.looks() {
+    let looks = term.looks();
+    for _ in 0..looks {
         MutexGuard::unlocked(state, hint::spin_loop);
         if state.lead != Lead::Leads(leader) {
-            break;
+            return None;
         }
         if let Some(due) = state.next_due() {
-            term.found_at(look);
+            term.found();
             return Some(due);
         }
+    }
+    if looks > 0 {
+        term.looked_in_vain();
     }
     None
 }

@@ -1,5 +1,6 @@
 //! The serving end of a lane of rings.
 
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,18 +107,19 @@ impl Server {
         self.consumer.finish();
     }
 
-    /// Encodes and publishes a reply.
+    /// Encodes and publishes a reply, and lets the value go between the two.
     ///
     /// # Errors
     /// [`EncodeError`]: nothing was published. A connection that has ended is no error: nobody waits for the reply.
     #[inline(always)]
-    pub(in crate::lane) fn reply<T: Encode>(
+    pub(in crate::lane) fn reply<V: Deref<Target: Encode + Sized>>(
         &mut self,
         call_id: u32,
         kind: Kind,
-        value: &T,
+        value: V,
         recursive: bool,
         descriptors: &[OwnedFd],
+        let_go: impl FnOnce(V),
     ) -> Result<(), EncodeError> {
         check_number(descriptors)?;
         if !matches!(self.producer.try_claim(), Ok(true))
@@ -127,13 +129,16 @@ impl Server {
             return Ok(());
         }
         let mut until = Until::after(REPLY_MEMORY);
-        let hand_over = |until: &mut Until| match descriptors {
-            [] => Ok(()),
-            some => self.connection.hand_over(self.lane, call_id, some, until),
+        let before = |until: &mut Until, value| {
+            if !descriptors.is_empty() {
+                self.connection.hand_over(self.lane, call_id, descriptors, until)?;
+            }
+            let_go(value);
+            Ok(())
         };
         let slot = self.producer.claimed();
         let Encoded { length, flags, block } =
-            self.connection.encode(value, recursive, &mut until, slot, hand_over)?;
+            self.connection.encode(value, recursive, &mut until, slot, before)?;
         let header = Header { call_id, flags, length, block, ..Header::new(kind) };
         self.producer.publish_written(header.with_descriptors(descriptors.len()));
         // What the handler returned is dropped after this, which may take long.

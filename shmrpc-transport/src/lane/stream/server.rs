@@ -1,5 +1,6 @@
 //! The serving end of a lane of one byte stream.
 
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,17 +111,19 @@ impl Server {
         Ok(true)
     }
 
-    /// Encodes and sends a reply.
-    pub(in crate::lane) fn reply<T: Encode>(
+    /// Encodes and sends a reply, and lets the value go between the two.
+    pub(in crate::lane) fn reply<V: Deref<Target: Encode + Sized>>(
         &mut self,
         call_id: u32,
         kind: Kind,
-        value: &T,
+        value: V,
         recursive: bool,
         descriptors: Option<&mut Vec<OwnedFd>>,
+        let_go: impl FnOnce(V),
     ) -> Result<(), EncodeError> {
         let count = may_send(given(&descriptors), &self.stream)?;
-        let encoded = self.connection.encode_frame(value, recursive, &mut self.draft)?;
+        let encoded = self.connection.encode_frame(&*value, recursive, &mut self.draft)?;
+        let_go(value);
         let header = Header { call_id, ..Header::new(kind) }.with_descriptors(count);
         let sent =
             self.stream.send_with(encoded.bytes(header, &mut self.draft), descriptors, &mut Until::never());

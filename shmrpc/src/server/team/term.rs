@@ -26,8 +26,6 @@ const PAYS: [u32; 2] = [7, 4];
 const TURN_EVERY: u32 = 16;
 /// Looks of a wait, while looking pays: as long as a client on another core takes to call again.
 const LOOKS: u32 = 32;
-/// What one of them takes, about: a clock would cost as much.
-const LOOK: Duration = Duration::from_nanos(25);
 /// Waits in vain, one after the other, after which it pays no more, and waits of which one tries it again.
 const VAIN: u32 = 3;
 const TRY_EVERY: u32 = 16;
@@ -49,10 +47,8 @@ pub(super) struct Term {
     waits: u32,
     /// Turns of lanes since others had the core.
     in_a_row: u32,
-    /// Waits since looking found something.
+    /// Waits that looked in vain since one did not.
     vain: u32,
-    /// What the looks since `last` took.
-    looking: Duration,
     /// What the thread had computed when that was last asked, and how often it had slept.
     computed: Duration,
     slept: u64,
@@ -96,7 +92,6 @@ impl Term {
             waits: 0,
             in_a_row: 0,
             vain: 0,
-            looking: Duration::ZERO,
             computed: Own.computed(),
             slept: Own.times_slept(),
             bounds: Bounds { longest: LONGEST, slow: SLOW, kept: KEPT },
@@ -120,10 +115,15 @@ impl Term {
         if self.vain < VAIN || self.waits.is_multiple_of(TRY_EVERY) { LOOKS } else { 0 }
     }
 
-    /// The look with this number found a lane to serve. What the looks took is no part of its turn.
-    pub(super) fn found_at(&mut self, look: u32) {
+    /// They found a lane to serve. What they took is no part of its turn.
+    pub(super) fn found(&mut self) {
         self.vain = 0;
-        self.looking = LOOK * look;
+        self.last = Instant::now();
+    }
+
+    /// They found nothing.
+    pub(super) fn looked_in_vain(&mut self) {
+        self.vain += 1;
     }
 
     /// A lane had its turn.
@@ -156,8 +156,6 @@ impl Term {
     }
 
     fn waited_for(&mut self, took: Duration, thread: &impl Thread) -> Option<Over> {
-        // Looks that find something begin anew.
-        self.vain += 1;
         self.in_a_row = 0;
         self.waits += 1;
         if took > TAKEN {
@@ -195,7 +193,7 @@ impl Term {
         let now = Instant::now();
         let took = now - self.last;
         self.last = now;
-        took.saturating_sub(mem::take(&mut self.looking))
+        took
     }
 }
 
@@ -346,6 +344,9 @@ mod tests {
         let looks: Vec<_> = (0..TRY_EVERY * 2)
             .map(|_| {
                 let looks = term.looks();
+                if looks > 0 {
+                    term.looked_in_vain();
+                }
                 term.waited_for(SHORT, &BUSY);
                 looks > 0
             })
@@ -353,9 +354,12 @@ mod tests {
         let tried: Vec<_> = (0..).zip(looks).filter_map(|(wait, looks)| looks.then_some(wait)).collect();
         assert_eq!(tried, [0, 1, 2, TRY_EVERY]);
         // What a look finds makes it pay.
-        term.found_at(LOOKS);
+        term.found();
         for _ in 0..VAIN {
+            // A wait without looks is none of them.
+            term.waited_for(SHORT, &BUSY);
             assert_eq!(term.looks(), LOOKS);
+            term.looked_in_vain();
             term.waited_for(SHORT, &BUSY);
         }
         assert_eq!(term.looks(), 0);
@@ -364,10 +368,10 @@ mod tests {
     #[test]
     fn looks_are_no_part_of_a_turn() {
         let mut term = fresh();
-        term.looking = Duration::MAX;
-        assert_eq!([term.step(), term.looking], [Duration::ZERO; 2]);
-        term.found_at(3);
-        assert_eq!(term.looking, LOOK * 3);
+        let long = Duration::from_secs(3600);
+        term.last -= long;
+        term.found();
+        assert!(term.step() < long);
     }
 
     #[test]

@@ -333,6 +333,6 @@ fn the_page_has_these_numbers() {
     says(&format!("A ban lasts {} ms, and twice as long", BAN[0].as_millis()));
     says(&format!("up to {} s, if that ended less than", BAN[1].as_secs()));
     assert_eq!((IDLE, FORGOTTEN), (8, 8));
-    says("nothing comes in eight waits of the leader");
+    says("nothing comes in eight waits for want of requests");
     says("less than eight times its length ago");
 }

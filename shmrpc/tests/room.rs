@@ -80,10 +80,10 @@ fn deadline_exceeded_before_it_was_published() {
 /// Arguments of an untrusted peer are copied, for so many bytes at once.
 #[test]
 fn overloaded_if_there_is_no_room_for_a_copy() {
-    let (_server, client, keeper, _place) = start(|server| server.trust(Peers::Nobody).max_message(1 << 20));
-    // Four times the largest message is the room that there is, and whoever is in keeps its copy.
+    let (_server, client, keeper, _place) = start(|server| server.trust(Peers::Nobody).max_message(4 << 20));
+    // Four times the largest message and a base segment is the room that there is, and whoever is in keeps its copy.
     let (callers, room) = (16, 4);
-    let bytes = vec![1; 1_000_000];
+    let bytes = vec![1; 4_000_000];
     let (done, ended) = channel();
     thread::scope(|scope| {
         for _ in 0..callers {
@@ -94,7 +94,7 @@ fn overloaded_if_there_is_no_room_for_a_copy() {
             let error = result.as_ref().unwrap_err();
             let text = error.to_string();
             assert!(matches!(error, CallError::Overloaded(_)), "{error:?}");
-            assert!(text.contains("no room for a copy of") && text.contains("4194304"), "{text}");
+            assert!(text.contains("no room for a copy of") && text.contains("17825792"), "{text}");
             assert_eq!(error.outcome(), Outcome::NotRun);
         };
         for _ in room..callers {
@@ -106,11 +106,11 @@ fn overloaded_if_there_is_no_room_for_a_copy() {
         let rest: Vec<_> = (0..room).map(|_| ended.recv_timeout(BOUND).unwrap()).collect();
         let (well, late): (Vec<_>, Vec<_>) = rest.into_iter().partition(Result::is_ok);
         late.iter().for_each(refused);
-        assert!(well.iter().all(|length| *length == Ok(1_000_000)));
+        assert!(well.iter().all(|length| *length == Ok(4_000_000)));
         // Those that were refused did not run.
         assert_eq!(client.ran(), Ok(u32::try_from(well.len()).unwrap()));
         assert!(!well.is_empty());
     });
     // There is room again.
-    assert_eq!(client.hold(&bytes), Ok(1_000_000));
+    assert_eq!(client.hold(&bytes), Ok(4_000_000));
 }

@@ -119,25 +119,29 @@ pub(crate) fn overloaded_if_every_lane_is_in_use(ground: Ground) {
 
 /// Four messages of the largest size are what a server copies at once; each is held by its handler.
 pub(crate) fn overloaded_if_there_is_no_room_for_a_copy(ground: Ground) {
-    let started = ground.start_with(|builder| builder.max_message(1 << 20));
+    let started = ground.start_with(|builder| builder.max_message(4 << 20));
+    let room: u64 = if ground.shares { 17 << 20 } else { 16 << 20 };
     let client = started.connect();
     thread::scope(|scope| {
         let holding: Vec<_> = (0..4)
             .map(|_| {
-                let call = scope.spawn(|| client.hold(pattern(1_000_000)));
+                let call = scope.spawn(|| client.hold(pattern(4_000_000)));
                 started.keeper.entered();
                 call
             })
             .collect();
-        let error = client.hold(pattern(1_000_000)).unwrap_err();
-        assert!(matches!(&error, CallError::Overloaded(text) if text.contains("4194304")), "{error:?}");
+        let error = client.hold(pattern(4_000_000)).unwrap_err();
+        assert!(
+            matches!(&error, CallError::Overloaded(text) if text.contains(&room.to_string())),
+            "{error:?}"
+        );
         assert_eq!(error.outcome(), Outcome::NotRun);
         // There is always room for what is small.
         assert_eq!(client.add(1, 2), Ok(3));
         holding.iter().for_each(|_| started.keeper.release());
-        assert!(holding.into_iter().all(|call| call.join().unwrap() == Ok(1_000_000)));
+        assert!(holding.into_iter().all(|call| call.join().unwrap() == Ok(4_000_000)));
     });
-    assert_eq!(client.is_pattern(pattern(1_000_000)), Ok(true));
+    assert_eq!(client.is_pattern(pattern(4_000_000)), Ok(true));
     assert_eq!(started.worker.ran(), 6);
 }
 

@@ -31,8 +31,8 @@ static TRAP: LazyLock<Trap> = LazyLock::new(Trap::new);
 const STEPS: usize = 60;
 /// Bytes of all replies of a session: they are never given back, and have to fit into what may be lent.
 const REPLIES: usize = 1_000_000;
-/// Payload bytes that a frame may have.
-const MAX_FRAME: usize = 1 << 20;
+/// Payload bytes that a frame may have after the hello.
+const MAX_FRAME: usize = 1 << 12;
 /// A lane whose opening the product answers, so that all before it is known to be handled.
 const BARRIER: u32 = 63;
 

@@ -235,6 +235,7 @@ impl Connection {
     pub(crate) fn new(parts: Parts, events: Box<dyn Events>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let Parts { limits, peer, peer_is_client, trusted, bases, budget, dial, socket, mut reader } = parts;
+        reader.expect_short();
         if peer_is_client && limits.carrier == Carrier::Streams {
             reader.expect_streams();
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shmrpc_transport::connection::{ArchivedOnWire, BadBlob, Blob, BlobMut, Connection};
 use shmrpc_transport::descriptors::{ArchivedNth, Descriptors};
-use shmrpc_transport::message::Number;
+use shmrpc_transport::message::{EncodeError, Number};
 use shmrpc_transport::peers::PeerInfo;
 use shmrpc_transport::shm::memory::Memory;
 use shmrpc_transport::sys::futex::Until;
@@ -44,9 +44,17 @@ impl Context {
     /// Memory for a result of `length` numbers: filled in place, and where memory is shared with the caller not copied on
     /// its way. What it holds at first is unspecified. Where no such memory can be had now, it is memory of the heap, and
     /// copied.
+    ///
+    /// # Panics
+    /// If the caller takes no message as large, whoever said how large it is to be, or if the heap has no room for it: the call
+    /// fails with [`CallError::Panicked`](crate::CallError::Panicked), and says why.
     pub fn blob<T: Number + Default>(&self, length: usize) -> BlobMut<T> {
         let now = &mut Until::after(Duration::ZERO);
-        self.connection.blob(length, now).unwrap_or_else(|_| vec![T::default(); length].into())
+        let blob = self.connection.blob(length, now).or_else(|error| match error {
+            EncodeError::TooLarge { .. } => Err(error),
+            _ => BlobMut::on_the_heap(length),
+        });
+        blob.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// How long the caller said that it would wait, counted from when it sent the call; `None` means for ever.

@@ -161,7 +161,7 @@ impl Connection {
         }
         let store = match self.block_for(needed, until)? {
             Some((block, start)) => Store::Block { block, start },
-            None => Store::Heap(vec![T::default(); length]),
+            None => return BlobMut::on_the_heap(length),
         };
         Ok(BlobMut { store, length })
     }
@@ -255,6 +255,20 @@ impl<T> BlobMut<T> {
     /// Keeps the first `length` elements. Nothing happens if there are no more than that.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);
+    }
+}
+
+impl<T: Number + Default> BlobMut<T> {
+    /// Memory of the heap, which is copied when it is sent.
+    ///
+    /// # Errors
+    /// [`EncodeError::System`] if the heap has no room.
+    pub fn on_the_heap(length: usize) -> Result<Self, EncodeError> {
+        let mut numbers = Vec::new();
+        let lacking = |error| EncodeError::System(format!("a blob on the heap: {error}").into());
+        numbers.try_reserve_exact(length).map_err(lacking)?;
+        numbers.resize(length, T::default());
+        Ok(numbers.into())
     }
 }
 

@@ -21,7 +21,7 @@ const AT_ONCE: u32 = 256;
 const BYTES_AT_ONCE: usize = 1 << 16;
 /// How often that is done again for whoever needs to know the last frame: more than a socket holds.
 const ROUNDS: usize = 64;
-/// Rounds that an announcement may lie behind: 1,024 frames, for 256 segments and 64 lanes.
+/// Rounds that an announcement may lie behind: 1,024 frames, for 64 segments and 64 lanes.
 const REASON: usize = 4;
 /// Time that a lane takes for more rounds than that.
 const HASTE: Duration = Duration::from_millis(20);

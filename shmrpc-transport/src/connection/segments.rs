@@ -15,8 +15,8 @@ use crate::sys::shortage::{explain, is_shortage, largest_file};
 use crate::sys::socket::Frame;
 use crate::sys::watcher::Watcher;
 
-/// Segments that one direction may have.
-const MAX_SEGMENTS: usize = 256;
+/// Segments that one direction may have. A mapping each, of which a process may have 65,530 (`vm.max_map_count`).
+const MAX_SEGMENTS: usize = 64;
 /// How often the arena is looked at for segments that nobody needs, at first; twice as long each time that there are
 /// none, up to the second. A segment goes that was not used from one look to the next.
 const REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(64)];

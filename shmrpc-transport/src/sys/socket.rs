@@ -33,6 +33,8 @@ mod reader;
 
 /// Payload bytes that a control frame may have.
 pub(crate) const MAX_CONTROL: usize = 1 << 20;
+/// The same after the hello and its answer: of those frames nothing is longer than a reason.
+const MAX_SHORT: usize = 1 << 12;
 
 /// One end of a connected socket that carries control frames.
 #[derive(Debug)]
@@ -70,8 +72,8 @@ pub(crate) enum ReadError {
     Severed(#[from] Broken),
     #[error("bad frame: {0}")]
     BadHeader(#[from] BadHeader),
-    #[error("a control frame of {0} bytes is above {MAX_CONTROL}")]
-    TooLong(u32),
+    #[error("a control frame of {length} bytes is above {max}")]
+    TooLong { length: u32, max: usize },
     #[error(
         "{0} descriptors that your process sent, and that nobody wants, cannot be closed yet; until then it is not listened to"
     )]

@@ -100,3 +100,12 @@ pub(crate) fn blobs_that_are_kept_push_back(ground: Ground) {
     client.forget().unwrap();
     assert_eq!(keep(), Ok(1));
 }
+
+/// How large it is to be, callers say.
+pub(crate) fn a_blob_that_its_caller_does_not_take_fails_its_call(ground: Ground) {
+    let started = ground.start();
+    let client = started.connect();
+    let error = client.render(u32::MAX).map(drop).unwrap_err();
+    assert!(matches!(&error, CallError::Panicked(text) if text.contains("raise max_message")), "{error:?}");
+    assert_eq!(client.render(10).map(|frame| frame.len()), Ok(10));
+}

@@ -52,6 +52,7 @@ macro_rules! features {
             blobs::blobs_go_both_ways
             blobs::a_blob_may_be_kept_and_a_loan_that_is_not_sent_comes_back
             blobs::blobs_that_are_kept_push_back
+            blobs::a_blob_that_its_caller_does_not_take_fails_its_call
             descriptors::descriptors_go_both_ways
             errors::service_errors_are_the_handlers_own
             errors::panicked_and_the_server_goes_on

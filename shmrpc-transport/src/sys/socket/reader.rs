@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
-use super::{Carries, Frame, MAX_CONTROL, ReadError, Socket};
+use super::{Carries, Frame, MAX_CONTROL, MAX_SHORT, ReadError, Socket};
 use crate::peers::PeerCredentials;
 use crate::slot::{DESCRIPTORS_MAX, HEADER, Header, Kind};
 use crate::sys::beside::{self, Part};
@@ -29,6 +29,8 @@ pub(crate) struct FrameReader {
     lanes_have_streams: bool,
     /// Whether frames of [`Kind::Descriptors`] come; else no frame has more than one.
     several: bool,
+    /// Whether no frame is longer than [`MAX_SHORT`].
+    short: bool,
 }
 
 impl FrameReader {
@@ -45,6 +47,12 @@ impl FrameReader {
     /// From now on frames may have as many descriptors as they announce.
     pub(crate) fn expect_descriptors(&mut self) {
         self.several = true;
+    }
+
+    /// From now on frames are short, and room for a long one is given back.
+    pub(crate) fn expect_short(&mut self) {
+        self.short = true;
+        self.bytes.shrink_to(MAX_SHORT);
     }
 
     /// The next whole frame; `None` if the socket has no more bytes for now. After an error nothing is kept open.
@@ -136,8 +144,9 @@ impl FrameReader {
         let Some((head, rest)) = self.bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
         let header = Header::from_frame(head)?;
         let length = header.length as usize;
-        if length > MAX_CONTROL {
-            return Err(ReadError::TooLong(header.length));
+        let max = if self.short { MAX_SHORT } else { MAX_CONTROL };
+        if length > max {
+            return Err(ReadError::TooLong { length: header.length, max });
         }
         let Some(payload) = rest.get(..length) else { return Ok(None) };
         let payload = payload.to_vec();
@@ -228,7 +237,10 @@ mod tests {
         header.length = u32::MAX;
         let mut stream = std::fs::File::from(a.as_fd().try_clone_to_owned().unwrap());
         io::Write::write_all(&mut stream, &header.to_frame()).unwrap();
-        assert!(matches!(FrameReader::default().next(&b), Err(ReadError::TooLong(u32::MAX))));
+        assert!(matches!(
+            FrameReader::default().next(&b),
+            Err(ReadError::TooLong { length: u32::MAX, max: MAX_CONTROL })
+        ));
     }
 
     /// However many a peer sends, and beside whatever: what is refused is closed, while the reader lives on.

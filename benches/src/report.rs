@@ -89,6 +89,26 @@ impl Options {
                 _ => return Err(Error::Usage(USAGE.to_owned())),
             }
         }
-        Ok(options)
+        let is_none = |part: &&String| !GROUPS.iter().any(|(name, _)| name.contains(part.as_str()));
+        match options.only.iter().find(is_none) {
+            None => Ok(options),
+            Some(part) => {
+                let names: Vec<_> = GROUPS.iter().map(|(name, _)| *name).collect();
+                Err(Error::Usage(format!("no group is called {part}; there are {}", names.join(", "))))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_known_by_a_part_of_their_names() {
+        let only = |names: &str| Options::parse(&["--only".to_owned(), names.to_owned()]);
+        assert_eq!(only("call,pay").unwrap().only, ["call", "pay"]);
+        let error = only("call,typo").map(drop).unwrap_err().to_string();
+        assert!(error.contains("typo; there are") && error.contains("contended"), "{error}");
     }
 }

@@ -91,12 +91,19 @@ impl<D> Arrivals<D> {
     /// Of those who count for what is full, one that keeps us waiting: of the process that has most of them, its oldest.
     fn displace(&self, full: &Full) -> Option<D> {
         let mut seats = self.seats.lock();
+        let now = Instant::now();
+        let counts_and_waits =
+            |seat: &Taken<D>| full.counts(seat.place.party()) && seat.keeps_us(now, self.patience);
+        let mut waiting: Vec<_> =
+            seats.taken.iter().enumerate().filter(|(_, seat)| counts_and_waits(seat)).collect();
+        // In a flood all have just come.
+        if waiting.is_empty() {
+            return None;
+        }
         let mut counts = HashMap::<_, usize>::new();
         for seat in &seats.taken {
             *counts.entry(seat.place.party().process()).or_default() += 1;
         }
-        let mut waiting: Vec<_> = seats.taken.iter().enumerate().collect();
-        waiting.retain(|(_, seat)| full.counts(seat.place.party()) && seat.keeps_us(self.patience));
         waiting.sort_by_key(|(_, seat)| Reverse(counts.get(&seat.place.party().process()).copied()));
         let (at, _) = waiting.into_iter().find(|(_, seat)| is_silent(&*seat.socket))?;
         let Taken { socket, desk, place, .. } = seats.taken.remove(at);
@@ -128,8 +135,8 @@ impl<D> Arrivals<D> {
 
 impl<D> Taken<D> {
     /// Whether it could have said more by now.
-    fn keeps_us(&self, patience: Duration) -> bool {
-        self.is_awaited && self.since.elapsed() >= patience
+    fn keeps_us(&self, now: Instant, patience: Duration) -> bool {
+        self.is_awaited && now.saturating_duration_since(self.since) >= patience
     }
 }
 

@@ -10,8 +10,6 @@ use parking_lot::Mutex;
 use crate::sys::shortage::{explain, lacks_descriptors};
 use crate::sys::watcher::{Next, Source};
 
-/// Peers that are let in before others have their turn.
-const AT_ONCE: usize = 32;
 /// How long nobody is let in when not even the spare descriptor is left.
 const REST: Duration = Duration::from_millis(100);
 
@@ -94,27 +92,24 @@ impl<E: Entrance> Source for Door<E> {
     }
 
     fn ready(&self) -> Next {
-        for _ in 0..AT_ONCE {
-            let let_in = match self.entrance.accept() {
-                Ok(peer) => {
-                    self.entrance.let_in(peer);
-                    Ok(())
-                }
-                Err(error) => self.turn_away(error),
-            };
-            match let_in {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Keep,
-                // Whoever it was has gone again.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    // The rest stays in the backlog for a while, and nobody spins on it.
-                    tracing::warn!(error = explain(&error), "cannot accept peers");
-                    *self.rests_until.lock() = Some(Instant::now() + REST);
-                    return Next::Rest;
-                }
+        let let_in = match self.entrance.accept() {
+            Ok(peer) => {
+                self.entrance.let_in(peer);
+                Ok(())
+            }
+            Err(error) => self.turn_away(error),
+        };
+        match let_in {
+            Ok(()) => Next::More,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Next::Keep,
+            // Whoever it was has gone again.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Next::More,
+            Err(error) => {
+                // The rest stays in the backlog for a while, and nobody spins on it.
+                tracing::warn!(error = explain(&error), "cannot accept peers");
+                *self.rests_until.lock() = Some(Instant::now() + REST);
+                Next::Rest
             }
         }
-        Next::Keep
     }
 }

@@ -124,18 +124,12 @@ impl door::Entrance for Entrance {
     }
 
     fn turn_away(&self, peer: UnixStream, reason: &str) {
-        turned_away(Socket::new(peer).and_then(|socket| refuse(&socket, &reason.into())));
+        turned_away(refuse(&Socket::of_stranger(peer), &reason.into()));
     }
 
     fn let_in(&self, peer: UnixStream) {
-        let socket = match Socket::new(peer) {
-            Ok(socket) => socket,
-            Err(error) => return turned_away(Err(error)),
-        };
-        let fd = match socket.second() {
-            Ok(fd) => Arc::new(fd),
-            Err(error) => return turned_away(refuse(&socket, &not_watched(&error).into())),
-        };
+        let socket = Socket::of_stranger(peer);
+        // First: who comes in floods gets no further, and costs little.
         let place = match self.arrivals.room(socket.who_connected()) {
             Ok((place, None)) => place,
             Ok((place, Some(other))) => {
@@ -145,6 +139,13 @@ impl door::Entrance for Entrance {
                 place
             }
             Err(full) => return turned_away(refuse(&socket, &format!("{full}; try again").into())),
+        };
+        if let Err(error) = socket.prepare() {
+            return turned_away(Err(error));
+        }
+        let fd = match socket.second() {
+            Ok(fd) => Arc::new(fd),
+            Err(error) => return turned_away(refuse(&socket, &not_watched(&error).into())),
         };
         let arriving = Arc::new_cyclic(|own| Arriving {
             _seat: self.arrivals.seat(place, Arc::clone(&fd) as Arc<_>, Weak::clone(own)).awaited(),

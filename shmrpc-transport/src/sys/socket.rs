@@ -176,14 +176,26 @@ impl Socket {
     /// Takes over a connected stream; it becomes non-blocking and reports who sends, until
     /// [`Socket::stop_asking_who`].
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
-        let stream = Facing::new(stream);
+        let socket = Self::of_stranger(stream);
+        socket.prepare()?;
+        Ok(socket)
+    }
+
+    /// Of somebody who may only be told something. Nothing is read before the socket is [prepared](Self::prepare).
+    pub(crate) fn of_stranger(stream: UnixStream) -> Self {
+        Self { stream: Carries::All(Facing::new(stream)) }
+    }
+
+    /// Makes a Unix socket non-blocking. From now on it reports who sends.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        let Carries::All(stream) = &self.stream else { return Ok(()) };
         stream.set_nonblocking(true)?;
-        setsockopt(&*stream, sockopt::PassCred, &true)?;
-        urgent_bytes_too(&*stream)?;
+        setsockopt(&**stream, sockopt::PassCred, &true)?;
+        urgent_bytes_too(&**stream)?;
         if !process::pass_pidfd(stream.as_fd(), true) {
             tracing::trace!("the kernel knows no SO_PASSPIDFD");
         }
-        Ok(Self { stream: Carries::All(stream) })
+        Ok(())
     }
 
     /// Takes over a TCP connection that is [kept alive](keep_alive); it becomes non-blocking, and a peer that is gone

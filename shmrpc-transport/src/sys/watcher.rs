@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,14 +15,17 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::close;
 use parking_lot::Mutex;
 
+use self::turn::Turn;
 use super::fork::PerProcess;
 use super::shortage::{descriptor_limit, explain_thread};
+
+mod turn;
 
 /// Something with a descriptor that becomes readable.
 pub(crate) trait Source: Send + Sync {
     /// What to watch.
     fn fd(&self) -> BorrowedFd<'_>;
-    /// Reads all there is. Called on the watcher's thread, so it must not block.
+    /// Reads all there is, or says that there is more. Called on the watcher's thread, so it must not block.
     fn ready(&self) -> Next;
     /// When [`Source::expired`] is due. Asked while the watcher holds its lock: it must not wait for anybody who may
     /// wait for the watcher.
@@ -37,6 +41,8 @@ pub(crate) trait Source: Send + Sync {
 /// What becomes of a source that was ready.
 pub(crate) enum Next {
     Keep,
+    /// It goes on at once, after others who want the core.
+    More,
     /// It stays, and is not asked again before its deadline, but once if its socket is or goes down.
     Rest,
     /// It has rested long enough.
@@ -96,7 +102,7 @@ impl Watcher {
         if self.started.load(Ordering::Acquire) {
             return Ok(());
         }
-        let thread = std::thread::Builder::new().name("shmrpc-watcher".into());
+        let thread = thread::Builder::new().name("shmrpc-watcher".into());
         thread.spawn(|| self.run()).map_err(|error| {
             let text = format!("cannot start the watcher's thread: {}", explain_thread(&error));
             io::Error::new(error.kind(), text)
@@ -154,8 +160,10 @@ impl Watcher {
 
     fn run(&self) {
         let mut events = [EpollEvent::empty(); 64];
+        let mut turn = Turn::new();
         loop {
-            let count = match self.epoll.wait(&mut events, self.expire()) {
+            let timeout = self.expire();
+            let count = match turn.without(|| self.epoll.wait(&mut events, timeout)) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 Err(error) => {
@@ -166,22 +174,36 @@ impl Watcher {
             for event in events.iter().take(count) {
                 match event.data() {
                     WAKE => drop(self.wake.read()),
-                    token => self.ready(Token(token)),
+                    token => self.ready_for_a_while(Token(token), &mut turn),
                 }
             }
         }
     }
 
-    fn ready(&self, token: Token) {
+    /// Others have the core in between, and other sources afterwards.
+    fn ready_for_a_while(&self, token: Token, turn: &mut Turn) {
+        for _ in 0..AT_ONCE {
+            let more = self.ready(token);
+            turn.end_if_long();
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether it goes on.
+    fn ready(&self, token: Token) -> bool {
         let source = self.sources.lock().by_token.get(&token).cloned();
-        let Some(source) = source else { return };
+        let Some(source) = source else { return false };
         let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| source.ready()));
         match next {
+            Ok(Next::More) => return true,
             Ok(Next::Keep | Next::Resume) => {}
             // A socket that is down is told of in any case: so once, and not again and again.
             Ok(Next::Rest) => self.ask(&*source, token, EpollFlags::EPOLLET),
             Ok(Next::Done) | Err(_) => self.unwatch(token),
         }
+        false
     }
 
     fn ask(&self, source: &dyn Source, token: Token, what: EpollFlags) {
@@ -215,7 +237,7 @@ impl Watcher {
                 match source.expired() {
                     Next::Done => self.unwatch(token),
                     Next::Resume => self.ask(&*source, token, EpollFlags::EPOLLIN),
-                    Next::Keep | Next::Rest => {}
+                    Next::Keep | Next::More | Next::Rest => {}
                 }
             }
             for (_, call) in calls {
@@ -231,6 +253,9 @@ impl Watcher {
         }
     }
 }
+
+/// How often one source goes on before the next one's turn.
+const AT_ONCE: usize = 32;
 
 /// Descriptors that the table of this process has room for from the start, if it may have as many.
 const TABLE: usize = 4096;
@@ -299,6 +324,44 @@ mod tests {
         }
     }
 
+    /// Never comes to an end.
+    struct Endless {
+        event: EventFd,
+        asked: AtomicU32,
+    }
+
+    impl Source for Endless {
+        fn fd(&self) -> BorrowedFd<'_> {
+            self.event.as_fd()
+        }
+        fn ready(&self) -> Next {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            Next::More
+        }
+    }
+
+    #[test]
+    fn who_never_comes_to_an_end_keeps_nobody_waiting() {
+        let watcher = Watcher::get().unwrap();
+        let (asked, was_asked) = std::sync::mpsc::channel();
+        let awake = Arc::new(Awake { event: EventFd::new().unwrap(), asked: Mutex::new(asked) });
+        let other = watcher.watch(Arc::clone(&awake) as Arc<dyn Source>).unwrap();
+        let endless = Arc::new(Endless { event: EventFd::from_value(1).unwrap(), asked: AtomicU32::new(0) });
+        let token = watcher.watch(Arc::clone(&endless) as Arc<dyn Source>).unwrap();
+        let count = || endless.asked.load(Ordering::SeqCst);
+        for _ in 0..20 {
+            awake.event.write(1).unwrap();
+            was_asked.recv_timeout(BOUND).unwrap();
+            let (before, end) = (count(), Instant::now() + BOUND);
+            while count() < before + 2 * u32::try_from(AT_ONCE).unwrap() {
+                assert!(Instant::now() < end, "it does not go on");
+                thread::yield_now();
+            }
+        }
+        watcher.unwatch(token);
+        watcher.unwatch(other);
+    }
+
     #[test]
     fn the_table_of_descriptors_has_grown_before_it_has_to() {
         Watcher::get().unwrap();
@@ -324,7 +387,7 @@ mod tests {
             let end = Instant::now() + BOUND;
             while tired.asked.load(Ordering::SeqCst) < times {
                 assert!(Instant::now() < end, "not asked for the {times}. time");
-                std::thread::yield_now();
+                thread::yield_now();
             }
             (0..20).for_each(|_| round());
             assert_eq!(tired.asked.load(Ordering::SeqCst), times);

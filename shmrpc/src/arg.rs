@@ -9,7 +9,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use shmrpc_transport::connection::Connection;
-use shmrpc_transport::message::{self as transport, Encode, Encoder, Held, Refusal, Wire, decode};
+use shmrpc_transport::message::{
+    self as transport, Encode, EncodeError, Encoder, Held, Refusal, Wire, decode,
+};
 use shmrpc_transport::rkyv::string::{ArchivedString, StringResolver};
 use shmrpc_transport::rkyv::vec::{ArchivedVec, VecResolver};
 use shmrpc_transport::rkyv::{self, Archive, Archived, Place, Serialize};
@@ -31,7 +33,10 @@ pub trait Args: Encode {
     fn descriptors(&self) -> Option<Vec<OwnedFd>>;
 
     /// Makes them ready to be encoded for `connection`. Once for each connection that is tried.
-    fn prepare(&self, connection: &Arc<Connection>);
+    ///
+    /// # Errors
+    /// [`EncodeError`] if one that has to be copied for that finds no room.
+    fn prepare(&self, connection: &Arc<Connection>) -> Result<(), EncodeError>;
 
     /// Says whether the message that they are in was published, and is the receiver's: he has not refused it.
     fn settle(&self, published: bool);
@@ -53,8 +58,13 @@ pub trait Arg {
     }
 
     /// Makes it ready to be encoded for `connection`.
+    ///
+    /// # Errors
+    /// [`EncodeError`] if it has to be copied for that and there is no room.
     #[inline(always)]
-    fn prepare(&self, _connection: &Arc<Connection>) {}
+    fn prepare(&self, _connection: &Arc<Connection>) -> Result<(), EncodeError> {
+        Ok(())
+    }
 
     /// Says whether the message that it is in was published, and not refused.
     #[inline(always)]
@@ -153,9 +163,10 @@ macro_rules! args {
 
             #[inline(always)]
             #[allow(non_snake_case, unused_variables, reason = "there may be no arguments; they are named as their types")]
-            fn prepare(&self, connection: &Arc<Connection>) {
+            fn prepare(&self, connection: &Arc<Connection>) -> Result<(), EncodeError> {
                 let ($($name,)*) = self;
-                $($name.prepare(connection);)*
+                $($name.prepare(connection)?;)*
+                Ok(())
             }
 
             #[inline(always)]

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use shmrpc_transport::connection::{ArchivedOnWire, Connection, Loaned, OnWire};
-use shmrpc_transport::message::{Decoder, Encoder, Number, Refusal};
+use shmrpc_transport::message::{Decoder, EncodeError, Encoder, Number, Refusal};
 use shmrpc_transport::rkyv::{Archive, Deserialize, Place, Resolver, Serialize};
 
 use crate::arg::Arg;
@@ -33,8 +33,8 @@ impl<T> Declared for BlobWire<T> {}
 impl<T: Number> Arg for Loan<T> {
     const BLOB: bool = true;
 
-    fn prepare(&self, connection: &Arc<Connection>) {
-        self.0.prepare(connection);
+    fn prepare(&self, connection: &Arc<Connection>) -> Result<(), EncodeError> {
+        self.0.prepare(connection)
     }
 
     fn settle(&self, published: bool) {

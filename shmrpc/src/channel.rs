@@ -11,7 +11,7 @@ use shmrpc_transport::lane::{NoReply, Outgoing, Reply};
 use shmrpc_transport::message::Message as Payload;
 use shmrpc_transport::message::{EncodeError, Number, View};
 use shmrpc_transport::slot::Kind;
-use shmrpc_transport::sys::futex::Until;
+use shmrpc_transport::sys::futex::{Until, in_ms};
 
 use crate::arg::Args;
 use crate::blob::Loan;
@@ -53,11 +53,11 @@ enum Failed {
 
 impl Channel {
     pub(crate) fn new(link: Link, timeout: Duration) -> Self {
-        Self { link: Arc::new(link), timeout, timeout_ms: timeout_ms(timeout) }
+        Self { link: Arc::new(link), timeout, timeout_ms: in_ms(timeout) }
     }
 
     pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { link: Arc::clone(&self.link), timeout, timeout_ms: timeout_ms(timeout) }
+        Self { link: Arc::clone(&self.link), timeout, timeout_ms: in_ms(timeout) }
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -135,7 +135,8 @@ impl Channel {
         let mut lease = self.link.callers.lease(until).map_err(|none| self.no_lane(*none))?;
         let Some(Seat { lane, session }) = lease.seat() else { return Err(nowhere()) };
         let id = self.id(session, method)?;
-        args.prepare(session.connection());
+        let prepared = args.prepare(session.connection());
+        prepared.map_err(|error| self.no_reply::<A>(NoReply::NotEncoded(error), session.end().is_some()))?;
         let mut handed = args.descriptors();
         let descriptors = handed.as_mut();
         let sent = lane.send(
@@ -172,7 +173,7 @@ impl Channel {
             // What came too late is given up, at the latest, when somebody asks for the next one.
             self.link.callers.tidy(&mut until);
         }
-        let called = self.attempt(method, args, self.timeout_ms, reply, &mut until, result);
+        let called = self.attempt(method, args, reply, &mut until, result);
         match called {
             Ok(()) => {
                 if reply.kind == Kind::Failure {
@@ -196,10 +197,7 @@ impl Channel {
         until: &mut Until,
         result: &mut R,
     ) -> Result<(), Box<CallError>> {
-        self.again(failed, until, |until| {
-            let left = until.left().map_or(0, timeout_ms);
-            self.attempt(method, args, left, reply, until, result)
-        })
+        self.again(failed, until, |until| self.attempt(method, args, reply, until, result))
     }
 
     #[inline(always)]
@@ -207,7 +205,6 @@ impl Channel {
         &self,
         method: u16,
         args: &A,
-        timeout_ms: u32,
         reply: &mut Reply,
         until: &mut Until,
         result: &mut R,
@@ -215,12 +212,13 @@ impl Channel {
         let mut lease = self.link.callers.lease(until).map_err(|none| self.no_lane(*none))?;
         let Some(Seat { lane, session }) = lease.seat() else { return Err(nowhere()) };
         let id = self.id(session, method)?;
-        args.prepare(session.connection());
+        let prepared = args.prepare(session.connection());
+        prepared.map_err(|error| self.no_reply::<A>(NoReply::NotEncoded(error), session.end().is_some()))?;
         let mut handed = args.descriptors();
         let descriptors = handed.as_mut();
         let request =
             Outgoing { method: id, value: args, recursive: A::RECURSIVE, descriptors, discard: R::DISCARD };
-        let called = lane.call(request, timeout_ms, reply, until);
+        let called = lane.call(request, self.timeout_ms, reply, until);
         let mut ended = false;
         match &called {
             Ok(()) => {
@@ -439,12 +437,6 @@ impl fmt::Debug for Channel {
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
-}
-
-/// The time limit as it travels: at least 1 ms; 0, for ever, if it does not fit.
-#[inline(always)]
-fn timeout_ms(timeout: Duration) -> u32 {
-    u32::try_from(timeout.as_millis().max(1)).unwrap_or(0)
 }
 
 /// The descriptor that is the result.

@@ -257,12 +257,12 @@ impl Request<'_> {
     fn reply_blob<T: Number>(self, blob: Blob<T>) -> Answered {
         let Self { lane, incoming, context } = self;
         let loan = Loan(Loaned::new(blob));
-        loan.0.prepare(context.connection());
+        let prepared = loan.0.prepare(context.connection());
         incoming.message.clear();
         if incoming.oneway {
             return Answered(());
         }
-        match lane.reply(incoming.call_id, Kind::Reply, &loan, false) {
+        match prepared.and_then(|()| lane.reply(incoming.call_id, Kind::Reply, &loan, false)) {
             Ok(()) => {
                 loan.0.settle(true);
                 incoming.answered = true;

@@ -119,6 +119,20 @@ fn most(client: &LoansClient) -> usize {
     all.len()
 }
 
+/// A loan takes what it holds, and not what messages that grow are rounded up to.
+#[test]
+fn all_that_may_be_lent_is_there_for_loans_of_the_largest_size() {
+    let place = Place::new();
+    let (gate, _keeper) = gate();
+    let server = Server::builder().service(LoansServer::new(Here(gate, Mutex::default())));
+    let _server = server.listen(place.endpoint()).max_message(1 << 20).start().unwrap();
+    let client = LoansClient::builder().max_lent(LENT).timeout(BOUND).connect(place.endpoint()).unwrap();
+    let largest = || client.with_timeout(Duration::from_millis(1)).blob::<u8>(1 << 20).ok();
+    let all: Vec<_> = from_fn(largest).take(64).collect();
+    // The base segment is lent as well.
+    assert!(all.len() as u64 >= LENT / (1 << 20) - 1, "{}", all.len());
+}
+
 #[test]
 fn blobs_of_a_call_that_is_refused_go_back() {
     let place = Place::new();

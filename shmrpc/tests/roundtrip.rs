@@ -404,7 +404,9 @@ fn plain_calls() {
         assert_eq!(client.wide(u128::MAX - 1).unwrap(), u128::MAX - 1);
         assert_eq!(client.default_body(1).unwrap(), 2);
         let (pid, timeout) = client.with_timeout(Duration::from_secs(3)).context().unwrap();
-        assert_eq!((pid, timeout), (std::process::id() as i32, 3000));
+        assert_eq!(pid, std::process::id() as i32);
+        // What the call waited for a lane, which others may use, is not in it.
+        assert!((1..=3000).contains(&timeout), "{timeout}");
     }
 }
 

@@ -89,16 +89,20 @@ impl<T: Number> Loaned<T> {
 
     /// Gets it ready to travel over `connection`. One of another connection or of the heap is copied into a block of this
     /// one; if it is small, or there is no block now, into its message.
-    pub fn prepare(&self, connection: &Arc<Connection>) {
+    ///
+    /// # Errors
+    /// [`EncodeError::System`] if the heap has no room for that copy.
+    pub fn prepare(&self, connection: &Arc<Connection>) -> Result<(), EncodeError> {
         let mut blob = self.blob.borrow_mut();
-        let Some(present) = &mut *blob else { return };
+        let Some(present) = &mut *blob else { return Ok(()) };
         if let Some(copy) = connection.own_copy(present) {
             *present = copy.into();
         }
         *self.wire.borrow_mut() = match connection.on_wire(present) {
             Some(block) => block,
-            None => OnWire::Bytes(bytes_of(present).to_vec()),
+            None => OnWire::Bytes(connection.copied(bytes_of(present))?),
         };
+        Ok(())
     }
 
     /// How it travels.
@@ -183,6 +187,17 @@ impl Connection {
         Some(copy)
     }
 
+    /// A copy to travel inside a message.
+    fn copied(&self, bytes: &[u8]) -> Result<Vec<u8>, EncodeError> {
+        let (needed, max) = (bytes.len() as u64, self.limits.send_max);
+        if needed > max {
+            return Err(EncodeError::TooLarge { needed, max });
+        }
+        let mut copy = room_on_the_heap(bytes.len())?;
+        copy.extend_from_slice(bytes);
+        Ok(copy)
+    }
+
     /// Where it lies, if that is memory of this connection.
     fn on_wire<T: Number>(self: &Arc<Self>, blob: &mut Blob<T>) -> Option<OnWire> {
         let Origin::Own(BlobMut { store: Store::Block { block, .. }, length }) = &mut blob.from else {
@@ -246,6 +261,14 @@ impl Connection {
     }
 }
 
+/// An empty vector for so many elements.
+fn room_on_the_heap<T>(length: usize) -> Result<Vec<T>, EncodeError> {
+    let mut room = Vec::new();
+    let lacking = |error| EncodeError::System(format!("a blob on the heap: {error}").into());
+    room.try_reserve_exact(length).map_err(lacking)?;
+    Ok(room)
+}
+
 fn bytes_of<T: Number>(numbers: &[T]) -> &[u8] {
     // SAFETY: numbers have no padding, and any byte is a `u8`.
     unsafe { core::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
@@ -264,9 +287,7 @@ impl<T: Number + Default> BlobMut<T> {
     /// # Errors
     /// [`EncodeError::System`] if the heap has no room.
     pub fn on_the_heap(length: usize) -> Result<Self, EncodeError> {
-        let mut numbers = Vec::new();
-        let lacking = |error| EncodeError::System(format!("a blob on the heap: {error}").into());
-        numbers.try_reserve_exact(length).map_err(lacking)?;
+        let mut numbers = room_on_the_heap(length)?;
         numbers.resize(length, T::default());
         Ok(numbers.into())
     }

@@ -36,7 +36,7 @@ impl Connection {
         before: impl FnOnce(&mut Until, V) -> Result<(), EncodeError>,
     ) -> Result<Encoded, EncodeError> {
         let inline = Buffer { start: slot.payload_start(), capacity: INLINE };
-        let mut growth = Growth { connection: self, block: None, until };
+        let mut growth = Growth { connection: self, block: None, until, is_exact: false };
         // SAFETY: the slot was claimed and not yet published, so this thread alone writes to it; its payload has
         // INLINE bytes, all in atomics, so writing through a shared reference is allowed. The peer maps it read-only
         // and looks at it after the stamp.
@@ -201,7 +201,7 @@ impl Connection {
         if self.shared.is_none() {
             return Ok(None);
         }
-        let mut growth = Growth { connection: self, block: None, until };
+        let mut growth = Growth { connection: self, block: None, until, is_exact: true };
         let start = NonNull::dangling();
         let Buffer { start, .. } = growth.grow(Buffer { start, capacity: 0 }, 0, bytes.max(1))?;
         Ok(growth.block.map(|block| (block, start)))
@@ -333,6 +333,8 @@ struct Growth<'a> {
     connection: &'a Arc<Connection>,
     block: Option<OwnedBlock>,
     until: &'a mut Until,
+    /// It will not grow again.
+    is_exact: bool,
 }
 
 // SAFETY: `grow` returns the memory of a block that it owns until it is dropped or asked again; no other message has
@@ -343,14 +345,15 @@ unsafe impl Grow for Growth<'_> {
         if needed as u64 > max {
             return Err(EncodeError::TooLarge { needed: needed as u64, max });
         }
-        let roomy = needed.saturating_add(HEADROOM).next_power_of_two();
+        let least = if self.is_exact { needed } else { needed.saturating_add(HEADROOM) };
+        let roomy = if self.is_exact { needed } else { least.next_power_of_two() };
         let mut pause = Duration::from_micros(20);
         let (block, start) = loop {
             let mut lacking = match self.connection.allocate(roomy as u64) {
                 Ok(Some(found)) => break found,
                 other => other.err(),
             };
-            match self.connection.allocate(needed.saturating_add(HEADROOM) as u64) {
+            match self.connection.allocate(least as u64) {
                 Ok(Some(found)) => break found,
                 other => lacking = other.err().or(lacking),
             }

@@ -139,13 +139,18 @@ impl Connection {
 
     /// Nobody takes replies any more.
     pub(crate) fn forget_handed(&self) {
-        self.handed.end();
+        // In a forked child a thread that is not there may hold the lock.
+        if self.process.is_current() {
+            self.handed.end();
+        }
     }
 
     /// Nobody takes what came for `lane`: its reply will not come, or its caller is gone.
     pub(crate) fn forget_handed_of(&self, lane: u32) {
-        let nobodys = self.handed.0.lock().by_lane.remove(&lane);
-        drop(nobodys);
+        if self.process.is_current() {
+            let nobodys = self.handed.0.lock().by_lane.remove(&lane);
+            drop(nobodys);
+        }
     }
 }
 

@@ -191,6 +191,7 @@ impl Caller {
             Err(error) => return Err(not_encoded(error)),
         };
         self.next_call = call_id.wrapping_add(1);
+        let timeout_ms = until.left_of(timeout_ms);
         let header = Header { call_id, method, kind, flags, length, block, timeout_ms };
         self.producer.publish_written(header.with_descriptors(count));
         self.producer.notify();

@@ -99,6 +99,12 @@ pub enum MemoryError {
         /// Bytes that it may have.
         limit: u64,
     },
+    /// This process may not ask for seals, and so cannot tell what it was sent.
+    #[error("cannot ask for the seals of shared memory: {error}")]
+    Unasked {
+        /// What the system said.
+        error: io::Error,
+    },
     /// The descriptor is no sealed memory.
     #[error("the peer sent memory whose seals are {found:#x}; {REQUIRED:?} are required")]
     Seals {
@@ -129,7 +135,7 @@ impl MemoryError {
         match self {
             // A descriptor that cannot be mapped for what it is, is the peer's doing.
             Self::System { error, .. } => is_shortage(error),
-            Self::Full { .. } | Self::Limited { .. } => true,
+            Self::Full { .. } | Self::Limited { .. } | Self::Unasked { .. } => true,
             Self::Seals { .. } | Self::Kind { .. } | Self::Size { .. } => false,
         }
     }
@@ -221,6 +227,9 @@ impl Fresh {
             let failed =
                 |errno: Errno| MemoryError::System { what: "seal", length, memory, error: errno.into() };
             fcntl(&file, FcntlArg::F_ADD_SEALS(REQUIRED)).map_err(failed)?;
+            // Else the peer's could not be looked at either.
+            let unasked = |errno: Errno| MemoryError::Unasked { error: errno.into() };
+            fcntl(&file, FcntlArg::F_GET_SEALS).map_err(unasked)?;
         }
         match reader {
             Some(reader) => Ok((reader, witness)),
@@ -230,12 +239,22 @@ impl Fresh {
     }
 }
 
+/// Whether it is the system that refuses to say what seals there are: a sandbox that has never heard of them. Memory of our own has some.
+fn may_not_ask() -> bool {
+    memfd_create(c"shmrpc-seals", MFdFlags::MFD_CLOEXEC)
+        .is_ok_and(|file| fcntl(&file, FcntlArg::F_GET_SEALS).is_err())
+}
+
 /// Checks what a peer sent as `announced` bytes of `memory`. Returns the bytes.
 pub(crate) fn inspect(file: &File, announced: u64, memory: Memory) -> Result<usize, MemoryError> {
     // Only what lies in memory, a tmpfs or huge pages, has seals, be it no more than the one that forbids others. This is
     // asked first, because it is asked of nobody else: a file that a process of the peer's serves (FUSE) may take as long
     // as it likes to say what it is.
-    let seals = fcntl(file.as_fd(), FcntlArg::F_GET_SEALS).unwrap_or(-1);
+    let seals = match fcntl(file.as_fd(), FcntlArg::F_GET_SEALS) {
+        Ok(seals) => seals,
+        Err(errno) if may_not_ask() => return Err(MemoryError::Unasked { error: errno.into() }),
+        Err(_) => -1,
+    };
     match memory {
         Memory::Memfd if seals < 0 || !SealFlag::from_bits_retain(seals).contains(REQUIRED) => {
             return Err(MemoryError::Seals { found: seals });

@@ -11,6 +11,7 @@ use nix::sys::socket::Shutdown;
 use parking_lot::{Condvar, Mutex};
 
 use super::Pause;
+use crate::sys::fork::Generation;
 use crate::sys::futex::Until;
 
 /// Bytes that one direction holds at most.
@@ -21,6 +22,7 @@ const ROOM: usize = 256 << 10;
 pub struct Pipe {
     incoming: Arc<Way>,
     outgoing: Arc<Way>,
+    process: Generation,
 }
 
 /// One direction.
@@ -48,8 +50,9 @@ impl Pipe {
     /// The two ends.
     pub fn pair() -> (Self, Self) {
         let (there, back) = (Arc::<Way>::default(), Arc::<Way>::default());
-        let near = Self { incoming: Arc::clone(&back), outgoing: Arc::clone(&there) };
-        (near, Self { incoming: there, outgoing: back })
+        let process = Generation::current();
+        let near = Self { incoming: Arc::clone(&back), outgoing: Arc::clone(&there), process };
+        (near, Self { incoming: there, outgoing: back, process })
     }
 
     /// Sends some of `bytes`, and with the first of them all of `descriptors`.
@@ -142,13 +145,39 @@ impl Way {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        self.shut(Shutdown::Both);
+        // A forked child has a copy, whose locks a thread may hold that is not there.
+        if self.process.is_current() {
+            self.shut(Shutdown::Both);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, alarm, fork};
+
     use super::*;
+
+    #[test]
+    fn a_forked_child_that_drops_it_waits_for_nobody() {
+        let (a, _b) = Pipe::pair();
+        let locks = [Arc::clone(&a.incoming), Arc::clone(&a.outgoing)];
+        let _held = locks.each_ref().map(|way| way.state.lock());
+        // SAFETY: the child drops a value, which does nothing there, and ends.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                alarm::set(30);
+                drop(a);
+                // SAFETY: ends the child at once.
+                unsafe { nix::libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+                drop(_held);
+            }
+        }
+    }
 
     #[test]
     fn what_goes_in_comes_out_and_then_the_end() {

@@ -76,6 +76,23 @@ impl Until {
             }
         }
     }
+
+    /// What is left of a time limit of `timeout_ms`, as [`in_ms`] has it: all of it, before the first slow check.
+    #[inline(always)]
+    pub(crate) fn left_of(&mut self, timeout_ms: u32) -> u32 {
+        if self.deadline.is_none() || timeout_ms == 0 { timeout_ms } else { self.left_now() }
+    }
+
+    #[cold]
+    fn left_now(&mut self) -> u32 {
+        self.left().map_or(0, in_ms)
+    }
+}
+
+/// A time limit as it travels: at least 1 ms; 0, for ever, if it does not fit.
+#[inline(always)]
+pub fn in_ms(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_millis().max(1)).unwrap_or(0)
 }
 
 #[cfg(not(loom))]

@@ -8,7 +8,7 @@ use shmrpc::prelude::*;
 use crate::death::serve;
 use crate::ground::Ground;
 use crate::service::pattern;
-use crate::support::until;
+use crate::support::{Gate, Place, gate, until};
 
 const SHORT: Duration = Duration::from_millis(30);
 
@@ -59,6 +59,52 @@ pub(crate) fn a_late_reply_is_for_no_other_call(ground: Ground) {
         assert!(client.pattern(7000).unwrap() == pattern(7000), "{length}");
     }
     assert_eq!(client.ran(), Ok(1 + 5 * 4), "each ran once, and what was refused did not");
+}
+
+/// Says how long its caller waits.
+#[shmrpc::service]
+pub(crate) trait Clock {
+    fn wait(&self);
+    fn left(&self, ctx: &Context) -> Option<Duration>;
+}
+
+struct Told(Gate);
+
+impl Clock for Told {
+    fn wait(&self) {
+        self.0.pass();
+    }
+    fn left(&self, ctx: &Context) -> Option<Duration> {
+        ctx.timeout()
+    }
+}
+
+/// What a call waits for its lane is no time that its handler has.
+pub(crate) fn a_handler_is_told_what_is_left(ground: Ground) {
+    let (gate, keeper) = gate();
+    let place = Place::new();
+    let server = ground.server().service(ClockServer::new(Told(gate))).max_lanes(2).max_lanes_per_client(1);
+    let server = server.listen(ground.endpoint(&place)).start().unwrap();
+    let client = ground.client::<ClockClient>().connect(server.endpoints()[0].to_string()).unwrap();
+    let hour = Duration::from_secs(3600);
+    // The first one waits until it has a lane.
+    assert!(client.with_timeout(hour).left().unwrap() <= Some(hour));
+    assert_eq!(client.with_timeout(hour).left(), Ok(Some(hour)));
+    // The machine may be slow, and the call come when the lane is free already.
+    let told = (0..1000).any(|_| {
+        thread::scope(|scope| {
+            let holds = scope.spawn(|| client.wait());
+            keeper.entered();
+            let waits = scope.spawn(|| client.with_timeout(hour).left());
+            thread::sleep(Duration::from_millis(5));
+            keeper.release();
+            holds.join().unwrap().unwrap();
+            let left = waits.join().unwrap().unwrap().unwrap();
+            assert!(left <= hour);
+            left < hour
+        })
+    });
+    assert!(told, "none was told that it had waited");
 }
 
 /// It is stopped with a signal, and goes on later.

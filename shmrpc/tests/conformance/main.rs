@@ -83,6 +83,7 @@ macro_rules! features {
             limits::values_have_a_bound
             deadlines::a_slow_call_holds_up_nobody
             deadlines::a_late_reply_is_for_no_other_call
+            deadlines::a_handler_is_told_what_is_left
             deadlines::a_frozen_server_costs_its_callers_their_time_and_no_more
             drain::calls_in_flight_finish_and_new_ones_do_not_run
             drain::what_was_sent_before_is_served_in_order

@@ -245,8 +245,7 @@ impl Caller {
         let encoded = self.connection.encode_frame(value, recursive, &mut self.draft);
         let encoded = encoded.map_err(not_encoded)?;
         let call_id = self.next_call;
-        let timeout_ms = until.left_of(timeout_ms);
-        let header = Header { call_id, method, timeout_ms, ..Header::new(kind) };
+        let header = Header { call_id, method, timeout_ms: until.left_of(timeout_ms), ..Header::new(kind) };
         let header = header.with_descriptors(count);
         let bytes = encoded.bytes(header, &mut self.draft);
         let length = bytes.len();

@@ -389,10 +389,11 @@ impl Connection {
         self.events.closed(self);
     }
 
-    /// Ends the connection because the peer broke the protocol.
+    /// Ends the connection because the peer broke the protocol, and tells it how, if the socket takes that.
     pub(crate) fn poison(&self, what: &dyn fmt::Display) -> Death {
         tracing::warn!(peer = ?self.peer, "connection poisoned: {what}");
-        self.die(Death { reason: format!("the peer broke the protocol: {what}"), peer_closed: false });
+        let death = Death { reason: format!("the peer broke the protocol: {what}"), peer_closed: false };
+        self.die_saying(death, Some(&format!("it was sent what breaks the protocol: {what}")));
         self.last_words()
     }
 
@@ -401,8 +402,7 @@ impl Connection {
         self.end().cloned().unwrap_or(Death { reason: "closed".into(), peer_closed: false })
     }
 
-    /// Tells the peer that no new calls are taken, and ends the waits of the lanes that have nothing to do; what was
-    /// published is still served.
+    /// Tells the peer that no new calls are taken, and ends the waits of the lanes that have nothing to do; what was published is still served.
     pub fn drain(&self) {
         if self.streams.drains() {
             return;

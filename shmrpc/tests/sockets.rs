@@ -30,8 +30,8 @@ use support::process::{ENDPOINT, Process, say, until_orphaned};
 use support::{BOUND, Place, until};
 use target::{BLOB, Here, SUM, TargetClient, TargetServer, archive};
 
-/// Bytes of a message that the server takes: more than what it may have besides, so that memory which is taken before its
-/// bytes have come shows.
+/// Bytes of a message that the server takes: more than what it may have besides, so that memory which is touched before its
+/// bytes have come shows. Room in the address space is taken as soon as they are announced.
 const MAX_MESSAGE: u64 = 64 << 20;
 /// Connections of one process, or one address.
 const OF_ONE: usize = 16;
@@ -282,7 +282,12 @@ fn a_frame_above_the_limit_ends_its_connection_alone() {
             let (lane, others) = (peer.lane(0), other.lane(0));
             let head = Header { length, ..Header::new(Kind::Request) };
             send(&lane, way, &head.to_frame(), &[]);
-            peer.is_ended();
+            let said = peer.is_ended();
+            let reason = format!("a frame of {length} bytes is above the limit of {MAX_MESSAGE}");
+            assert!(
+                said.iter().any(|(header, text)| header.kind == Kind::Failure && text.contains(&reason)),
+                "{said:?}"
+            );
             assert_eq!(receive(&lane).filter(|(header, _)| header.kind != Kind::GoAway), None);
             send(&others, way, &request(SUM, &archive(&(vec![1_u8; 3],))), &[]);
             assert_eq!(receive(&others).unwrap().1, 3_u64.to_le_bytes());
@@ -306,7 +311,8 @@ fn a_descriptor_beside_a_ping_ends_its_connection_and_is_closed() {
     send(&lane, Way::Uds, &ping, &[theirs.as_raw_fd()]);
     drop(theirs);
     assert_eq!(ours.read(&mut [0]).unwrap(), 0);
-    peer.is_ended();
+    let said = peer.is_ended();
+    assert!(said.iter().any(|(_, text)| text.contains("descriptor")), "{said:?}");
     scene.recovers();
 }
 

@@ -1,6 +1,7 @@
 //! How two processes meet over TCP, plain or under TLS: a hello each way, and one more connection for each lane. On a network
 //! nobody is trusted, and no memory is shared.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, ToSocketAddrs};
@@ -8,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::libc;
 use nix::net::if_::if_nametoindex;
 
 use super::door::Door;
@@ -83,7 +85,7 @@ impl HostPort {
             Some(left) => said.recv_timeout(left).map_err(|_| io::ErrorKind::TimedOut),
             None => said.recv().map_err(|_| io::ErrorKind::NotFound),
         };
-        let found = answer?.map_err(|error| unknown(&error.to_string()))?;
+        let found = each_once(answer?.map_err(|error| unknown(&error.to_string()))?);
         if found.is_empty() { Err(unknown("the system has no address for it")) } else { Ok(found) }
     }
 
@@ -100,6 +102,13 @@ impl HostPort {
             )),
         }
     }
+}
+
+/// Without repetitions: a name may stand twice in the system's files.
+fn each_once(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut seen = HashSet::new();
+    addresses.retain(|address| seen.insert(*address));
+    addresses
 }
 
 /// A name for which the system has no address.
@@ -198,7 +207,7 @@ fn bind_once(
                 bound.push(listener);
             }
             // A name of both kinds, where the system has one.
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => failed = Some(error),
+            Err(error) if is_of_no_kind_here(&error) => failed = Some(error),
             Err(error) => return Err(error),
         }
     }
@@ -206,6 +215,11 @@ fn bind_once(
         Some(error) if bound.is_empty() => Err(error),
         _ => Ok(bound),
     }
+}
+
+/// Whether the system has no such addresses, be it that it knows nothing of their kind (`ipv6.disable=1`).
+fn is_of_no_kind_here(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// TCP ports that are served, until dropped.

@@ -18,10 +18,6 @@ pub(super) struct Beside {
     pub(super) came: Descriptors,
 }
 
-/// Bytes for what comes beside those of a frame: more descriptors than it may have, and who sends, which nobody asks for
-/// here.
-const BESIDE: usize = 192;
-
 /// Receives once, and what comes beside the bytes.
 pub(super) fn receive_some(
     fd: &OwnedFd,
@@ -31,7 +27,8 @@ pub(super) fn receive_some(
 ) -> Result<nix::Result<usize>, BadDescriptors> {
     let Some(beside) = beside else { return Ok(recv(fd.as_raw_fd(), room, flags)) };
     let mut came = Vec::new();
-    let received = beside::receive::<BESIDE>(fd.as_fd(), room, flags, |part| {
+    // There is room for all: what has none the kernel closes, on this thread, and that may take as long as its sender likes.
+    let received = beside::receive::<{ beside::ALL }>(fd.as_fd(), room, flags, |part| {
         // Who sends is known, and a descriptor of that process is closed.
         if let Part::Descriptor(fd) = part {
             came.push(fd);

@@ -271,7 +271,8 @@ mod tests {
     use super::*;
     use crate::shm::memory::Memory;
     use crate::shm::segment::Segment;
-    use crate::stream::Stream;
+    use crate::stream::{Pause, Stream};
+    use crate::sys::futex::Until;
 
     const BOUND: Duration = Duration::from_secs(30);
 
@@ -322,6 +323,23 @@ mod tests {
         let bytes = [IoSlice::new(b"x")];
         sendmsg::<()>(sender.as_raw_fd(), &bytes, &beside, MsgFlags::empty(), None).unwrap();
         socket
+    }
+
+    /// What a read has no room for the kernel closes, on the thread that reads.
+    #[test]
+    fn nobody_waits_for_descriptors_that_are_more_than_a_frame_may_have() {
+        let (near, _far) = lingering();
+        let (sender, socket) = UnixStream::pair().unwrap();
+        let mut fds = vec![std::io::stderr().as_raw_fd(); 252];
+        fds.push(near.as_raw_fd());
+        let beside = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(b"x")], &beside, MsgFlags::empty(), None).unwrap();
+        drop(near);
+        let stream = Stream::socket(socket.into(), false).unwrap();
+        in_time(move || {
+            let received = stream.receive(&mut [0; 8], &mut Until::never());
+            assert!(matches!(received, Err(Pause::Descriptors(_))), "{received:?}");
+        });
     }
 
     #[test]

@@ -256,10 +256,9 @@ mod kernel {
                 for _ in 0..CROWD {
                     scope.spawn(|| wait_one(apart, 0, Duration::from_secs(60)));
                 }
-                // Whom the kernel has moved has slept.
-                let mut moved = 0;
-                while moved < CROWD {
-                    moved += counted(apart, libc::FUTEX_REQUEUE, 0, word);
+                // Whom the kernel moves sleeps. All at once: whom it interrupts goes back to where he was.
+                while counted(apart, libc::FUTEX_REQUEUE, 0, word) < CROWD {
+                    counted(word, libc::FUTEX_REQUEUE, 0, apart);
                     std::thread::yield_now();
                 }
                 wake(word);

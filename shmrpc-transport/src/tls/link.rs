@@ -106,24 +106,23 @@ impl Link {
     }
 
     /// Receives some bytes, at least one; zero at the end. Waits as long as the socket's own limit says, or with `now` not at
-    /// all: then `None`.
+    /// all; `None` if that brought none. The socket is read once: what arrives there piece by piece, or says nothing to us, would keep
+    /// whoever reads for as long as it comes.
     pub(crate) fn receive(&self, room: &mut [u8], now: bool) -> Result<Option<usize>, Broken> {
         let mut incoming = self.incoming.lock();
-        loop {
-            let mut session = self.session.lock();
-            if let Some(received) = self.decrypt(&mut session, &mut incoming, room)? {
-                return Ok(Some(received));
-            }
-            // What the socket says to this is found when it is read.
-            let waits = !self.write_out(&mut session).unwrap_or(true);
-            drop(session);
-            let flags = if now || waits { MsgFlags::MSG_DONTWAIT } else { MsgFlags::empty() };
-            match self.fill(&mut incoming, flags) {
-                Ok(true) => {}
-                Ok(false) => return Ok(None),
-                Err(Broken::Cut) if self.deaf.load(Ordering::Relaxed) => return Ok(Some(0)),
-                Err(broken) => return Err(broken),
-            }
+        let mut session = self.session.lock();
+        if let Some(received) = self.decrypt(&mut session, &mut incoming, room)? {
+            return Ok(Some(received));
+        }
+        // What the socket says to this is found when it is read.
+        let waits = !self.write_out(&mut session).unwrap_or(true);
+        drop(session);
+        let flags = if now || waits { MsgFlags::MSG_DONTWAIT } else { MsgFlags::empty() };
+        match self.fill(&mut incoming, flags) {
+            Ok(true) => self.decrypt(&mut self.session.lock(), &mut incoming, room),
+            Ok(false) => Ok(None),
+            Err(Broken::Cut) if self.deaf.load(Ordering::Relaxed) => Ok(Some(0)),
+            Err(broken) => Err(broken),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A peer over sockets that says what it likes: hellos, lanes and frames, cut anywhere.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::iter::from_fn;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -123,9 +124,10 @@ impl Peer {
         if header.kind == Kind::LaneOpen { Ok(lane) } else { Err(text.into_owned()) }
     }
 
-    /// Waits until the server has ended the connection.
-    pub(crate) fn is_ended(&self) {
-        drop((&self.main).read_to_end(&mut Vec::new()));
+    /// Waits until the server has ended the connection, and says what it said there.
+    pub(crate) fn is_ended(&self) -> Vec<(Header, String)> {
+        let frames = from_fn(|| receive(&self.main));
+        frames.map(|(header, text)| (header, String::from_utf8_lossy(&text).into_owned())).collect()
     }
 }
 
@@ -174,13 +176,17 @@ pub(crate) fn send(socket: &UnixStream, way: Way, bytes: &[u8], fds: &[RawFd]) {
     drop((&*socket).write_all(&bytes[sent..]));
 }
 
-/// The next frame; none if the stream ends.
+/// The next frame; none if the stream ends. Panics if it does neither.
 pub(crate) fn receive(mut socket: &UnixStream) -> Option<(Header, Vec<u8>)> {
+    let mut fill = |room: &mut [u8]| match socket.read_exact(room) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("nothing comes, and no end"),
+        other => other.ok(),
+    };
     let mut head = [0; HEADER];
-    socket.read_exact(&mut head).ok()?;
+    fill(&mut head)?;
     let header = Header::from_frame(&head).unwrap();
     let mut payload = vec![0; header.length as usize];
-    socket.read_exact(&mut payload).ok()?;
+    fill(&mut payload)?;
     Some((header, payload))
 }
 

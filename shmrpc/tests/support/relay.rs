@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use super::until;
 
@@ -29,6 +30,7 @@ struct State {
     /// Pieces that wait meanwhile.
     held: usize,
     spoils: bool,
+    trickles: bool,
 }
 
 /// One connection on its way.
@@ -127,6 +129,11 @@ impl Relay {
         self.shared.changed.notify_all();
     }
 
+    /// From now on bytes go to the client one by one, and slowly.
+    pub(crate) fn trickle(&self) {
+        self.shared.state.lock().unwrap().trickles = true;
+    }
+
     /// Changes the last byte of whatever comes next.
     pub(crate) fn spoil(&self) {
         self.shared.state.lock().unwrap().spoils = true;
@@ -160,8 +167,14 @@ impl Shared {
             if std::mem::take(&mut state.spoils) {
                 piece[count - 1] ^= 1;
             }
+            let size = if state.trickles && !up { 1 } else { count };
             drop(state);
-            if to.write_all(&piece[..count]).is_err() {
+            let sent = piece[..count].chunks(size).all(|part| {
+                // So long that a record takes many times what a call may.
+                std::thread::sleep(if size == count { Duration::ZERO } else { Duration::from_millis(2) });
+                to.write_all(part).is_ok()
+            });
+            if !sent {
                 break;
             }
         }

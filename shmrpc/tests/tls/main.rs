@@ -28,6 +28,7 @@ pub trait Work {
     fn who(&self, ctx: &Context) -> Option<Vec<u8>>;
     fn sum(&self, bytes: &[u8]) -> u64;
     fn sums(&self) -> u64;
+    fn echo(&self, bytes: &[u8]) -> Vec<u8>;
     fn wait(&self);
 }
 
@@ -49,6 +50,9 @@ impl Work for Worker {
     }
     fn sums(&self) -> u64 {
         self.sums.load(Ordering::Relaxed)
+    }
+    fn echo(&self, bytes: &[u8]) -> Vec<u8> {
+        bytes.to_vec()
     }
     fn wait(&self) {
         self.gate.pass();
@@ -326,6 +330,19 @@ fn what_was_changed_on_the_way_ends_the_connection() {
     });
     until("the server knows, too", || server.connections() == 1);
     assert_eq!(other.add(1, 2), Ok(3));
+}
+
+/// Until a record is whole nothing of it can be had, and it comes byte by byte: for 32 s, if it is waited for.
+#[test]
+fn a_record_that_trickles_keeps_nobody_beyond_his_time() {
+    let authority = Authority::new();
+    let (_server, endpoint, _keeper) = serve(authority.tls("127.0.0.1"));
+    let relay = Relay::to(&endpoint);
+    let work = client(&relay.endpoint(), authority.tls("alice")).unwrap();
+    assert_eq!(work.add(1, 2), Ok(3));
+    relay.trickle();
+    let error = work.with_timeout(Duration::from_millis(200)).echo(&[7; 16_000]).unwrap_err();
+    assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error}");
 }
 
 #[test]

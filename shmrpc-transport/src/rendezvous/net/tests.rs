@@ -149,3 +149,19 @@ fn a_port_that_is_taken_at_one_address_is_chosen_anew() {
     });
     assert_eq!((none.unwrap_err().kind(), tries), (io::ErrorKind::AddrInUse, 1));
 }
+
+/// A name of both kinds on a host that knows one of them, or whose files have it twice.
+#[test]
+fn a_name_is_served_at_those_of_its_addresses_that_the_host_has() {
+    let wanted: [SocketAddr; 2] =
+        [(Ipv6Addr::LOCALHOST, 0).into(), (std::net::Ipv4Addr::LOCALHOST, 0).into()];
+    for lacking in [libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT] {
+        let bound = bind_all(&wanted, |address| match address.is_ipv6() {
+            true => Err(io::Error::from_raw_os_error(lacking)),
+            false => TcpListener::bind(address),
+        });
+        assert_eq!(bound.unwrap().len(), 1);
+    }
+    let [six, four] = wanted;
+    assert_eq!(each_once(vec![four, six, four, four]), [four, six]);
+}

@@ -120,7 +120,18 @@ impl Side {
             ("spin", [variant, count]) => spin::serve(&self.shared, *variant, *count),
             ("futex", [count]) => futex::serve(&self.shared, u32::try_from(*count).unwrap_or(u32::MAX))?,
             ("uds", [count, pause]) => uds::serve(connected(&mut self.uds)?, *count, *pause)?,
-            ("uds_polling", [count]) => uds::serve_polling(connected(&mut self.uds)?, *count)?,
+            ("uds_polling", [count]) => {
+                let stream = connected(&mut self.uds)?;
+                stream.set_nonblocking(true)?;
+                uds::serve_polling(stream, *count)?;
+                stream.set_nonblocking(false)?;
+            }
+            ("tcp_polling", [count]) => {
+                let stream = connected(&mut self.tcp)?;
+                stream.set_nonblocking(true)?;
+                uds::serve_polling(stream, *count)?;
+                stream.set_nonblocking(false)?;
+            }
             ("tcp", [count, pause]) => uds::serve(connected(&mut self.tcp)?, *count, *pause)?,
             ("handoff", [len, count]) => handoff::serve(&self.shared, length(*len), *count),
             ("handoff_copy", [_, count]) => handoff::serve_copied(&self.shared, &mut self.private, *count),

@@ -18,6 +18,7 @@ use self::beside::{Beside, receive_some};
 pub(crate) use self::each_way::{EachWay, pair_of_own};
 use self::each_way::{ear, mouth};
 pub(crate) use self::patience::Patience;
+use self::patience::leads_back;
 pub use self::pipe::Pipe;
 pub use self::reader::{Cut, Reader};
 use crate::descriptors::{BadDescriptors, Descriptors};
@@ -44,6 +45,8 @@ const SLICE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Stream {
     medium: Medium,
+    /// Whether the other end is on this host.
+    is_near: bool,
     process: Generation,
 }
 
@@ -98,7 +101,8 @@ impl Stream {
             urgent_bytes_too(&*fd)?;
         }
         let beside = is_unix.then(Mutex::default);
-        Ok(Self::over(Medium::Socket { fd, other: OnceLock::new(), sliced, beside }))
+        let is_near = is_unix || leads_back(&fd);
+        Ok(Self::over(Medium::Socket { fd, other: OnceLock::new(), sliced, beside }, is_near))
     }
 
     /// A TCP connection under TLS, whose waits end now and then, so that deadlines are looked at.
@@ -107,11 +111,12 @@ impl Stream {
     /// The system's.
     pub(crate) fn tls(link: Arc<Link>) -> io::Result<Self> {
         slice(link.as_fd(), SLICE)?;
-        Ok(Self::over(Medium::Tls(link)))
+        let is_near = leads_back(&link.as_fd());
+        Ok(Self::over(Medium::Tls(link), is_near))
     }
 
-    fn over(medium: Medium) -> Self {
-        Self { medium, process: Generation::current() }
+    fn over(medium: Medium, is_near: bool) -> Self {
+        Self { medium, is_near, process: Generation::current() }
     }
 
     /// Its socket, if there is one.
@@ -134,6 +139,11 @@ impl Stream {
     /// Whether it stays in this host, where nobody but the other end can end it.
     pub(crate) fn is_local(&self) -> bool {
         matches!(&self.medium, Medium::Pipe(_) | Medium::Socket { beside: Some(_), .. })
+    }
+
+    /// Whether an answer may come as soon as whoever gives it has done nothing else: no network is on the way.
+    pub(crate) fn is_near(&self) -> bool {
+        self.is_near
     }
 
     /// Whether descriptors can go over it.
@@ -188,7 +198,7 @@ impl Stream {
 
     /// An end of a pipe inside this process.
     pub fn pipe(end: Pipe) -> Self {
-        Self::over(Medium::Pipe(end))
+        Self::over(Medium::Pipe(end), true)
     }
 
     /// Ends the handshake of TLS, if there is one.
@@ -337,8 +347,9 @@ impl Stream {
     /// Receives what is there, for whoever looks again at once if nothing is.
     #[inline]
     pub(crate) fn glance(&self, room: &mut [u8]) -> Option<Result<usize, Pause>> {
-        if let Medium::Socket { fd, other, .. } = &self.medium
-            && other.get().is_some()
+        // Where no descriptors come.
+        if let Medium::Socket { fd, other, beside, .. } = &self.medium
+            && (other.get().is_some() || beside.is_none())
         {
             let fd = ear(fd, other);
             return match recv(fd.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {

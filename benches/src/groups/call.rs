@@ -35,6 +35,7 @@ enum Column {
     PollingUds,
     Uds,
     RawTcp(u64),
+    PollingTcp,
     Tcp,
     Tls,
     Inproc,
@@ -98,13 +99,20 @@ pub(crate) fn measure(setup: &Setup, figures: &mut Figures) -> Result<()> {
         Column::RawTcp(pause) => echoes(&mut peer, &format!("tcp {warmed} {pause}"), count, || {
             uds::call(&mut tcp, &mut message, pause)
         }),
+        Column::PollingTcp => {
+            tcp.set_nonblocking(true)?;
+            let command = format!("tcp_polling {warmed}");
+            let time = echoes(&mut peer, &command, count, || uds::call_polling(&mut tcp, &mut message));
+            tcp.set_nonblocking(false)?;
+            time
+        }
         Column::Uds => exchanges(count, |count| our_uds.add(count)),
         Column::Tcp => exchanges(count, |count| our_tcp.add(count)),
         Column::Tls => exchanges(count, |count| our_tls.add(count)),
         Column::Inproc => exchanges(count, |count| inproc.add(count)),
     };
     let raw = uds::PAUSES.map(Column::RawUds).into_iter().chain([Column::PollingUds]);
-    let raw = raw.chain(uds::PAUSES.map(Column::RawTcp));
+    let raw = raw.chain(uds::PAUSES.map(Column::RawTcp)).chain([Column::PollingTcp]);
     let ours = [Column::Uds, Column::Tcp, Column::Tls, Column::Inproc];
     let columns: Vec<Column> = raw.chain(ours).collect();
     let rings = interleave(setup.rounds(), &RINGS, &mut measure)?;
@@ -119,7 +127,8 @@ fn add(rings: &Samples<Column>, streams: &Samples<Column>, figures: &mut Figures
     let [bare, shorter, longer] = uds::PAUSES.map(Column::RawUds);
     let blocking_uds = fastest(streams, [bare, shorter, longer]);
     let raw_uds = fastest(streams, [blocking_uds, Column::PollingUds]);
-    let raw_tcp = fastest(streams, uds::PAUSES.map(Column::RawTcp));
+    let blocking_tcp = fastest(streams, uds::PAUSES.map(Column::RawTcp));
+    let raw_tcp = fastest(streams, [blocking_tcp, Column::PollingTcp]);
 
     let [one_line, two_lines, ring] = Lines::ALL.map(|lines| rings.of(Column::Spin(lines)));
     let spin: Vec<f64> = one_line.iter().zip(two_lines).map(|(one, two)| one.min(*two)).collect();
@@ -131,6 +140,7 @@ fn add(rings: &Samples<Column>, streams: &Samples<Column>, figures: &mut Figures
     ns("limit.uds_ns", raw_uds);
     ns("limit.uds.blocking_ns", blocking_uds);
     ns("limit.tcp_ns", raw_tcp);
+    ns("limit.tcp.blocking_ns", blocking_tcp);
     ns("call.shm.awake_ns", Column::Awake);
     ns("call.shm.untrusted_ns", Column::Untrusted);
     ns("call.shm.default_ns", Column::Default);

@@ -50,23 +50,22 @@ pub(crate) fn serve(stream: &mut (impl Read + Write), count: u64, pause: u64) ->
 }
 
 /// The caller that never sleeps; the stream does not block meanwhile.
-pub(crate) fn call_polling(stream: &mut UnixStream, message: &mut [u8; MESSAGE]) -> Result<()> {
+pub(crate) fn call_polling(stream: &mut (impl Read + Write), message: &mut [u8; MESSAGE]) -> Result<()> {
     stream.write_all(message)?;
     poll_exact(stream, message)
 }
 
-/// The peer that never sleeps.
-pub(crate) fn serve_polling(stream: &mut UnixStream, count: u64) -> Result<()> {
-    stream.set_nonblocking(true)?;
+/// The peer that never sleeps; nor does its stream block.
+pub(crate) fn serve_polling(stream: &mut (impl Read + Write), count: u64) -> Result<()> {
     let mut message = [0; MESSAGE];
     for _ in 0..count {
         poll_exact(stream, &mut message)?;
         stream.write_all(&message)?;
     }
-    Ok(stream.set_nonblocking(false)?)
+    Ok(())
 }
 
-fn poll_exact(stream: &mut UnixStream, message: &mut [u8]) -> Result<()> {
+fn poll_exact(stream: &mut impl Read, message: &mut [u8]) -> Result<()> {
     let mut rest = message;
     while !rest.is_empty() {
         match stream.read(rest) {

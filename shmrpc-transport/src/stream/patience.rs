@@ -1,6 +1,10 @@
 //! How a lane waits for bytes: it looks for a while before the kernel puts it to sleep, if the other end is on this host.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 
 use super::{Pause, Stream};
 use crate::ladder::Ladder;
@@ -32,7 +36,7 @@ impl Patience {
     ) -> Result<usize, Pause> {
         // Between hosts what is waited for takes longer than a look pays. Where each system call is counted, looks would be
         // most of them.
-        if !stream.is_local() || cfg!(feature = "instrument") {
+        if !stream.is_near() || cfg!(feature = "instrument") {
             return stream.receive(room, until);
         }
         if let Some(found) = self.look(|| stream.glance(room)) {
@@ -71,6 +75,20 @@ impl Patience {
         };
         self.ladder.climb(self.waits, false, ready);
         found.take()
+    }
+}
+
+/// Whether a TCP connection leads to this host: both ends have one address, or some that no other host has.
+pub(super) fn leads_back(fd: &impl AsFd) -> bool {
+    let address = |found: nix::Result<SockaddrStorage>| {
+        let found = found.ok()?;
+        let four = found.as_sockaddr_in().map(|at| IpAddr::V4(at.ip()));
+        four.or_else(|| found.as_sockaddr_in6().map(|at| IpAddr::V6(at.ip()).to_canonical()))
+    };
+    let fd = fd.as_fd().as_raw_fd();
+    match (address(getsockname(fd)), address(getpeername(fd))) {
+        (Some(own), Some(other)) => own == other || other.is_loopback(),
+        _ => false,
     }
 }
 
@@ -142,10 +160,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
-        let between_hosts = [near, far].map(|end| Stream::socket(end.into(), true).unwrap());
+        let loopback = [near, far].map(|end| Stream::socket(end.into(), true).unwrap());
         let inside = <[_; 2]>::from(Pipe::pair()).map(Stream::pipe);
         let here = !cfg!(feature = "instrument");
-        for ([near, far], looks) in [(pair(), here), (between_hosts, false), (inside, here)] {
+        for ([near, far], looks) in [(pair(), here), (loopback, here), (inside, here)] {
             far.send(&[7], &mut Until::never()).unwrap();
             let mut patience = Patience::default();
             assert_eq!(patience.receive(&near, &mut [0; 8], &mut Until::after(BOUND)).unwrap(), 1);

@@ -62,12 +62,19 @@ impl Figures {
         text
     }
 
-    /// The medians as one flat JSON object. What was not measured is left out.
+    /// The medians as one flat JSON object, and as `KEY.worst` the worst round where the goal is one of each. What was not measured is
+    /// left out.
     pub(crate) fn json(&self) -> String {
-        let measured = self.rows.iter().filter_map(|row| Some((&row.key, row.summary?.median)));
+        let measured = self.rows.iter().filter_map(|row| {
+            let Summary { median, min, .. } = row.summary?;
+            let worst = matches!(row.goal, Goal::EachAtLeast(_)).then(|| (format!("{}.worst", row.key), min));
+            Some([Some((row.key.clone(), median)), worst])
+        });
         let lines: Vec<String> = measured
-            .filter(|(_, median)| median.is_finite())
-            .map(|(key, median)| format!("  \"{key}\": {median:.4}"))
+            .flatten()
+            .flatten()
+            .filter(|(_, value)| value.is_finite())
+            .map(|(key, value)| format!("  \"{key}\": {value:.4}"))
             .collect();
         format!("{{\n{}\n}}\n", lines.join(",\n"))
     }
@@ -141,6 +148,8 @@ mod tests {
         figures.add("b", "ns", &[], Goal::AtMost(1.0));
         figures.add("c", "ns", &[0.5], Goal::None);
         assert_eq!(figures.json(), "{\n  \"a\": 2.0000,\n  \"c\": 0.5000\n}\n");
+        figures.add("d", "x", &[3.0, 1.0, 4.0], Goal::EachAtLeast(1.0));
+        assert!(figures.json().contains("\"d\": 3.0000,\n  \"d.worst\": 1.0000\n"), "{}", figures.json());
         assert!(figures.table().contains("not measured"));
     }
 

@@ -108,6 +108,9 @@ pub(crate) fn wrong_descriptors(evil: &mut Evil) {
                 header.block = 1;
                 send(&peer.socket, &frame(header, &(length as u64).to_le_bytes()), &[fd.as_raw_fd()])
                     .unwrap();
+                let said = receive(&peer.socket);
+                let told = matches!(&said, Ok((header, ..)) if header.kind == Kind::Failure);
+                assert!(told, "{name} as a segment of {length}: {said:?}");
                 let end = receive(&peer.socket).map_err(|error| error.kind());
                 let ended = matches!(end, Err(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset));
                 assert!(ended, "{name} as a segment of {length}: {end:?}");

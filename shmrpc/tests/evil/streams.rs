@@ -13,7 +13,7 @@ use super::process::rounds;
 use super::raw::PATIENCE;
 use super::socket::harmless_and_last;
 use super::target::{ADD, BLOB, NOTE, SUM, archive};
-use crate::peer::{Peer, Way, frame, hello, lane_hello, reason, receive, reset, send};
+use crate::peer::{Peer, Way, frame, hello, lane_hello, reason, receive, receive_in_time, reset, send};
 
 /// Lanes of a connection.
 const LANES: u32 = 64;
@@ -29,7 +29,7 @@ pub(crate) fn asks(method: u16, payload: &[u8]) -> Vec<u8> {
 /// Whether a good call is answered, and rightly.
 pub(crate) fn is_served(lane: &UnixStream, way: Way) -> bool {
     send(lane, way, &asks(ADD, &archive(&(40_u32, 2_u32))), &[]);
-    receive(lane).is_some_and(|(header, sum)| header.kind == Kind::Reply && sum == 42_u32.to_le_bytes())
+    receive_in_time(lane).is_ok_and(|(header, sum)| header.kind == Kind::Reply && sum == 42_u32.to_le_bytes())
 }
 
 impl Evil {
@@ -106,7 +106,7 @@ pub(crate) fn stream_garbage(evil: &mut Evil) {
             send(on, way, &bytes, &[]);
             evil.tally.deeds += u64::from(bytes != asked);
             // What has a part of its answer is no stream any more that we could read.
-            if method != NOTE && receive(lane).is_none() {
+            if method != NOTE && receive_in_time(lane).is_err() {
                 evil.tally.ended += 1;
                 break;
             }

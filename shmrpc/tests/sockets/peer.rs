@@ -177,17 +177,21 @@ pub(crate) fn send(socket: &UnixStream, way: Way, bytes: &[u8], fds: &[RawFd]) {
 }
 
 /// The next frame; none if the stream ends. Panics if it does neither.
-pub(crate) fn receive(mut socket: &UnixStream) -> Option<(Header, Vec<u8>)> {
-    let mut fill = |room: &mut [u8]| match socket.read_exact(room) {
+pub(crate) fn receive(socket: &UnixStream) -> Option<(Header, Vec<u8>)> {
+    match receive_in_time(socket) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("nothing comes, and no end"),
-        other => other.ok(),
-    };
+        received => received.ok(),
+    }
+}
+
+/// The next frame.
+pub(crate) fn receive_in_time(mut socket: &UnixStream) -> io::Result<(Header, Vec<u8>)> {
     let mut head = [0; HEADER];
-    fill(&mut head)?;
+    socket.read_exact(&mut head)?;
     let header = Header::from_frame(&head).unwrap();
     let mut payload = vec![0; header.length as usize];
-    fill(&mut payload)?;
-    Some((header, payload))
+    socket.read_exact(&mut payload)?;
+    Ok((header, payload))
 }
 
 /// Why the server ended this; nothing else comes, and then the end.

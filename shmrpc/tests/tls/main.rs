@@ -17,6 +17,7 @@ use crate::support::{BOUND, Gate, Keeper, Place, gate, until};
 
 mod again;
 mod choice;
+mod inside;
 mod raw;
 mod room;
 #[path = "../support/mod.rs"]
@@ -66,8 +67,15 @@ fn worker() -> (ServerBuilder, Keeper) {
 }
 
 fn serve(tls: Tls) -> (ServerHandle, String, Keeper) {
+    serve_with(tls, |server| server)
+}
+
+fn serve_with(
+    tls: Tls,
+    options: impl FnOnce(ServerBuilder) -> ServerBuilder,
+) -> (ServerHandle, String, Keeper) {
     let (builder, keeper) = worker();
-    let server = builder.listen("tls:127.0.0.1:0").tls(tls).start().unwrap();
+    let server = options(builder.listen("tls:127.0.0.1:0").tls(tls)).start().unwrap();
     let endpoint = server.endpoints()[0].to_string();
     (server, endpoint, keeper)
 }

@@ -65,7 +65,12 @@ impl Link {
 
     /// Asks for the first lane of another connection.
     pub(crate) fn lane(&mut self, token: [u8; 16]) -> Result<(), String> {
-        self.socket.write_all(&hello(token, 0)).unwrap();
+        self.lane_at(token, 0)
+    }
+
+    /// Asks for a lane of another connection.
+    pub(crate) fn lane_at(&mut self, token: [u8; 16], number: u32) -> Result<(), String> {
+        self.socket.write_all(&hello(token, number)).unwrap();
         match receive(&mut self.socket) {
             (Kind::LaneOpen, _) => Ok(()),
             (_, reason) => Err(String::from_utf8_lossy(&reason).into_owned()),

@@ -108,8 +108,8 @@ fn who_stops_in_the_middle_holds_up_nobody() {
     let mut control = scene.dial();
     let token = control.meet("Work");
     let mut lanes: Vec<Link> = (0..2).map(|_| scene.dial()).collect();
-    for (number, lane) in lanes.iter_mut().enumerate() {
-        lane.lane_at(token, number as u32).unwrap();
+    for (number, lane) in (0..).zip(&mut lanes) {
+        lane.lane_at(token, number).unwrap();
     }
     let head = Header { length: MAX_MESSAGE, ..Header::new(Kind::Request) }.to_frame();
     lanes[0].socket.write_all(&[&head[..], &[0; 1000]].concat()).unwrap();

@@ -216,7 +216,7 @@ fn requests(
     let mut blob = client.blob::<u8>(20_000, &mut Until::after(BOUND)).unwrap();
     blob.fill(9);
     let loaned = Loaned::new(blob.into());
-    loaned.prepare(client);
+    loaned.prepare(client).unwrap();
     let incoming = received(counter, callers, serving, &*loaned.wire());
     counter.end();
     counter.begin();

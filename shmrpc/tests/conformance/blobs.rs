@@ -1,9 +1,13 @@
 //! Loaned memory.
 
+use std::time::Duration;
+
 use shmrpc::prelude::*;
 
 use crate::ground::Ground;
-use crate::service::Missing;
+use crate::limits::{LIMIT, around};
+use crate::service::{Missing, WorkClient, pattern};
+use crate::support::process::{ENDPOINT, say, until_orphaned};
 
 pub(crate) fn blobs_go_both_ways(ground: Ground) {
     let started = ground.start();
@@ -61,24 +65,61 @@ pub(crate) fn a_blob_may_be_kept_and_a_loan_that_is_not_sent_comes_back(ground: 
     assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
 }
 
+pub(crate) fn blobs_of_sixteen_mebibytes(ground: Ground) {
+    const LARGE: u32 = 16 << 20;
+    let started = ground.start();
+    let client = started.connect();
+    for _ in 0..2 {
+        let mut frame = client.blob(LARGE as usize).unwrap();
+        frame.copy_from_slice(pattern(LARGE));
+        let back = client.back(frame).unwrap();
+        assert_eq!(back.is_in_place(), ground.in_place);
+        assert!(*back == *pattern(LARGE));
+    }
+}
+
+pub(crate) fn blobs_around_the_limit_pass_or_are_refused(ground: Ground) {
+    let started = ground.start();
+    let small = ground.start_with(|builder| builder.max_message(LIMIT.into()));
+    let refused = |error: &CallError| {
+        matches!(error, CallError::NotEncoded(text) if text.contains("100000"))
+            && error.outcome() == Outcome::NotRun
+    };
+    let client = small.connect();
+    around(|length| client.back(client.blob(length as usize)?), refused);
+    // Made elsewhere.
+    around(|length| client.back(pattern(length).to_vec()), refused);
+    let client = started.connect_with(|builder| builder.max_message(LIMIT.into()));
+    let refused =
+        |error: &CallError| matches!(error, CallError::BadReply(_)) && error.outcome() == Outcome::Ran;
+    around(|length| client.back(pattern(length).to_vec()), refused);
+    assert!(*client.back(pattern(LIMIT - 100).to_vec()).unwrap() == *pattern(LIMIT - 100));
+}
+
+/// Lends a server that takes messages of 1 MiB nearly all of one.
+fn lend(client: &WorkClient) -> Result<u64, CallError> {
+    let mut frame = client.with_timeout(Duration::from_millis(50)).blob(900_000)?;
+    frame.fill(1);
+    client.keep(frame)
+}
+
+/// Lends until there is no more room; how many, and what is said then.
+fn lend_all(client: &WorkClient) -> (u64, CallError) {
+    let mut kept = 0;
+    loop {
+        match lend(client) {
+            Ok(count) => kept = count,
+            Err(error) => return (kept, error),
+        }
+        assert!(kept < 20, "there is no limit");
+    }
+}
+
 /// A handler that keeps what it was lent has less and less for others of that client, who is told so.
 pub(crate) fn blobs_that_are_kept_push_back(ground: Ground) {
     let started = ground.start_with(|builder| builder.max_message(1 << 20));
     let client = started.connect();
-    let short = client.with_timeout(std::time::Duration::from_millis(50));
-    let keep = || {
-        let mut frame = short.blob(900_000)?;
-        frame.fill(1);
-        client.keep(frame)
-    };
-    let mut kept = 0;
-    let error = loop {
-        match keep() {
-            Ok(count) => kept = count,
-            Err(error) => break error,
-        }
-        assert!(kept < 20, "there is no limit");
-    };
+    let (kept, error) = lend_all(&client);
     assert!((3..=8).contains(&kept), "{kept}: {error}");
     // Either its own memory is all lent, or the server has no room for one more copy.
     let expected = if ground.in_place { "NotEncoded" } else { "Overloaded" };
@@ -98,7 +139,29 @@ pub(crate) fn blobs_that_are_kept_push_back(ground: Ground) {
     }
     // And everything does when there is room again.
     client.forget().unwrap();
-    assert_eq!(keep(), Ok(1));
+    assert_eq!(lend(&client), Ok(1));
+}
+
+pub(crate) fn what_one_process_lent_is_no_others(ground: Ground) {
+    let started = ground.start_with(|builder| builder.max_message(1 << 20));
+    let client = started.connect();
+    let (kept, _) = lend_all(&client);
+    let mut process = ground.child("child_lender", &started.at());
+    process.says("lent");
+    assert!(client.kept().unwrap() > kept);
+    let error = lend(&client).unwrap_err();
+    assert_eq!(error.outcome(), Outcome::NotRun, "{error:?}");
+}
+
+/// Another process, and as much.
+pub(crate) fn lender() {
+    let (Some(ground), Ok(endpoint)) = (Ground::of_child(), std::env::var(ENDPOINT)) else { return };
+    let client = ground.client::<WorkClient>().connect(&endpoint).unwrap();
+    let before = client.kept().unwrap();
+    let (kept, error) = lend_all(&client);
+    assert!(kept >= before + 3, "{kept} of which {before} are others': {error}");
+    say("lent");
+    until_orphaned();
 }
 
 /// How large it is to be, callers say.

@@ -11,11 +11,12 @@ use crate::service::pattern;
 use crate::support::until;
 
 /// No power of two, so that blocks are larger than it.
-const LIMIT: u32 = 100_000;
+pub(crate) const LIMIT: u32 = 100_000;
 
 /// How many lengths around the limit pass; what does not is refused by `refuses`, and nothing in between.
-fn around<R>(call: impl Fn(u32) -> Result<R, CallError>, refuses: fn(&CallError) -> bool) {
-    let lengths = LIMIT - 40..LIMIT + 40;
+pub(crate) fn around<R>(call: impl Fn(u32) -> Result<R, CallError>, refuses: fn(&CallError) -> bool) {
+    // A blob leaves 64 bytes for what is beside it.
+    let lengths = LIMIT - 80..LIMIT + 40;
     let passed = lengths.clone().take_while(|length| match call(*length) {
         Ok(_) => true,
         Err(error) => {
@@ -24,7 +25,7 @@ fn around<R>(call: impl Fn(u32) -> Result<R, CallError>, refuses: fn(&CallError)
         }
     });
     let passed = passed.count() as u32;
-    assert!((1..80).contains(&passed), "{passed} passed");
+    assert!((1..120).contains(&passed), "{passed} passed");
     for length in lengths.skip(passed as usize) {
         assert!(call(length).is_err_and(|error| refuses(&error)), "{length}");
     }

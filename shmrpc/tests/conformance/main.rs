@@ -51,7 +51,10 @@ macro_rules! features {
             views::views_are_read_where_trust_lets_them
             blobs::blobs_go_both_ways
             blobs::a_blob_may_be_kept_and_a_loan_that_is_not_sent_comes_back
+            blobs::blobs_of_sixteen_mebibytes
+            blobs::blobs_around_the_limit_pass_or_are_refused
             blobs::blobs_that_are_kept_push_back
+            blobs::what_one_process_lent_is_no_others
             blobs::a_blob_that_its_caller_does_not_take_fails_its_call
             descriptors::descriptors_go_both_ways
             errors::service_errors_are_the_handlers_own
@@ -95,6 +98,7 @@ macro_rules! features {
             death::a_killed_client_gives_everything_back
             reconnect::a_client_comes_back_after_a_shutdown
             reconnect::a_client_comes_back_after_a_death
+            reconnect::a_client_comes_back_after_a_kill
             reconnect::new_calls_go_to_the_successor_while_the_old_server_finishes
             reconnect::another_server_has_its_own_ids
             reconnect::another_shape_is_a_clear_error
@@ -131,6 +135,16 @@ const CANNOT: &[Cannot] = &[
         "a_frozen_server_costs_its_callers_their_time_and_no_more",
         |ground| ground.transport == Transport::Inproc,
         "client and server are one process, and freeze together",
+    ),
+    (
+        "what_one_process_lent_is_no_others",
+        |ground| ground.transport == Transport::Inproc,
+        "client and server are one process, and have no other",
+    ),
+    (
+        "a_client_comes_back_after_a_kill",
+        |ground| ground.transport == Transport::Inproc,
+        "client and server are one process, and die together",
     ),
     (
         "a_killed_server_is_told_to_every_thread_once",
@@ -205,6 +219,11 @@ fn child_server() {
 #[test]
 fn child_client() {
     death::client();
+}
+
+#[test]
+fn child_lender() {
+    blobs::lender();
 }
 
 #[test]

@@ -15,6 +15,7 @@ use shmrpc::prelude::*;
 
 use crate::ground::{At, Ground};
 use crate::service::{WorkClient, WorkServer, Worker, other, pattern};
+use crate::support::process::Process;
 use crate::support::{BOUND, Keeper, Place, gate, until};
 
 const LARGE: u32 = 100_000;
@@ -75,6 +76,12 @@ struct Scene {
 impl Scene {
     /// A first server.
     fn new(ground: Ground) -> (Self, ServerHandle, Keeper) {
+        let scene = Self::empty(ground);
+        let (server, keeper) = scene.work();
+        (scene, server, keeper)
+    }
+
+    fn empty(ground: Ground) -> Self {
         let place = Place::new();
         let (endpoint, port) = match ground.at {
             At::Port(any) => {
@@ -83,9 +90,14 @@ impl Scene {
             }
             _ => (ground.endpoint(&place), None),
         };
-        let scene = Self { ground, endpoint, _port: port, _place: place };
-        let (server, keeper) = scene.work();
-        (scene, server, keeper)
+        Self { ground, endpoint, _port: port, _place: place }
+    }
+
+    /// A server in a process of its own.
+    fn process(&self) -> Process {
+        let mut process = self.ground.child("child_server", &self.endpoint);
+        process.tells("at ");
+        process
     }
 
     fn serve(&self, service: impl Service) -> ServerHandle {
@@ -149,6 +161,39 @@ pub(crate) fn a_client_comes_back_after_a_death(ground: Ground) {
     keeper.release();
     assert_eq!(client.transport().times_connected(), 2);
     drop(server);
+}
+
+/// The server's process is killed in the middle of a call, and another one takes its place.
+pub(crate) fn a_client_comes_back_after_a_kill(ground: Ground) {
+    let scene = Scene::empty(ground);
+    let mut process = scene.process();
+    let client = scene.connect(true);
+    for times in 1..=3 {
+        let view = client.view().pattern(LARGE).unwrap();
+        let mut frame = client.blob::<f32>(1000).unwrap();
+        frame.fill(1.5);
+        client.note(1, 1).unwrap();
+        assert_eq!(client.transport().times_connected(), times);
+        process = thread::scope(|scope| {
+            let call = scope.spawn(|| client.hold(pattern(LARGE)));
+            process.says("in");
+            process.kill();
+            let error = call.join().unwrap().unwrap_err();
+            assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+            assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+            // These wait for the next process.
+            let client = &client;
+            let calls: Vec<_> = (0..4).map(|by| scope.spawn(move || client.add(by, 1))).collect();
+            let next = scene.process();
+            for (by, call) in (0..).zip(calls) {
+                assert_eq!(call.join().unwrap(), Ok(by + 1));
+            }
+            next
+        });
+        assert_eq!(client.noted(1), Ok(vec![]), "what the dead ran is not run again");
+        assert_eq!(client.mean(frame), Ok(1.5));
+        assert!(**view == *pattern(LARGE));
+    }
 }
 
 pub(crate) fn new_calls_go_to_the_successor_while_the_old_server_finishes(ground: Ground) {

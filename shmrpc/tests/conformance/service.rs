@@ -84,6 +84,8 @@ pub(crate) trait Work {
     fn render(&self, ctx: &Context, length: u32) -> Blob<u16>;
     fn find(&self, key: &str) -> Result<Blob, Missing>;
     fn keep(&self, frame: Blob) -> u64;
+    /// What it was given.
+    fn back(&self, frame: Blob) -> Blob;
     fn kept(&self) -> u64;
     fn forget(&self);
     /// Handlers that have begun, but for this one.
@@ -239,6 +241,10 @@ impl Work for Arc<Worker> {
         let mut kept = self.kept.lock().unwrap();
         kept.push(frame);
         kept.len() as u64
+    }
+    fn back(&self, frame: Blob) -> Blob {
+        self.count();
+        frame
     }
     fn kept(&self) -> u64 {
         self.count();

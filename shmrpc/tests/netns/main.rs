@@ -65,14 +65,24 @@ impl Remote for There {
     }
 }
 
-fn server() -> (ServerBuilder, Keeper) {
+fn there() -> (RemoteServer<There>, Keeper) {
     let (gate, keeper) = gate();
-    let there = There { gate, notes: std::sync::Mutex::default() };
-    (Server::builder().service(RemoteServer::new(there)).listen(format!("tcp:{FAR}:0")), keeper)
+    (RemoteServer::new(There { gate, notes: std::sync::Mutex::default() }), keeper)
 }
 
 fn client() -> ClientBuilder<RemoteClient> {
-    RemoteClient::builder().allow_plain_tcp().timeout(BOUND).connect_timeout(BOUND)
+    patient().allow_plain_tcp()
+}
+
+fn patient() -> ClientBuilder<RemoteClient> {
+    RemoteClient::builder().timeout(BOUND).connect_timeout(BOUND)
+}
+
+/// Both sides of TLS.
+#[cfg(feature = "tls")]
+fn tls() -> [shmrpc::Tls; 2] {
+    let authority = support::authority::Authority::new();
+    [FAR, "somebody"].map(|name| authority.tls(name))
 }
 
 /// How long the other side may be silent where a test waits for it. Longer than a busy machine keeps a line waiting.
@@ -94,8 +104,17 @@ impl<'w> Scene<'w> {
     }
 
     fn with_silence(world: &'w World, silence: Duration) -> Self {
-        let (builder, keeper) = server();
-        let builder = builder.allow_plain_tcp().max_silence(silence);
+        Self::of(world, silence, |builder| builder.allow_plain_tcp().listen(format!("tcp:{FAR}:0")))
+    }
+
+    #[cfg(feature = "tls")]
+    fn over_tls(world: &'w World, silence: Duration, own: shmrpc::Tls) -> Self {
+        Self::of(world, silence, |builder| builder.tls(own).listen(format!("tls:{FAR}:0")))
+    }
+
+    fn of(world: &'w World, silence: Duration, at: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {
+        let (service, keeper) = there();
+        let builder = at(Server::builder().service(service)).max_silence(silence);
         let server = world.far(move || builder.start()).unwrap();
         Self { world, server, keeper, silence }
     }
@@ -119,7 +138,7 @@ impl<'w> Scene<'w> {
 #[test]
 fn plain_tcp_between_hosts_has_to_be_allowed_on_both() {
     across("plain_tcp_between_hosts_has_to_be_allowed_on_both", |world| {
-        let (builder, _keeper) = server();
+        let builder = Server::builder().service(there().0).listen(format!("tcp:{FAR}:0"));
         let error = world.far(move || builder.start()).unwrap_err();
         assert!(matches!(&error, ServeError::Listen { .. }), "{error:?}");
         assert!(error.to_string().contains("`.allow_plain_tcp()`"), "{error}");
@@ -134,24 +153,52 @@ fn plain_tcp_between_hosts_has_to_be_allowed_on_both() {
 fn calls_cross_a_line_that_is_slow_and_loses_packets() {
     across("calls_cross_a_line_that_is_slow_and_loses_packets", |world| {
         world.line.shape(Duration::from_millis(10), 50);
+        calls_of_every_kind(&Scene::new(world).connect());
+        assert!(world.line.lost() > 0, "the line has lost nothing");
+    });
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn tls_crosses_the_same_line() {
+    across("tls_crosses_the_same_line", |world| {
+        let [there, here] = tls();
+        world.line.shape(Duration::from_millis(10), 50);
+        let scene = Scene::over_tls(world, BOUND, there);
+        let client = scene.connect_with(patient().tls(here));
+        calls_of_every_kind(&client);
+        assert!(world.line.lost() > 0, "the line has lost nothing");
+        assert!(client.transport().peer().certificate().is_some());
+    });
+}
+
+fn calls_of_every_kind(client: &RemoteClient) {
+    for number in 0..20 {
+        client.note(number).unwrap();
+        assert_eq!(client.add(number, 1), Ok(number + 1));
+    }
+    assert_eq!(client.noted(), Ok((0..20).collect()));
+    assert_eq!(client.is_zero(&vec![0; 1 << 20]), Ok(true));
+    assert_eq!(client.zeros(1 << 20), Ok(vec![0; 1 << 20]));
+    assert_eq!(client.sum(vec![1; 50_000]), Ok(50_000));
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            scope.spawn(move || {
+                (0..5).for_each(|call| assert_eq!(client.add(thread, call), Ok(thread + call)))
+            });
+        }
+    });
+}
+
+#[test]
+fn sixteen_mebibytes_cross_a_line_that_loses_packets() {
+    const LARGE: u32 = 16 << 20;
+    across("sixteen_mebibytes_cross_a_line_that_loses_packets", |world| {
         let scene = Scene::new(world);
         let client = scene.connect();
-        for number in 0..20 {
-            client.note(number).unwrap();
-            assert_eq!(client.add(number, 1), Ok(number + 1));
-        }
-        assert_eq!(client.noted(), Ok((0..20).collect()));
-        assert_eq!(client.is_zero(&vec![0; 1 << 20]), Ok(true));
-        assert_eq!(client.zeros(1 << 20), Ok(vec![0; 1 << 20]));
-        assert_eq!(client.sum(vec![1; 50_000]), Ok(50_000));
-        thread::scope(|scope| {
-            for thread in 0..8 {
-                let client = &client;
-                scope.spawn(move || {
-                    (0..5).for_each(|call| assert_eq!(client.add(thread, call), Ok(thread + call)))
-                });
-            }
-        });
+        world.line.shape(Duration::ZERO, 2);
+        assert_eq!(client.is_zero(&vec![0; LARGE as usize]), Ok(true));
+        assert!(client.zeros(LARGE).unwrap().len() == LARGE as usize);
         assert!(world.line.lost() > 0, "the line has lost nothing");
     });
 }
@@ -197,40 +244,58 @@ fn a_line_that_comes_back_in_time_costs_nothing() {
     });
 }
 
-/// In the middle of calls: those with a deadline end by it, and the rest when the silence was too long; and so does the
-/// connection at the server, which sees a handler return to nobody.
 #[test]
 fn a_cut_line_is_noticed_on_both_sides() {
     across("a_cut_line_is_noticed_on_both_sides", |world| {
-        let scene = Scene::with_silence(world, SILENCE);
-        let client = scene.connect_with(client().reconnect(false));
-        let limit = Duration::from_millis(500);
-        thread::scope(|scope| {
-            let limited = scope.spawn(|| client.with_timeout(limit).zeros_later(10));
-            let unlimited = scope.spawn(|| client.with_timeout(Duration::MAX).zeros_later(10));
-            scene.keeper.entered();
-            scene.keeper.entered();
-            world.line.cut();
-            let cut = Instant::now();
-            let late = CallError::DeadlineExceeded { timeout: limit, outcome: Outcome::Unknown };
-            assert_eq!(limited.join().unwrap(), Err(late));
-            let error = unlimited.join().unwrap().unwrap_err();
+        is_noticed(Scene::with_silence(world, SILENCE), client);
+    });
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_cut_line_is_noticed_under_tls() {
+    across("a_cut_line_is_noticed_under_tls", |world| {
+        let [there, here] = tls();
+        is_noticed(Scene::over_tls(world, SILENCE, there), || patient().tls(here.clone()));
+    });
+}
+
+/// In the middle of calls: those with a deadline end by it, and the rest when the silence was too long; and so does the
+/// connection at the server, which sees a handler return to nobody. The line comes back, and whoever may, too.
+fn is_noticed(scene: Scene, how: impl Fn() -> ClientBuilder<RemoteClient>) {
+    let Scene { world, server, keeper, .. } = &scene;
+    let (client, again) = (scene.connect_with(how().reconnect(false)), scene.connect_with(how()));
+    let limit = Duration::from_millis(500);
+    thread::scope(|scope| {
+        let limited = scope.spawn(|| client.with_timeout(limit).zeros_later(10));
+        let unlimited = [&client, &again].map(|client| {
+            let client = client.with_timeout(Duration::MAX);
+            scope.spawn(move || client.zeros_later(10))
+        });
+        (0..3).for_each(|_| keeper.entered());
+        world.line.cut();
+        let cut = Instant::now();
+        let late = CallError::DeadlineExceeded { timeout: limit, outcome: Outcome::Unknown };
+        assert_eq!(limited.join().unwrap(), Err(late));
+        for call in unlimited {
+            let error = call.join().unwrap().unwrap_err();
             assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
             assert!(error.to_string().contains("the other end was silent for 6 s"), "{error}");
             assert_eq!(error.outcome(), Outcome::Unknown);
-            until("the server notices", || scene.server.connections() == 0);
-            assert!(cut.elapsed() < NOTICED, "noticed after {:?}", cut.elapsed());
-        });
-        let error = client.add(1, 2).unwrap_err();
-        assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
-        assert_eq!(error.outcome(), Outcome::NotRun);
-        // The handlers return to nobody. The line comes back, and whoever connects anew is served.
-        scene.keeper.release();
-        scene.keeper.release();
-        world.line.mend();
-        assert_eq!(scene.connect().add(1, 2), Ok(3));
-        scene.server.shutdown(BOUND).unwrap();
+        }
+        until("the server notices", || server.connections() == 0);
+        assert!(cut.elapsed() < NOTICED, "noticed after {:?}", cut.elapsed());
     });
+    let error = client.add(1, 2).unwrap_err();
+    assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+    assert_eq!(error.outcome(), Outcome::NotRun);
+    // The handlers return to nobody.
+    (0..3).for_each(|_| keeper.release());
+    world.line.mend();
+    assert_eq!(again.add(1, 2), Ok(3));
+    assert_eq!(again.transport().times_connected(), 2);
+    assert_eq!(scene.connect_with(how()).add(1, 2), Ok(3));
+    scene.server.shutdown(BOUND).unwrap();
 }
 
 /// What a server said on the connection was not acknowledged, so it is not asked for signs of life; and it waits for room
@@ -284,10 +349,8 @@ fn each_address_of_a_name_is_tried_and_each_is_named_if_none_does() {
         world.name("127.0.0.2 two.test\n127.0.0.3 two.test\n").unwrap();
         let found: Vec<SocketAddr> = ("two.test", 0).to_socket_addrs().unwrap().collect();
         let [dead, alive] = found[..] else { panic!("{found:?}") };
-        let (gate, _keeper) = gate();
-        let there = There { gate, notes: std::sync::Mutex::default() };
-        let server =
-            Server::builder().service(RemoteServer::new(there)).listen(format!("tcp:{}:0", alive.ip()));
+        let (service, _keeper) = there();
+        let server = Server::builder().service(service).listen(format!("tcp:{}:0", alive.ip()));
         let server = server.start().unwrap();
         let Endpoint::Tcp(at) = &server.endpoints()[0] else { panic!("{:?}", server.endpoints()) };
         let port = at.port;
@@ -308,6 +371,19 @@ fn each_address_of_a_name_is_tried_and_each_is_named_if_none_does() {
             assert!(error.contains(&words), "{error:?} does not say {words:?}");
         }
         assert!(error.contains(&endpoint), "{error}");
+        // Whoever serves a name is at each of its addresses, by one port.
+        let server = Server::builder().service(there().0).listen("tcp:two.test:0").start().unwrap();
+        let ports: Vec<u16> = [dead.ip(), alive.ip()]
+            .into_iter()
+            .map(|address| {
+                let is_at = |endpoint: &&Endpoint| matches!(endpoint, Endpoint::Tcp(at) if at.host == address.to_string());
+                let endpoint = server.endpoints().iter().find(is_at).unwrap();
+                assert_eq!(patient().connect(endpoint.to_string()).unwrap().add(1, 2), Ok(3), "{endpoint}");
+                let Endpoint::Tcp(at) = endpoint else { unreachable!() };
+                at.port
+            })
+            .collect();
+        assert_eq!((server.endpoints().len(), ports[0]), (2, ports[1]));
     });
 }
 
@@ -319,9 +395,8 @@ fn an_address_of_one_link_is_reached_by_its_interface() {
         if let Err(why) = add("fe80::77:1/64").and_then(|()| world.far(move || add("fe80::77:2/64"))) {
             return skipped(&format!("no IPv6: {why}"));
         }
-        let (gate, _keeper) = gate();
-        let there = There { gate, notes: std::sync::Mutex::default() };
-        let server = Server::builder().service(RemoteServer::new(there)).allow_plain_tcp();
+        let (service, _keeper) = there();
+        let server = Server::builder().service(service).allow_plain_tcp();
         let server = server.listen(format!("tcp:[fe80::77:2%{}]:0", Tun::NAME));
         let server = world.far(move || server.start()).unwrap();
         let Endpoint::Tcp(at) = &server.endpoints()[0] else { panic!("{:?}", server.endpoints()) };

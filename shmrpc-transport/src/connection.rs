@@ -16,7 +16,7 @@ use crate::shm::ledger::Account;
 use crate::shm::memory::Memory;
 use crate::shm::producer::Producer;
 use crate::shm::segment::{FIRST_ARENA, MAX_LANES, Segment, Side};
-use crate::slot::{Header, Kind};
+use crate::slot::{Header, Kind, SLOTS};
 use crate::sys::fork::Generation;
 use crate::sys::futex::{Stop, Until};
 use crate::sys::socket::{FrameReader, Socket};
@@ -455,12 +455,12 @@ impl Connection {
 
     /// Whether the server is done with all messages of `lane` that have a position before `position`.
     pub(crate) fn is_done(&self, lane: u32, position: u32) -> bool {
-        let done = match self.limits.carrier {
-            Carrier::Streams => self.streams.done(lane),
-            Carrier::Rings => self.sides(lane).map(|(_, peer)| Producer::<Side>::done_of(&peer)),
+        let (done, most) = match self.limits.carrier {
+            Carrier::Streams => (self.streams.done(lane), streams::UNDER_WAY),
+            Carrier::Rings => (self.sides(lane).map(|(_, peer)| Producer::<Side>::done_of(&peer)), SLOTS),
         };
-        // Positions wrap; a done counter that is at most half the range behind is behind.
-        done.is_none_or(|done| done.wrapping_sub(position) < u32::MAX / 2)
+        // Positions begin anew. No more messages than that are under way: what is further ahead is of the round before.
+        done.is_none_or(|done| !(1..=most).contains(&position.wrapping_sub(done)))
     }
 
     /// What messages of streams are received into.

@@ -95,6 +95,9 @@ impl Deref for LaneStream {
     }
 }
 
+/// More messages than lie in a socket at once: their headers alone would take 384 MiB.
+pub(super) const UNDER_WAY: u32 = 1 << 24;
+
 /// All streams of one connection.
 pub(super) struct Streams {
     dial: Dial,

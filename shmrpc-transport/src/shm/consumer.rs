@@ -38,6 +38,14 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
         Self { own, peer, next: 0, untold: false, ladder: Ladder::default() }
     }
 
+    /// A consumer of a ring through which so many messages have gone.
+    #[cfg(test)]
+    pub(crate) fn at(position: u32, own: S, peer: S) -> Self {
+        own.taken.store(position, Ordering::Relaxed);
+        own.done.store(position, Ordering::Relaxed);
+        Self { next: position, ..Self::new(own, peer) }
+    }
+
     /// Whether the next message has been published.
     #[inline(always)]
     pub fn ready(&self) -> bool {
@@ -206,4 +214,107 @@ impl<S: Deref<Target = LaneSide>> Consumer<S> {
 fn is_published(slot: &Slot, stamp: u32) -> bool {
     // Acquire: pairs with the Release store of the stamp in `Slot::write_header`.
     slot.stamp.load(Ordering::Acquire) == stamp
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::peers::Party;
+    use crate::shm::memory::Memory;
+    use crate::shm::producer::Producer;
+    use crate::shm::segment::{BASE_LEN, Handout, Segment, Side};
+    use crate::slot::Kind;
+
+    const BOUND: Duration = Duration::from_secs(30);
+    /// The last position before they begin anew.
+    const LAST: u32 = u32::MAX;
+
+    /// What the two processes see of a lane, each.
+    fn sides() -> [(Side, Side); 2] {
+        let segments = || {
+            let (own, Handout { descriptor, .. }) = Segment::create(BASE_LEN, Memory::Memfd).unwrap();
+            let mapped = Segment::accept(descriptor, Party::own(), BASE_LEN as u64, Memory::Memfd).unwrap();
+            [Arc::new(own), Arc::new(mapped)].map(|segment| Side::new(&segment, 0).unwrap())
+        };
+        let ([ours, seen_ours], [theirs, seen_theirs]) = (segments(), segments());
+        [(ours, seen_theirs), (theirs, seen_ours)]
+    }
+
+    fn lane_at(position: u32) -> (Producer<Side>, Consumer<Side>) {
+        let [(ours, theirs), (own, peer)] = sides();
+        (Producer::at(position, ours, theirs), Consumer::at(position, own, peer))
+    }
+
+    fn send(producer: &mut Producer<Side>, number: u32) {
+        assert!(producer.try_claim().unwrap());
+        producer.publish(Header { call_id: number, ..Header::new(Kind::Request) }, &[number.into(); 5]);
+    }
+
+    fn receive(consumer: &mut Consumer<Side>, number: u32) {
+        let mut payload = [0; 5];
+        assert_eq!(consumer.take(&mut payload).unwrap().call_id, number);
+        assert_eq!(payload, [u64::from(number); 5]);
+    }
+
+    /// Wherever the end of the range falls: nothing is there that was not sent, what is full is full, and what was taken
+    /// and done is known of both.
+    #[test]
+    fn positions_begin_anew() {
+        for first in (LAST - 2 * SLOTS..LAST).chain(0..2) {
+            let (mut producer, mut consumer) = lane_at(first);
+            for round in 0..3 {
+                let before = producer.position();
+                assert!(!consumer.ready(), "{first}: {round}");
+                for number in 0..SLOTS {
+                    send(&mut producer, number);
+                }
+                assert_eq!((producer.outstanding(), producer.try_claim()), (SLOTS, Ok(false)), "{first}");
+                let last = producer.position().wrapping_sub(1);
+                for number in 0..SLOTS {
+                    let position = before.wrapping_add(number);
+                    assert_eq!(
+                        (producer.was_taken(position), producer.is_done(position)),
+                        (false, Ok(false))
+                    );
+                    assert!(consumer.ready(), "{first}");
+                    receive(&mut consumer, number);
+                    assert_eq!((producer.was_taken(position), producer.is_done(position)), (true, Ok(false)));
+                    consumer.finish();
+                    assert_eq!(producer.is_done(position), Ok(true), "{first}: {round}");
+                    assert_eq!(producer.is_done(last), Ok(position == last), "{first}: {round}");
+                }
+            }
+        }
+    }
+
+    /// Both ends sleep: for messages, and for credits.
+    #[test]
+    fn sleepers_are_woken_where_positions_begin_anew() {
+        const MESSAGES: u32 = 8 * SLOTS;
+        let (mut producer, mut consumer) = lane_at(LAST - MESSAGES / 2);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let (stop, mut until) = (Stop::default(), Until::after(BOUND));
+                for number in 0..MESSAGES {
+                    while !producer.try_claim().unwrap() {
+                        assert!(!until.is_over(), "no credit for message {number}");
+                        producer.sleep_for_credit(&stop, &mut until).unwrap();
+                    }
+                    send(&mut producer, number);
+                    producer.notify();
+                }
+            });
+            let (stop, mut until) = (Stop::default(), Until::after(BOUND));
+            for number in 0..MESSAGES {
+                assert_eq!(consumer.wait_asleep(&stop, &mut until), Ok(Wait::Ready), "message {number}");
+                receive(&mut consumer, number);
+                consumer.finish();
+                fence_seq_cst();
+                consumer.wake_creditor();
+            }
+        });
+    }
 }

@@ -42,6 +42,16 @@ impl<S: Deref<Target = LaneSide>> Producer<S> {
         Self { own, peer, next: 0, done: 0, notified: 0 }
     }
 
+    /// A producer of a ring through which so many messages have gone.
+    #[cfg(test)]
+    pub(crate) fn at(position: u32, own: S, peer: S) -> Self {
+        for before in 0..SLOTS {
+            let stamp = position.wrapping_sub(before);
+            own.slot(stamp.wrapping_sub(1)).stamp.store(stamp, Ordering::Relaxed);
+        }
+        Self { next: position, done: position, notified: position, ..Self::new(own, peer) }
+    }
+
     /// Position of the next message to be published.
     #[inline(always)]
     pub fn position(&self) -> u32 {

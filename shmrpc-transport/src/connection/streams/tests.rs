@@ -295,3 +295,17 @@ fn a_socket_that_another_user_made_is_none_of_the_servers() {
         assert_eq!((heard.is_ok(), client.death().is_none()), (is_taken, is_taken), "{uid}");
     }
 }
+
+/// A thread may come back to what it sent when positions have begun anew.
+#[test]
+fn what_was_sent_long_ago_is_done() {
+    let (client, _far) = client(true);
+    for sent in [0, 1, 1000, u32::MAX] {
+        client.set_done(LANE, sent.wrapping_sub(1));
+        assert!(!client.is_done(LANE, sent));
+        for later in [0, 1, u32::MAX / 2 - 1, u32::MAX / 2, u32::MAX / 2 + 1, u32::MAX - UNDER_WAY - 1] {
+            client.set_done(LANE, sent.wrapping_add(later));
+            assert!(client.is_done(LANE, sent), "{sent}, {later} later");
+        }
+    }
+}

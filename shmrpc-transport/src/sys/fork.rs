@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -22,8 +22,9 @@ pub struct Generation(u64);
 impl Generation {
     /// That of the calling process. From the first call on, forks are counted.
     pub fn current() -> Self {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
+        static COUNTED: AtLeastOnce = AtLeastOnce::new();
+        // Counted twice they differ as well.
+        COUNTED.run(|| {
             // SAFETY: the handlers store to atomics and exchange descriptors by system calls, which is allowed in a
             // forked child.
             let result = unsafe { libc::pthread_atfork(None, Some(in_parent), Some(in_child)) };
@@ -38,6 +39,23 @@ impl Generation {
     #[inline(always)]
     pub fn is_current(self) -> bool {
         self.0 == GENERATION.load(Ordering::Relaxed)
+    }
+}
+
+/// Something that has to be done before others go on, and that may be done again. A forked child waits for no thread of its parent
+/// that was just doing it.
+pub(crate) struct AtLeastOnce(AtomicBool);
+
+impl AtLeastOnce {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    pub(crate) fn run(&self, work: impl FnOnce()) {
+        if !self.0.load(Ordering::Acquire) {
+            work();
+            self.0.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -214,5 +232,28 @@ pub(crate) mod tests {
         drop(go_on);
         assert_eq!(maker.join().unwrap(), Ok(&1));
         assert_eq!(ONE.get(|| Ok::<_, Infallible>(3)), Ok(&1));
+    }
+
+    /// Nor for one that is just doing what has to be done once.
+    #[test]
+    fn a_child_does_again_what_its_parent_had_begun() {
+        static DONE: AtLeastOnce = AtLeastOnce::new();
+        let (doing, is_doing) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        let worker = std::thread::spawn(move || {
+            DONE.run(|| {
+                doing.send(()).unwrap();
+                let _ = may_go_on.recv();
+            });
+        });
+        is_doing.recv().unwrap();
+        ends_well_in_a_child(|| {
+            let mut done = 0;
+            (0..2).for_each(|_| DONE.run(|| done += 1));
+            done == 1
+        });
+        drop(go_on);
+        worker.join().unwrap();
+        DONE.run(|| panic!("it was done"));
     }
 }

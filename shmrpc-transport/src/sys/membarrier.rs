@@ -7,10 +7,11 @@ pub(crate) use self::model::{everywhere, here};
 
 #[cfg(not(loom))]
 mod kernel {
-    use std::sync::Once;
     use std::sync::atomic::{Ordering, compiler_fence, fence};
 
     use nix::libc;
+
+    use crate::sys::fork::AtLeastOnce;
 
     /// `MEMBARRIER_CMD_PRIVATE_EXPEDITED` and its registration (linux/membarrier.h).
     const EXPEDITED: i32 = 1 << 3;
@@ -19,8 +20,8 @@ mod kernel {
     /// Every thread of this process passes a full barrier before this returns: what it stored before is visible to
     /// everybody, and what it loads afterwards sees what the caller stored before the call.
     pub(crate) fn everywhere() {
-        static REGISTERED: Once = Once::new();
-        REGISTERED.call_once(|| {
+        static REGISTERED: AtLeastOnce = AtLeastOnce::new();
+        REGISTERED.run(|| {
             membarrier(REGISTER);
         });
         fence(Ordering::SeqCst);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -44,8 +44,8 @@ pub struct Places {
     /// Of all peers of networks.
     of_networks: usize,
     taken: Mutex<Taken>,
-    /// Notified when the last one is given back.
-    empty: Condvar,
+    /// Notified when one is given back.
+    left: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +55,16 @@ struct Taken {
     by_process: HashMap<Process, usize>,
     by_user: HashMap<Option<u32>, usize>,
 }
+
+impl Taken {
+    /// Those of one process, or of one address.
+    fn of(&self, party: Party) -> usize {
+        self.by_process.get(&party.process()).copied().unwrap_or(0)
+    }
+}
+
+/// How often is asked whether somebody leaves.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// Which limit is reached. As text it says so to the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +102,7 @@ impl Places {
     }
 
     fn with(limit: Limit, of_networks: usize) -> Arc<Self> {
-        Arc::new(Self { limit, of_networks, taken: Mutex::default(), empty: Condvar::new() })
+        Arc::new(Self { limit, of_networks, taken: Mutex::default(), left: Condvar::new() })
     }
 
     /// Takes one. `what` there is then, for people.
@@ -102,7 +112,7 @@ impl Places {
     pub fn take(self: &Arc<Self>, party: Party, what: &'static str) -> Result<Place, Full> {
         let mut taken = self.taken.lock();
         let all = taken.all;
-        let own = taken.by_process.get(&party.process()).copied().unwrap_or(0);
+        let own = taken.of(party);
         let of_user = taken.by_user.get(&party.uid()).copied().unwrap_or(0);
         // The smallest first: one less there is one less everywhere.
         if own >= self.limit.of_one {
@@ -125,13 +135,41 @@ impl Places {
         Ok(Place { places: Arc::clone(self), party, process: Generation::current() })
     }
 
+    /// The same for a peer that may just have left as many as it wants: waits for them until `deadline`, as long as `leaves` says so of
+    /// those that it has.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn take_soon(
+        self: &Arc<Self>,
+        party: Party,
+        what: &'static str,
+        deadline: Instant,
+        leaves: impl Fn(usize) -> bool,
+    ) -> Result<Place, Full> {
+        loop {
+            let full = match self.take(party, what) {
+                Err(full) if full.whose == Whose::Process(party.process()) => full,
+                taken => return taken,
+            };
+            let now = Instant::now();
+            if now >= deadline || !leaves(full.count) {
+                return Err(full);
+            }
+            let mut taken = self.taken.lock();
+            if taken.of(party) >= full.count {
+                self.left.wait_until(&mut taken, deadline.min(now + GLANCE));
+            }
+        }
+    }
+
     /// Waits until none is taken; without a deadline, for ever. Returns how many are.
     pub fn wait_until_empty(&self, deadline: Option<Instant>) -> usize {
         let mut taken = self.taken.lock();
         while taken.all > 0 {
             match deadline {
-                None => self.empty.wait(&mut taken),
-                Some(deadline) if self.empty.wait_until(&mut taken, deadline).timed_out() => break,
+                None => self.left.wait(&mut taken),
+                Some(deadline) if self.left.wait_until(&mut taken, deadline).timed_out() => break,
                 Some(_) => {}
             }
         }
@@ -187,9 +225,8 @@ impl Drop for Place {
         taken.all -= 1;
         one_less(&mut taken.by_process, self.party.process());
         one_less(&mut taken.by_user, self.party.uid());
-        if taken.all == 0 {
-            self.places.empty.notify_all();
-        }
+        drop(taken);
+        self.places.left.notify_all();
     }
 }
 
@@ -253,5 +290,37 @@ mod tests {
             let own = places.take(party(1, PeerCredentials::own().uid), "are there");
             assert_eq!(own.is_ok(), most == 2);
         }
+    }
+
+    #[test]
+    fn whoever_leaves_is_waited_for_and_nobody_else() {
+        const BOUND: Duration = Duration::from_secs(30);
+        let places = Places::new(Limit { of_all: 4, of_one: 1 });
+        let host = Party::at([192, 0, 2, 1].into());
+        let soon = |time, leaves: &dyn Fn(usize) -> bool| {
+            places.take_soon(host, "are there", Instant::now() + time, leaves)
+        };
+        let first = soon(BOUND, &|_| panic!("there is room")).unwrap();
+        assert!(soon(BOUND, &|taken| taken > 1).is_err(), "it stays");
+        assert!(
+            soon(Duration::from_millis(1), &|taken| taken == 1).is_err(),
+            "it leaves, and is not gone in time"
+        );
+        let asked = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| {
+                soon(BOUND, &|taken| {
+                    let _ = asked.0.send(());
+                    taken == 1
+                })
+            });
+            asked.1.recv().unwrap();
+            drop(first);
+            assert!(next.join().unwrap().is_ok());
+        });
+        let others = places.take(Party::at([192, 0, 2, 2].into()), "are there").unwrap();
+        let more = places.take(Party::at([192, 0, 2, 3].into()), "are there").unwrap();
+        assert!(soon(BOUND, &|_| panic!("it has none of its own")).is_err());
+        drop((others, more));
     }
 }

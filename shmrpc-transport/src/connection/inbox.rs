@@ -163,6 +163,13 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Whether the peer has left, though nobody may have seen it yet.
+    pub fn is_left(&self) -> bool {
+        self.death().is_some() || self.socket.is_hung_up()
+    }
+}
+
 /// Refuses what the table of frame kinds (ARCHITECTURE.md) does not have on the socket: a kind from the wrong side, and
 /// any field that says more than it may.
 fn in_its_place(header: Header, from_client: bool, carrier: Carrier) -> Result<(), String> {

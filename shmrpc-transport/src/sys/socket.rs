@@ -315,6 +315,12 @@ impl Socket {
         }
     }
 
+    /// Whether the other end sends no more. It may have sent what nobody has read.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::from_bits_retain(nix::libc::POLLRDHUP))];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+    }
+
     /// Ends the connection for both sides; what was sent before still arrives.
     pub(crate) fn shutdown(&self) {
         let down = match &self.stream {

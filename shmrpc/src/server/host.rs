@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use shmrpc_transport::connection::{Connection, Death, Events, LaneStream};
 use shmrpc_transport::lane::ServingLane;
-use shmrpc_transport::peers::PeerInfo;
+use shmrpc_transport::peers::{Party, PeerInfo};
 use shmrpc_transport::places::{Place, Places};
 use shmrpc_transport::rendezvous::{Host, Refusal};
 use shmrpc_transport::sys::shortage::explain_thread;
@@ -19,6 +20,12 @@ use crate::greeting::{self, Table};
 
 /// Why nobody is let in, and why those who are in have to go.
 const SHUT_DOWN: &str = "the server is shutting down";
+
+/// Why one more connection is refused.
+const OPEN: &str = "connections are open";
+/// How long a peer of a network that has left as many connections as it may have waits until they are gone. Where it closes one after
+/// the other, on a machine that is busy, the next one may come first.
+const LEAVING: Duration = Duration::from_millis(100);
 
 /// What the listeners, connections and lanes of one server share.
 pub(super) struct Shared {
@@ -50,6 +57,13 @@ impl Shared {
         state.closing = true;
         state.connections.values().cloned().collect()
     }
+
+    /// Connections of a process or an address whose other end has not left.
+    fn staying(&self, party: Party) -> usize {
+        let is_own = |connection: &&Arc<Connection>| connection.peer().party().process() == party.process();
+        let own: Vec<_> = self.state.lock().connections.values().filter(is_own).cloned().collect();
+        own.iter().filter(|connection| !connection.is_left()).count()
+    }
 }
 
 pub(super) fn shut_down(connection: &Connection) {
@@ -61,7 +75,13 @@ impl Host for Shared {
         if self.state.lock().closing {
             return Err(SHUT_DOWN.into());
         }
-        let place = self.places.take(peer.party(), "connections are open")?;
+        let place = match peer.address() {
+            // A thread of its own hears it, which may wait.
+            Some(_) => self.places.take_soon(peer.party(), OPEN, Instant::now() + LEAVING, |open| {
+                self.staying(peer.party()) < open
+            })?,
+            None => self.places.take(peer.party(), OPEN)?,
+        };
         let (answer, table) = greeting::answer(&self.services, application).map_err(Refusal::lasting)?;
         let shared = self.this.upgrade().ok_or(SHUT_DOWN)?;
         Ok((answer, Box::new(Served { shared, table: Arc::new(table), _place: place })))
@@ -126,14 +146,13 @@ impl Events for Served {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-    use std::time::{Duration, Instant};
-
     use shmrpc_transport::callers::{Callers, NoLane};
     use shmrpc_transport::connection::Carrier;
+    use shmrpc_transport::places::Limit;
     use shmrpc_transport::rendezvous::net::{self, Ports};
     use shmrpc_transport::rendezvous::{Listener, Met, Policy, connect};
     use shmrpc_transport::sys::futex::Until;
+    use std::net::SocketAddr;
 
     use super::super::Limits;
     use super::*;
@@ -162,11 +181,11 @@ mod tests {
         fn closed(&self, _: &Connection) {}
     }
 
-    fn shared() -> Arc<Shared> {
+    fn shared(connections: Limit) -> Arc<Shared> {
         Arc::new_cyclic(|this| Shared {
             this: Weak::clone(this),
             services: vec![Arc::new(Nothing)],
-            places: Places::new(Limits::default().connections()),
+            places: Places::new(connections),
             lanes: Places::new(Limits::default().lanes()),
             streams: Places::new(Limits::streams()),
             threads: Arc::default(),
@@ -199,15 +218,51 @@ mod tests {
         let question = greeting::question(&Nothing.schema());
         let path = std::env::temp_dir().join(format!("shmrpc-test-{}-host", std::process::id()));
         for carrier in [Carrier::Rings, Carrier::Streams] {
-            let (shared, policy) = (shared(), Policy { carrier, ..Policy::default() });
+            let (shared, policy) =
+                (shared(Limits::default().connections()), Policy { carrier, ..Policy::default() });
             let _listener = Listener::bind(&path, policy.clone(), Arc::clone(&shared) as _).unwrap();
             asks_too_late(&shared, connect(&path, &policy, &question, BOUND, Box::new(Client)).unwrap());
         }
-        let (shared, policy) = (shared(), Policy::default());
+        let (shared, policy) = (shared(Limits::default().connections()), Policy::default());
         let ports = Ports::bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into(), &policy, None).unwrap();
         let at = ports.addresses()[0].into();
         let _listener = ports.start(policy.clone(), Arc::clone(&shared) as _).unwrap();
         let met = net::connect(&at, &policy, None, &question, BOUND, Box::new(Client)).unwrap();
         asks_too_late(&shared, met);
+    }
+
+    /// Of as many connections as an address may have, the last one leaves, and is still in use here when the next one comes.
+    #[test]
+    fn who_comes_when_it_has_just_left_has_a_place() {
+        let shared = shared(Limit { of_all: 2, of_one: 1 });
+        let question = greeting::question(&Nothing.schema());
+        let policy = Policy::default();
+        let ports = Ports::bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into(), &policy, None).unwrap();
+        let at = ports.addresses()[0].into();
+        let _listener = ports.start(policy.clone(), Arc::clone(&shared) as _).unwrap();
+        let connect = || net::connect(&at, &policy, None, &question, BOUND, Box::new(Client));
+        let until = |what: &dyn Fn() -> bool| {
+            let end = Instant::now() + BOUND;
+            while !what() {
+                assert!(Instant::now() < end);
+                std::thread::yield_now();
+            }
+        };
+        let first = connect().unwrap();
+        let party = first.connection.peer().party();
+        until(&|| shared.staying(party) == 1);
+        let error = connect().map(drop).unwrap_err().to_string();
+        assert!(error.contains("1 connections are open for this address"), "{error}");
+        let used = shared.state.lock().connections.values().next().cloned().unwrap();
+        shut_down(&first.connection);
+        until(&|| shared.staying(party) == 0);
+        let error = connect().map(drop).unwrap_err().to_string();
+        assert!(error.contains("1 connections are open for this address"), "still in use: {error}");
+        std::thread::scope(|scope| {
+            // Where this thread has no core for as long as a peer is waited for, that peer is refused, and comes again.
+            let next = scope.spawn(|| until(&|| connect().is_ok()));
+            drop(used);
+            next.join().unwrap();
+        });
     }
 }

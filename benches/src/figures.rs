@@ -79,6 +79,13 @@ impl Figures {
         format!("{{\n{}\n}}\n", lines.join(",\n"))
     }
 
+    /// Whether `key` was measured.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.rows
+            .iter()
+            .any(|row| row.key == key && row.summary.is_some_and(|summary| summary.median.is_finite()))
+    }
+
     /// The ratios that say that their limit is wrong.
     pub(crate) fn wrong_limits(&self) -> Vec<String> {
         let wrong = self.rows.iter().filter_map(|row| Some((&row.key, row.wrong()?)));

@@ -27,6 +27,8 @@ mod groups {
 
 mod setup;
 
+mod keys;
+
 mod figures;
 
 mod obey;

@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     figures::Figures,
     groups::{asleep, blob, call, connect, contended, idle, lane, memfd, payload, survive},
-    obey,
+    keys, obey,
     peer::CHILD,
     process::raise_descriptor_limit,
     setup::Setup,
@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Measures, prints, writes. False if a limit turned out to be wrong.
+/// Measures, prints, writes. False if a limit turned out to be wrong, or a figure is missing.
 fn run(options: &Options) -> Result<bool> {
     let start = Instant::now();
     let setup = Setup::create(options.quick)?;
@@ -66,7 +66,9 @@ fn run(options: &Options) -> Result<bool> {
     }
     let wrong = figures.wrong_limits();
     wrong.iter().for_each(|line| println!("WRONG LIMIT: {line}"));
-    Ok(wrong.is_empty())
+    let missing = if options.only.is_empty() { keys::missing(&figures) } else { Vec::new() };
+    missing.iter().for_each(|key| println!("MISSING: {key} was not measured"));
+    Ok(wrong.is_empty() && missing.is_empty())
 }
 
 struct Options {

@@ -37,9 +37,14 @@ fn refuse_borrow(receiver: &Receiver, lifetime: Option<&Lifetime>, mutable: bool
             "a service is shared by all its callers: take `&self`, and keep \
         what changes in a Mutex or in atomics",
         );
-    } else if let Some(lifetime) = lifetime {
+    } else if let Some(lifetime) = lifetime.filter(|lifetime| is_named(lifetime)) {
         errors.refuse(lifetime, "a method of a service names no lifetimes: write `&self`");
     }
+}
+
+/// Not `'_`.
+fn is_named(lifetime: &Lifetime) -> bool {
+    lifetime.ident != "_"
 }
 
 fn is_self(ty: &Type) -> bool {
@@ -86,7 +91,7 @@ fn param_kind(ty: &Type, errors: &Errors) -> Option<ParamKind> {
         another process; return the new value instead",
         );
     }
-    if let Some(lifetime) = &reference.lifetime {
+    if let Some(lifetime) = reference.lifetime.as_ref().filter(|lifetime| is_named(lifetime)) {
         errors.refuse(
             lifetime,
             "a method of a service names no lifetimes: its borrowed parameters live until it returns",

@@ -33,6 +33,11 @@ fn step() -> impl Strategy<Value = Step> {
 /// Segments and the ranges in them that the arena was given.
 const SEGMENTS: [(u32, u64, u64); 2] = [(0, 4096, 4096 + 64 * 100), (3, 0, 64 * 80)];
 
+/// What a message of so many bytes takes.
+fn size(bytes: u64) -> u64 {
+    bytes.max(1).next_multiple_of(UNIT)
+}
+
 /// Who owns which unit: segment and unit to block id.
 #[derive(Default)]
 struct Reference {
@@ -48,12 +53,23 @@ impl Reference {
             "{block:?} outside its segment"
         );
         assert!(block.offset.is_multiple_of(UNIT) && block.capacity.is_multiple_of(UNIT));
-        assert!(block.capacity >= asked && block.id < BLOCKS);
+        assert!(block.capacity == size(asked) && block.id < BLOCKS);
         for unit in block.offset / UNIT..(block.offset + block.capacity) / UNIT {
             assert_eq!(self.owners.insert((block.segment, unit), block.id), None, "{block:?} overlaps");
         }
         let before = self.generations.insert(block.id, block.generation);
         assert_ne!(before, Some(block.generation), "{block:?} has its predecessor's generation");
+    }
+
+    /// Whether a segment has that much that belongs to nobody, in one run.
+    fn has_room(&self, bytes: u64) -> bool {
+        SEGMENTS.into_iter().any(|(segment, start, end)| {
+            let mut run = 0;
+            (start / UNIT..end / UNIT).any(|unit| {
+                run = if self.owners.contains_key(&(segment, unit)) { 0 } else { run + UNIT };
+                run >= size(bytes)
+            })
+        })
     }
 
     fn give(&mut self, segment: u32, from: u64, to: u64) {
@@ -97,7 +113,9 @@ impl Model {
             Step::Allocate(bytes) => {
                 self.reclaim();
                 let words = &self.words;
-                if let Some(block) = self.arena.allocate(bytes, |id| words.get(&id).copied().unwrap_or(0)) {
+                let block = self.arena.allocate(bytes, |id| words.get(&id).copied().unwrap_or(0));
+                assert_eq!(block.is_some(), self.reference.has_room(bytes), "{bytes} bytes");
+                if let Some(block) = block {
                     self.reference.take(&block, bytes);
                     self.held.push(block);
                 }
@@ -144,7 +162,7 @@ impl Model {
         let block = &mut self.held[at];
         let before = block.capacity;
         self.arena.shrink(block, bytes);
-        assert!(block.capacity <= before && (block.capacity >= bytes || block.capacity == before));
+        assert_eq!(block.capacity, before.min(size(bytes)));
         self.reference.give(block.segment, block.offset + block.capacity, block.offset + before);
     }
 

@@ -229,7 +229,14 @@ mod kernel {
 
     #[cfg(test)]
     mod tests {
+        use std::sync::mpsc::channel;
+
+        use nix::unistd::gettid;
+
         use super::*;
+
+        /// Nothing here takes so long unless something is broken.
+        const BOUND: Duration = Duration::from_secs(30);
 
         #[test]
         fn a_wait_ends_at_its_deadline_with_and_without_waitv() {
@@ -287,13 +294,24 @@ mod kernel {
             // SAFETY: Word is a transparent AtomicU32; the box is not touched otherwise.
             let word = unsafe { &*words.as_ptr().cast::<Word>() };
             let stop = Stop::default();
+            let (say, said) = channel();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
+                    say.send(gettid()).unwrap();
                     while !stop.is_set() {
                         wait(word, 0, &stop, &mut Until::never());
                     }
+                    say.send(gettid()).unwrap();
                 });
+                let stat = format!("/proc/self/task/{}/stat", said.recv().unwrap());
+                while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+                    std::thread::yield_now();
+                }
                 stop.set();
+                let ended = said.recv_timeout(BOUND);
+                // It has to end if the test fails.
+                wake(word);
+                assert!(ended.is_ok(), "it sleeps on");
             });
         }
     }

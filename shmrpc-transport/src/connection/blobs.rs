@@ -91,7 +91,7 @@ impl<T: Number> Loaned<T> {
     /// one; if it is small, or there is no block now, into its message.
     ///
     /// # Errors
-    /// [`EncodeError::System`] if the heap has no room for that copy.
+    /// [`EncodeError::System`] if the heap has no room for that copy, [`EncodeError::TooLarge`] if the peer takes no such message.
     pub fn prepare(&self, connection: &Arc<Connection>) -> Result<(), EncodeError> {
         let mut blob = self.blob.borrow_mut();
         let Some(present) = &mut *blob else { return Ok(()) };

@@ -85,8 +85,7 @@ impl Caller {
     ) -> Result<Self, NotOpened> {
         let draft = connection.draft().map_err(|error| NotOpened::Refused(error.to_string()))?;
         let connection = Arc::clone(connection);
-        let (line, patience, now) = (Line::Closed, Patience::default(), coarse_now());
-        let (asked, used) = (now, now);
+        let (line, patience, asked) = (Line::Closed, Patience::default(), coarse_now());
         let mut caller = Self {
             connection,
             lane,
@@ -97,7 +96,7 @@ impl Caller {
             overdue: None,
             discard: None,
             asked,
-            used,
+            used: asked,
         };
         caller.reopen(until).map_err(|none| match none {
             NoStream::Refused(reason) => NotOpened::Refused(reason),
@@ -245,9 +244,9 @@ impl Caller {
         let encoded = self.connection.encode_frame(value, recursive, &mut self.draft);
         let encoded = encoded.map_err(not_encoded)?;
         let call_id = self.next_call;
-        let header = Header { call_id, method, timeout_ms: until.left_of(timeout_ms), ..Header::new(kind) };
-        let header = header.with_descriptors(count);
-        let bytes = encoded.bytes(header, &mut self.draft);
+        let header =
+            |timeout_ms| Header { call_id, method, timeout_ms, ..Header::new(kind) }.with_descriptors(count);
+        let bytes = encoded.bytes(header(until.left_of(timeout_ms)), &mut self.draft);
         let length = bytes.len();
         let mut sent = open.stream.send_with(bytes, descriptors.as_deref_mut(), until);
         // It ended while nobody called, and since nothing is on its way there, nothing can be overtaken on another one.
@@ -256,6 +255,7 @@ impl Caller {
             && let Ok((stream, reader)) = self.connection.open_stream(self.lane, until)
         {
             *open = Open { stream, reader, first: call_id };
+            let bytes = encoded.bytes(header(until.left_of(timeout_ms)), &mut self.draft);
             sent = open.stream.send_with(bytes, descriptors, until);
         }
         self.draft.clear();

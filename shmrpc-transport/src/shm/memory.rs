@@ -240,9 +240,12 @@ impl Fresh {
 }
 
 /// Whether it is the system that refuses to say what seals there are: a sandbox that has never heard of them. Memory of our own has some.
-fn may_not_ask() -> bool {
-    memfd_create(c"shmrpc-seals", MFdFlags::MFD_CLOEXEC)
-        .is_ok_and(|file| fcntl(&file, FcntlArg::F_GET_SEALS).is_err())
+fn may_not_ask(errno: Errno) -> bool {
+    // What has no seals says EINVAL.
+    let is_forbidden = matches!(errno, Errno::EPERM | Errno::EACCES | Errno::ENOSYS);
+    is_forbidden
+        || memfd_create(c"shmrpc-seals", MFdFlags::MFD_CLOEXEC)
+            .is_ok_and(|file| fcntl(&file, FcntlArg::F_GET_SEALS).is_err())
 }
 
 /// Checks what a peer sent as `announced` bytes of `memory`. Returns the bytes.
@@ -252,7 +255,7 @@ pub(crate) fn inspect(file: &File, announced: u64, memory: Memory) -> Result<usi
     // as it likes to say what it is.
     let seals = match fcntl(file.as_fd(), FcntlArg::F_GET_SEALS) {
         Ok(seals) => seals,
-        Err(errno) if may_not_ask() => return Err(MemoryError::Unasked { error: errno.into() }),
+        Err(errno) if may_not_ask(errno) => return Err(MemoryError::Unasked { error: errno.into() }),
         Err(_) => -1,
     };
     match memory {

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use shmrpc::ServerBuilder;
 use shmrpc::prelude::*;
 use shmrpc_transport::slot::{Header, Kind};
 
@@ -24,10 +25,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(|server| server)
+    }
+
+    fn with(options: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {
         let authority = Authority::new();
-        let (server, endpoint, _keeper) = serve_with(authority.tls("127.0.0.1"), |server| {
-            server.max_message(MAX_MESSAGE.into()).hello_timeout(Duration::from_millis(500))
-        });
+        let (server, endpoint, _keeper) =
+            serve_with(authority.tls("127.0.0.1"), |server| options(server.max_message(MAX_MESSAGE.into())));
         let other = client(&endpoint, authority.tls("bob")).unwrap();
         assert_eq!(other.add(1, 2), Ok(3));
         let eve = authority.sign("eve");
@@ -72,7 +76,7 @@ fn who_speaks_something_else_is_told() {
 /// The handshake of TLS is done, and the hello never is.
 #[test]
 fn who_does_not_say_hello_is_gone_in_time() {
-    let scene = Scene::new();
+    let scene = Scene::with(|server| server.hello_timeout(Duration::from_secs(2)));
     for said in [0, 1, 23, 24] {
         let mut link = scene.dial();
         let head = Header { length: 200, ..Header::new(Kind::Hello) }.to_frame();
@@ -101,7 +105,7 @@ fn a_frame_above_the_limit_ends_its_connection_alone() {
     }
 }
 
-/// Half a request, and replies that nobody reads.
+/// Half a request, and half of what says how long one is.
 #[test]
 fn who_stops_in_the_middle_holds_up_nobody() {
     let scene = Scene::new();

@@ -71,6 +71,9 @@ pub enum BadDescriptors {
     /// This process has no descriptor left.
     #[error("{LOST}")]
     Lost,
+    /// So many that came before are not closed yet, because their sender makes closing them take long.
+    #[error("{0} descriptors that your process sent, and that nobody wants, cannot be closed yet")]
+    Owed(usize),
 }
 
 impl BadDescriptors {

@@ -9,6 +9,7 @@ use crate::descriptors::{BadDescriptors, Descriptors};
 use crate::peers::Party;
 use crate::slot::DESCRIPTORS_MAX;
 use crate::sys::beside::{self, Part};
+use crate::sys::closing;
 
 /// Descriptors whose frames are not whole yet, or were not looked at.
 #[derive(Debug, Default)]
@@ -47,6 +48,9 @@ pub(super) fn receive_some(
     if !came.is_empty() {
         let Beside { from, came: all } = &mut *beside.lock();
         let Some(from) = *from else { return Err(BadDescriptors::Unwanted) };
+        if let Some(owed) = closing::too_many(|| from) {
+            return Err(BadDescriptors::Owed(owed));
+        }
         all.add(from, came);
         // Of one frame, and of another one while the rest of the first is read.
         if all.len() > 2 * DESCRIPTORS_MAX {

@@ -269,6 +269,7 @@ mod tests {
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
     use super::*;
+    use crate::descriptors::BadDescriptors;
     use crate::shm::memory::Memory;
     use crate::shm::segment::Segment;
     use crate::stream::{Pause, Stream};
@@ -377,6 +378,16 @@ mod tests {
         }
         assert_eq!(too_many(|| evil), Some(max));
         assert_eq!(too_many(Party::own), None);
+        // Nor over his lanes.
+        for (from, well) in [(evil, false), (Party::own(), true)] {
+            let stream =
+                Stream::socket(around(&std::fs::File::open("/dev/null").unwrap().into()).into(), false)
+                    .unwrap();
+            stream.comes_from(from);
+            let received = stream.receive(&mut [0; 8], &mut Until::never());
+            let owed = matches!(received, Err(Pause::Descriptors(BadDescriptors::Owed(_))));
+            assert_eq!((received.is_ok(), owed), (well, !well), "{received:?}");
+        }
         let (mut reader, writer) = std::io::pipe().unwrap();
         drop(Foreign::new(writer.into(), Party::own()));
         let (closed, is_closed) = channel();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -62,9 +62,6 @@ impl Taken {
         self.by_process.get(&party.process()).copied().unwrap_or(0)
     }
 }
-
-/// How often is asked whether somebody leaves.
-const GLANCE: Duration = Duration::from_millis(5);
 
 /// Which limit is reached. As text it says so to the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,8 +132,8 @@ impl Places {
         Ok(Place { places: Arc::clone(self), party, process: Generation::current() })
     }
 
-    /// The same for a peer that may just have left as many as it wants: waits for them until `deadline`, as long as `leaves` says so of
-    /// those that it has.
+    /// The same for a peer that may just have left as many as it wants: if `leaves` says so of those that it has, waits for one less
+    /// until `deadline`.
     ///
     /// # Errors
     /// Which limit is reached.
@@ -145,21 +142,26 @@ impl Places {
         party: Party,
         what: &'static str,
         deadline: Instant,
-        leaves: impl Fn(usize) -> bool,
+        leaves: impl FnOnce(usize) -> bool,
     ) -> Result<Place, Full> {
+        let of_one = |full: &Full| full.whose == Whose::Process(party.process());
+        let mut full = match self.take(party, what) {
+            Err(full) if of_one(&full) && leaves(full.count) => full,
+            taken => return taken,
+        };
         loop {
-            let full = match self.take(party, what) {
-                Err(full) if full.whose == Whose::Process(party.process()) => full,
+            let mut taken = self.taken.lock();
+            while taken.of(party) >= full.count {
+                if self.left.wait_until(&mut taken, deadline).timed_out() {
+                    return Err(full);
+                }
+            }
+            drop(taken);
+            full = match self.take(party, what) {
+                // Another one was faster.
+                Err(full) if of_one(&full) => full,
                 taken => return taken,
             };
-            let now = Instant::now();
-            if now >= deadline || !leaves(full.count) {
-                return Err(full);
-            }
-            let mut taken = self.taken.lock();
-            if taken.of(party) >= full.count {
-                self.left.wait_until(&mut taken, deadline.min(now + GLANCE));
-            }
         }
     }
 
@@ -241,6 +243,8 @@ fn one_less<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn party(pid: i32, uid: u32) -> Party {

@@ -162,7 +162,7 @@ impl Watcher {
         let mut events = [EpollEvent::empty(); 64];
         let mut turn = Turn::new();
         loop {
-            let timeout = self.expire();
+            let timeout = self.expire(&mut turn);
             let count = match turn.without(|| self.epoll.wait(&mut events, timeout)) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
@@ -213,7 +213,7 @@ impl Watcher {
     }
 
     /// Tells whoever is late. Returns how long to sleep.
-    fn expire(&self) -> EpollTimeout {
+    fn expire(&self, turn: &mut Turn) -> EpollTimeout {
         loop {
             let now = Instant::now();
             let mut sources = self.sources.lock();
@@ -239,9 +239,11 @@ impl Watcher {
                     Next::Resume => self.ask(&*source, token, EpollFlags::EPOLLIN),
                     Next::Keep | Next::More | Next::Rest => {}
                 }
+                turn.end_if_long();
             }
             for (_, call) in calls {
                 call();
+                turn.end_if_long();
             }
         }
     }

@@ -12,6 +12,9 @@ const SHARE: u32 = 16;
 /// Whoever was away for so long has not had its core all the time.
 const AWAY: Duration = Duration::from_micros(10);
 
+/// Others may have the core for some slices of theirs at once. Longer than that the whole process was stopped.
+const SLICES: Duration = Duration::from_millis(20);
+
 /// Work without a pause.
 pub(super) struct Turn {
     began: Instant,
@@ -41,7 +44,7 @@ impl Turn {
         if self.is_long(now - self.began) {
             thread::yield_now();
             let began = Instant::now();
-            *self = Self { began, gave: began - now };
+            *self = Self { began, gave: (began - now).min(SLICES) };
         }
     }
 

@@ -141,7 +141,8 @@ impl Stream {
         matches!(&self.medium, Medium::Pipe(_) | Medium::Socket { beside: Some(_), .. })
     }
 
-    /// Whether an answer may come as soon as whoever gives it has done nothing else: no network is on the way.
+    /// Whether an answer may come as soon as whoever gives it has done nothing else: no network is on the way, or
+    /// none that shows: what forwards a port of this host elsewhere is taken for the other end, and looked for in vain.
     pub(crate) fn is_near(&self) -> bool {
         self.is_near
     }

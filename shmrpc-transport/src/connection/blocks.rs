@@ -260,7 +260,7 @@ impl EncodedFrame {
     pub(crate) fn bytes<'a>(&self, header: Header, draft: &'a mut Draft) -> &'a [u8] {
         let header = Header { length: self.length, ..header };
         let Some((id, at)) = self.block.as_ref().and_then(OwnedBlock::place) else {
-            // SAFETY: `encode` wrote so many bytes of payload into the draft, which has not been used since.
+            // SAFETY: `encode` wrote so many bytes of payload into the draft; since then at most a header was written before them.
             return unsafe { draft.finish(header.to_frame(), self.length as usize) };
         };
         let header = Header { flags: header.flags | FLAG_BLOCK, block: id, ..header };
@@ -353,9 +353,11 @@ unsafe impl Grow for Growth<'_> {
                 Ok(Some(found)) => break found,
                 other => other.err(),
             };
-            match self.connection.allocate(least as u64) {
-                Ok(Some(found)) => break found,
-                other => lacking = other.err().or(lacking),
+            if least < roomy {
+                match self.connection.allocate(least as u64) {
+                    Ok(Some(found)) => break found,
+                    other => lacking = other.err().or(lacking),
+                }
             }
             let lent = self.connection.with_arena(|arena| arena.lent()).unwrap_or(0);
             let lacking = match lacking {

@@ -8,11 +8,15 @@ use std::sync::Arc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
+use super::fork::Generation;
+
 /// One end. The other one sees a close when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Inside {
     incoming: Arc<Way>,
     outgoing: Arc<Way>,
+    /// In a forked child both ends are its parent's.
+    process: Generation,
 }
 
 /// One direction.
@@ -37,8 +41,9 @@ impl Inside {
             Ok::<_, io::Error>(Arc::new(Way { state: Mutex::default(), ready }))
         };
         let (there, back) = (way()?, way()?);
-        let near = Self { incoming: Arc::clone(&back), outgoing: Arc::clone(&there) };
-        Ok((near, Self { incoming: there, outgoing: back }))
+        let process = Generation::current();
+        let near = Self { incoming: Arc::clone(&back), outgoing: Arc::clone(&there), process };
+        Ok((near, Self { incoming: there, outgoing: back, process }))
     }
 
     /// Takes all of it: the other end is this process, too.
@@ -82,6 +87,30 @@ impl AsFd for Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        self.shut();
+        // A forked child has a copy, whose locks a thread may hold that is not there.
+        if self.process.is_current() {
+            self.shut();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fork::tests::ends_well_in_a_child;
+
+    #[test]
+    fn a_forked_child_that_drops_one_waits_for_nobody_and_ends_nothing() {
+        let (near, far) = Inside::pair().unwrap();
+        let (incoming, outgoing) = (Arc::clone(&near.incoming), Arc::clone(&near.outgoing));
+        let held = [incoming.state.lock(), outgoing.state.lock()];
+        let mut near = Some(near);
+        ends_well_in_a_child(|| {
+            drop(near.take());
+            true
+        });
+        drop(held);
+        assert!(![incoming, outgoing].iter().any(|way| way.state.lock().closed));
+        drop(far);
     }
 }
